@@ -1,0 +1,46 @@
+# The only commands a new user needs: `make audit` and `make test`. Everything runs from the checkout, in .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+OUT ?=
+ARGS ?=
+
+.PHONY: help audit test test-all lint requirements clean
+
+help:
+	@echo "make audit [OUT=DIR] [ARGS=\"--dataset=... --attacks=...\"]   the main job; no arguments: digits, about two minutes"
+	@echo "make test                                                 the fast test suite"
+	@echo "make test-all                                             with the slow tests"
+	@echo "make lint | requirements | clean"
+
+audit: $(VENV)/.installed
+	@$(RUN) -m experiments.audit $(if $(OUT),--out="$(OUT)") $(ARGS)
+
+test: $(VENV)/.installed-tests
+	$(RUN) -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed-tests
+	$(RUN) -m pytest
+
+lint: $(VENV)/.installed-tests
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mi_jax needs Python >= 3.11, $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12" % sys.version_info[:2])'
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements.txt into $(VENV) (about 1 GB, once)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-tests: $(VENV)/.installed tests/requirements.txt
+	@echo "installing tests/requirements.txt into $(VENV)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+# Pins are generated from pyproject.toml for every supported Python, never edited by hand (needs uv).
+requirements:
+	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --extra dev -c requirements.txt pyproject.toml -o tests/requirements.txt
+
+clean:
+	rm -rf $(VENV)

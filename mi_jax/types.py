@@ -1,0 +1,131 @@
+"""The vocabulary of mi_jax. Read this first, then `audit.py`.
+
+Axes, used in every shape comment: K models, T targets (trials), S shadow models of one target, N rows of the
+pool, n rows of one model, B batch, P points in hand, M neighbours of a point, Q questions asked at once,
+F features, C classes; `*x` is the shape of one example.
+
+Two conventions hold everywhere: `is_member` is True for a row the model was trained on, and scores rise with
+membership. Randomness is never drawn from shared state: every function that needs it takes `key` first, and the
+key of a point is folded from the pool row it stands in, so that no result depends on order, batch or chunk.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+Params = Any  # a pytree of arrays
+
+
+class Dataset(NamedTuple):
+    """A pool of labelled examples, in the order in which its source publishes them."""
+
+    name: str
+    x: np.ndarray  # [N *x] float32 in [0, 1]: images NHWC, or table rows
+    y: np.ndarray  # [N] int32 in 0..C-1
+    num_classes: int
+    binary: np.ndarray | None = None  # [features] bool, which columns are 0/1; None: an image
+    source: str = ""  # one line: where the rows come from, with the checksum where there is one
+
+
+class Split(NamedTuple):
+    """Who was trained on what: rows of the pool for each of K models, and which models form a trial."""
+
+    members: np.ndarray  # [K n] trained on
+    nonmembers: np.ndarray  # [K n] held out, attacked beside the members
+    reference: np.ndarray  # [K m] what a defense may use besides; m may be 0
+    trials: np.ndarray  # [T 1+S] models of each trial: the target first, then its shadows
+
+
+class Model(NamedTuple):
+    """A classifier as two pure functions. Any such pair is a model; ours are flax linen modules."""
+
+    init: Callable[[jax.Array, Array], Params]  # (key, x [B *x]) -> params
+    apply: Callable[..., jax.Array]  # (params, x [B *x], key=None) -> logits [B C]; key given: training mode
+    name: str = "custom"
+
+
+class Recipe(NamedTuple):
+    """How a model is trained: Adam, and a stop once the training loss no longer improves.
+
+    The defaults are the paper's (section 5.2 of arXiv 2007.14321v2): a member stops after `patience` epochs in
+    which its mean training loss was never `min_delta` below the best so far; its last weights are kept.
+    """
+
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    max_epochs: int = 1000
+    min_delta: float = 0.005
+    patience: int = 20
+
+
+class Defense(NamedTuple):
+    """The places where a defense may step in, in the order in which data flows; the defaults defend nothing."""
+
+    name: str = "none"
+    penalty: Callable[[Params], jax.Array] | None = None  # params -> scalar added to every training loss
+    output: Callable[[jax.Array], jax.Array] | None = None  # probabilities [B C] -> what the target shows [B C]
+
+
+Perturbation = Callable[[jax.Array, jax.Array], jax.Array]
+"""(key, x [*x]) -> [M *x]: the neighbours of ONE example, M fixed and small, same dtype, values in [0, 1].
+
+Where the example itself belongs to its neighbours, it comes first."""
+
+
+class Round(NamedTuple):
+    """One exchange with the target about one example: Q questions, Q answers."""
+
+    ask: Callable[[jax.Array, Any], jax.Array]  # (key, state) -> [Q *x], Q fixed
+    tell: Callable[[Any, jax.Array], Any]  # (state, answers [Q] labels or [Q C] probabilities) -> state
+
+
+class Repeat(NamedTuple):
+    """The same rounds a fixed number of times."""
+
+    times: int
+    rounds: tuple["Round | Repeat", ...]
+
+
+class Measure(NamedTuple):
+    """A question-and-answer procedure of fixed length about ONE example; vmapped by the driver in `oracle.py`.
+
+    A measure never sees a model: it asks and is told, so the same three functions run against a JAX network, a
+    scikit-learn pipeline or a remote endpoint. `gated` measures are begun only for copies that the target labels
+    rightly (the others score 0 for the price of that one question, which is the paper's rule); a gated measure
+    without rounds is that bit itself. `strength` (sigma, p) is an array argument, so that a whole grid of
+    strengths shares one compiled program.
+    """
+
+    init: Callable[..., Any]  # (strength, key, x [*x], y []) -> state
+    rounds: tuple[Round | Repeat, ...]
+    read: Callable[[Any], jax.Array]  # state -> [F]
+    strength: Any = ()
+    gated: bool = True
+
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(features [P M F], y [P]) -> scores [P], rising with membership."""
+
+
+class Attack(NamedTuple):
+    """A membership inference attack: whom to ask about, what to ask, how to turn answers into a score."""
+
+    name: str
+    access: str  # "label" | "confidence": what one answer of the target holds
+    neighbours: Perturbation
+    measure: Measure
+    fit: Callable[[jax.Array, np.ndarray, np.ndarray, np.ndarray], Score]
+    # (key, features [s M F], y [s], is_member [s]) -> Score; shown rows of shadow models only
+    threshold: float | None = None  # fixed in advance (the gap attack); None: chosen on the shadow models
+    settings: dict[str, Any] = {}  # what distinguishes it among the candidates of its grid, for the record
+
+
+class Answers(NamedTuple):
+    """What one target answered about P points, and the bill."""
+
+    features: np.ndarray  # [P M F] float32; 0 where a gated copy was misclassified, NaN where not finished
+    queries: np.ndarray  # [P] int64, every question that was put, the gate's included
+    finished: np.ndarray  # [P] bool; False once a cap on the total bill was reached
