@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import sys
 
 # XLA:CPU of jaxlib 0.10 hands convolutions to a single-threaded library path: a training step of the paper's CNN
 # is 3.3x slower and a forward pass 2x slower than with this setting. It must be in the environment before jax
@@ -13,7 +12,7 @@ _NO_YNN_CONVOLUTION = "--xla_cpu_experimental_ynn_fusion_type=-individual_convol
 def _set_compiler_flags() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     wanted = importlib.metadata.version("jaxlib").startswith("0.10.")
-    if wanted and "xla_cpu_experimental_ynn_fusion_type" not in flags and "jaxlib.xla_client" not in sys.modules:
+    if wanted and "xla_cpu_experimental_ynn_fusion_type" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_NO_YNN_CONVOLUTION}".strip()
 
 
