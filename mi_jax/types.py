@@ -66,7 +66,7 @@ class Defense(NamedTuple):
 
     name: str = "none"
     penalty: Callable[[Params], jax.Array] | None = None  # params -> scalar added to every training loss
-    output: Callable[[jax.Array], jax.Array] | None = None  # probabilities [B C] -> what the target shows [B C]
+    output: Callable[[jax.Array], jax.Array] | None = None  # logits [B C] -> probabilities shown [B C]
 
 
 Perturbation = Callable[[jax.Array, jax.Array], jax.Array]

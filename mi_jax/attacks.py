@@ -1,0 +1,117 @@
+"""ATTACKS: name -> the candidates of an attack. An attack is three choices: whom to ask about, what to ask, how
+to turn the answers into a score. A new attack is a new choice of the three and one line in the dict below.
+
+An attack with a strength (an angle, a sigma) is a grid of candidates. All of them are tried on the trial's shadow
+models; the target is asked what the chosen one needs and nothing else (`audit.py`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from mi_jax import classifiers, measures, perturbations
+from mi_jax.types import Attack, Perturbation, Score
+
+
+class Task(NamedTuple):
+    """What an attack may know of the data before it asks anything."""
+
+    example_shape: tuple[int, ...]
+    num_classes: int
+    binary: np.ndarray | None  # [features] bool; None: an image
+    budget: int  # queries per example, for attacks that can spend any number
+
+
+# Paper: 0.02 .. 0.10. On digits (8x8) the best sigma is near 0.15 and the curve still useful at 0.3.
+SIGMAS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3)
+FLIPS = (1, 2, 3, 5, 10)  # expected bits flipped in a row; p = flips / features (the paper's grid)
+
+
+def build(name: str, task: Task) -> tuple[Attack, ...]:
+    """The candidates of attack `name`; more than one where a strength is tuned on shadow models."""
+    if name not in ATTACKS:
+        raise ValueError(f"unknown attack {name!r}: known are {', '.join(ATTACKS)}")
+    return ATTACKS[name](task)
+
+
+def gap(task: Task) -> tuple[Attack, ...]:
+    """Member iff labelled rightly: accuracy 1/2 + (train - test) / 2, one query, never tuned (Yeom et al. 2018)."""
+    return (Attack("gap", "label", perturbations.only_itself, measures.label_is_right(), _first, threshold=0.5),)
+
+
+def noise(task: Task) -> tuple[Attack, ...]:
+    """The share of noisy copies still labelled y (paper, 4.3): Gaussian on images and real columns, flips on bits."""
+    if task.binary is None or not task.binary.any():
+        grid = [(measures.gaussian, sigma, {"sigma": sigma}) for sigma in SIGMAS]
+    elif task.binary.all():
+        d = task.binary.size
+        grid = [(measures.bernoulli, flips / d, {"p": flips / d}) for flips in FLIPS]
+    else:
+        raise ValueError("noise on a table of binary and real columns mixed: expected all binary or all real")
+    return tuple(
+        Attack(
+            "noise", "label", perturbations.only_itself, measures.hit_rate(kind, s, task.budget), _first, None, at
+        )
+        for kind, s, at in grid
+    )
+
+
+def confidence_threshold(task: Task) -> tuple[Attack, ...]:
+    """A threshold on the probability of the true label, or on the largest one, whichever shadow models prefer."""
+    return tuple(
+        Attack(
+            "confidence_threshold", "confidence", perturbations.only_itself, measures.confidences(), fit, None, at
+        )
+        for fit, at in (
+            (_true_label, {"statistic": "probability of the true label"}),
+            (_largest, {"statistic": "largest probability"}),
+        )
+    )
+
+
+def confidence_network(task: Task) -> tuple[Attack, ...]:
+    """Shokri's attack as the paper runs it: for each class a network with 64 hidden units on the probabilities."""
+    fit = classifiers.network((64,), per_class=True)
+    return (Attack("confidence_network", "confidence", perturbations.only_itself, measures.confidences(), fit),)
+
+
+def of_perturbation(name: str, candidates: dict[str, Perturbation]) -> tuple[Attack, ...]:
+    """The paper's augmentation attack for any perturbation: one bit a neighbour (labelled rightly or not), and a
+    10-10-2 network on the bits. `candidates`: setting -> perturbation, chosen among on shadow models.
+
+    Deviation: one network for all classes. A bit says "right", whatever the class; with 100 training rows the
+    authors' network per class would see about twenty rows.
+    """
+    fit = classifiers.network((10, 10), per_class=False)
+    return tuple(
+        Attack(name, "label", neighbours, measures.label_is_right(), fit, None, {"perturbation": setting})
+        for setting, neighbours in candidates.items()
+    )
+
+
+def _family(name: str) -> Callable[[Task], tuple[Attack, ...]]:
+    def candidates(task: Task) -> tuple[Attack, ...]:
+        del task  # a perturbation says itself what examples it takes
+        family = perturbations.PERTURBATIONS[name]
+        return of_perturbation(name, {f"{name} {strength}": family.make(strength) for strength in family.grid})
+
+    return candidates
+
+
+def _column(pick: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., Score]:
+    """A fit that learns nothing: the score is a column of the features."""
+    return lambda key, features, y, is_member: pick
+
+
+_first = _column(lambda features, y: features[:, 0, 0])
+_true_label = _column(lambda features, y: features[np.arange(len(y)), 0, y])
+_largest = _column(lambda features, y: features[:, 0].max(1))
+
+ATTACKS: dict[str, Callable[[Task], tuple[Attack, ...]]] = {
+    "gap": gap,
+    **{name: _family(name) for name in perturbations.PERTURBATIONS},
+    "noise": noise,
+    "confidence_threshold": confidence_threshold,
+    "confidence_network": confidence_network,
+}

@@ -1,0 +1,193 @@
+"""The main path on one page: ask the shadow models, choose and fit the attack on them, then ask the target.
+
+Everything that is chosen (a strength, a network, a threshold) is chosen on the shadow models of the trial. The
+target is asked once, by the attack as chosen, and only reported on.
+"""
+
+import time
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from mi_jax import metrics, oracle, splits
+from mi_jax.types import Answers, Attack, Dataset, Split
+
+FPRS = (0.1, 0.01, 0.001)
+
+
+class Chosen(NamedTuple):
+    """An attack as its trial's shadow models decided it."""
+
+    attack: Attack
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    threshold: float
+    shadow_scores: np.ndarray  # [s] out of fold, what the threshold was chosen on
+
+
+class Points(NamedTuple):
+    """The rows of the pool a model is attacked on, members first."""
+
+    rows: np.ndarray  # [2n]
+    is_member: np.ndarray  # [2n] bool
+
+
+Ask = Callable[[Attack, int], Answers]  # (attack, model) -> what that model answers about its points
+
+
+def audit(
+    key: jax.Array,
+    dataset: Dataset,
+    split: Split,
+    target: Callable[[int, str], oracle.Oracle],
+    attacks: dict[str, tuple[Attack, ...]],
+    *,
+    num_points: int | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """The record of an audit and its scores: every attack on every trial of `split`.
+
+    `target(k, access)` is model k as an oracle; `attacks` maps names to candidates (`attacks.build`); `num_points`
+    bounds the members and the non-members attacked of each model (None: all). `progress` is told conversations
+    done, their total, and the attack's name.
+
+    The record holds the keys `split_digest`, `models`, `attacks` and `seconds` of report.json; see `report.py`,
+    which documents both returns.
+    """
+    T, points = len(split.trials), [_points(split, k, num_points) for k in range(len(split.members))]
+    total = sum(T * (len(candidates) * (split.trials.shape[1] - 1) + 1) for candidates in attacks.values())
+    done, seconds, scores = 0, {}, _attacked(dataset, split, points)
+    record = {
+        "split_digest": splits.digest(split),
+        "models": _accuracies(dataset, split, target, points),
+        "attacks": {},
+    }
+    for name, candidates in attacks.items():
+        started, attack_key = time.perf_counter(), jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+        def ask(attack: Attack, k: int, key=attack_key, name=name) -> Answers:
+            nonlocal done
+            x, y = dataset.x[points[k].rows], dataset.y[points[k].rows]
+            answers = oracle.query(
+                target(k, attack.access), attack, jax.random.fold_in(key, k), x, y, points[k].rows
+            )
+            done += 1
+            progress(done, total, name)
+            return answers
+
+        trials = [_trial(attack_key, ask, dataset, points, candidates, trial) for trial in split.trials]
+        record["attacks"][name] = _summary(
+            [chosen for chosen, *_ in trials],
+            [answers for _, answers, _ in trials],
+            np.stack([s for *_, s in trials]),
+            scores["is_member"],
+        )
+        scores[f"attack/{name}/scores"] = np.stack([s for *_, s in trials])  # [T 2n]
+        scores[f"attack/{name}/queries"] = np.stack([answers.queries for _, answers, _ in trials])
+        scores[f"shadow/attack/{name}/scores"] = np.stack(
+            [chosen.shadow_scores for chosen, *_ in trials]
+        )  # [T S2n]
+        seconds[name] = round(time.perf_counter() - started, 2)
+    return record | {"seconds": seconds}, scores
+
+
+def _trial(
+    key, ask: Ask, dataset: Dataset, points: list[Points], candidates: tuple[Attack, ...], trial: np.ndarray
+):
+    """(chosen attack, the target's answers, its scores [2n]) of one trial."""
+    target, shadows = trial[0], trial[1:]
+    y = np.concatenate([dataset.y[points[k].rows] for k in shadows])
+    is_member = np.concatenate([points[k].is_member for k in shadows])
+    asked = [[ask(attack, k) for k in shadows] for attack in candidates]
+    chosen = choose(jax.random.fold_in(key, target), candidates, asked, y, is_member)
+    answers = ask(chosen.attack, target)
+    return chosen, answers, chosen.score(answers.features, dataset.y[points[target].rows])
+
+
+def choose(
+    key: jax.Array, candidates: tuple[Attack, ...], asked: list[list[Answers]], y: np.ndarray, is_member: np.ndarray
+) -> Chosen:
+    """The candidate with the best balanced accuracy on held-out shadow rows, fitted on all of them.
+
+    Two folds: what is fitted and thresholded on one half of the shadow rows is judged on the other. Ties go to the
+    cheaper candidate, then to the earlier. The threshold that the target will be judged by maximises balanced
+    accuracy of the out-of-fold scores, unless the attack fixes one.
+    """
+    fold = _folds(is_member)
+    judged = []
+    for attack, answers in zip(candidates, asked, strict=True):
+        features = np.concatenate([a.features for a in answers])  # [s M F]
+        scores = np.zeros(len(y))
+        for held in (0, 1):
+            fit, out = fold != held, fold == held
+            scores[out] = attack.fit(key, features[fit], y[fit], is_member[fit])(features[out], y[out])
+        accuracy = np.mean([_transfer(attack, scores, is_member, fold != held) for held in (0, 1)])
+        cost = np.mean(np.concatenate([a.queries for a in answers]))
+        judged.append((-round(float(accuracy), 12), cost, len(judged), features, scores))
+    *_, best, features, scores = min(judged, key=lambda entry: entry[:3])
+    attack = candidates[best]
+    threshold = attack.threshold if attack.threshold is not None else metrics.best_threshold(scores, is_member)
+    return Chosen(attack, attack.fit(key, features, y, is_member), float(threshold), scores)
+
+
+def _transfer(attack: Attack, scores: np.ndarray, is_member: np.ndarray, fit: np.ndarray) -> float:
+    """Balanced accuracy on the rows outside `fit`, at the threshold that is best on those inside."""
+    threshold = attack.threshold
+    if threshold is None:
+        threshold = metrics.best_threshold(scores[fit], is_member[fit])
+    return metrics.balanced_accuracy(scores[~fit], is_member[~fit], threshold)
+
+
+def _folds(is_member: np.ndarray) -> np.ndarray:
+    """0 or 1 for every row, alternating among the members and among the non-members."""
+    fold = np.zeros(len(is_member), int)
+    for side in (True, False):
+        fold[is_member == side] = np.arange((is_member == side).sum()) % 2
+    return fold
+
+
+def _points(split: Split, k: int, num_points: int | None) -> Points:
+    members, nonmembers = split.members[k][:num_points], split.nonmembers[k][:num_points]
+    is_member = np.arange(len(members) + len(nonmembers)) < len(members)
+    return Points(np.concatenate([members, nonmembers]), is_member)
+
+
+def _attacked(dataset: Dataset, split: Split, points: list[Points]) -> dict[str, np.ndarray]:
+    """Who was attacked: rows, labels, is_member [T 2n], and the shadow models' [T S2n] likewise."""
+    arrays = {}
+    for prefix, columns in (("", slice(0, 1)), ("shadow/", slice(1, None))):
+        rows = np.stack([np.concatenate([points[k].rows for k in trial[columns]]) for trial in split.trials])
+        members = np.stack(
+            [np.concatenate([points[k].is_member for k in trial[columns]]) for trial in split.trials]
+        )
+        arrays |= {f"{prefix}rows": rows, f"{prefix}labels": dataset.y[rows], f"{prefix}is_member": members}
+    return arrays
+
+
+def _accuracies(dataset: Dataset, split: Split, target, points: list[Points]) -> dict:
+    """Train and test accuracy of every target on the points it is attacked on."""
+    right = []
+    for k in split.trials[:, 0]:
+        rows, is_member = points[k]
+        correct = oracle.labels_of(target(k, "label"), dataset.x[rows]) == dataset.y[rows]
+        right.append((correct[is_member].mean(), correct[~is_member].mean()))
+    train, test = np.array(right).T
+    return {"train_accuracy": metrics.summary(train), "test_accuracy": metrics.summary(test)}
+
+
+def _summary(chosen: list[Chosen], answers: list[Answers], scores: np.ndarray, is_member: np.ndarray) -> dict:
+    """The entry of one attack in report.json; every number is a mean over targets with its interval."""
+    pairs = list(zip(scores, is_member, strict=True))
+    at = {str(fpr): [metrics.tpr_at_fpr(s, m, fpr) for s, m in pairs] for fpr in FPRS}
+    accuracies = [metrics.balanced_accuracy(s, m, c.threshold) for (s, m), c in zip(pairs, chosen, strict=True)]
+    return {
+        "access": chosen[0].attack.access,
+        "queries_per_example": float(np.mean([a.queries.mean() for a in answers])),
+        "balanced_accuracy": metrics.summary(accuracies),
+        "auc": metrics.summary([metrics.auc(s, m) for s, m in pairs]),
+        "tpr_at_fpr": {fpr: metrics.summary([f and f[0] for f in found]) for fpr, found in at.items()},
+        "achieved_fpr": {fpr: metrics.summary([f and f[1] for f in found]) for fpr, found in at.items()},
+        "tuned": {"settings": [c.attack.settings for c in chosen], "threshold": [c.threshold for c in chosen]},
+    }

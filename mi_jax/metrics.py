@@ -1,0 +1,166 @@
+"""What scores are worth: thresholds, accuracies, ROC curves, intervals. NumPy and SciPy only.
+
+One rule holds throughout: a point is called a member iff its score >= threshold. Scores of label-only attacks are
+heavily tied, so nothing here breaks ties, drops a point of a curve or interpolates between two of them. Scores may
+be infinite (a point no start could flip); NaN is refused.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+
+def best_threshold(scores: np.ndarray, is_member: np.ndarray) -> float:
+    """Returns the threshold with the highest balanced accuracy; of several, the largest.
+
+    Exact: every score is tried, and so is +inf, which calls nobody a member. The largest of equals accuses the
+    fewest points; where no score separates at all (all tied, say) it is therefore +inf. O(n log n).
+
+    Args:
+      scores: [P], rising with membership.
+      is_member: [P] bool, with at least one member and one nonmember.
+
+    Raises:
+      ValueError: NaN scores, unequal lengths, no members or no nonmembers; so for every function of scores here.
+    """
+    scores, is_member = _checked(scores, is_member)
+    thresholds, true, false = _counts(scores, is_member)
+    members, nonmembers = is_member.sum(), (~is_member).sum()
+    # 2 * balanced accuracy - 1, times members * nonmembers: whole numbers, so that equal is equal.
+    return float(thresholds[np.argmax(true * nonmembers - false * members)])  # argmax: the first, so the largest
+
+
+def balanced_accuracy(scores: np.ndarray, is_member: np.ndarray, threshold: float) -> float:
+    """Returns the mean of the accuracies on members and on nonmembers, in [0, 1]; 1/2 is chance."""
+    scores, is_member = _checked(scores, is_member)
+    if np.isnan(threshold):
+        raise ValueError(f"threshold {threshold}, expected a number or an infinity")
+    called = scores >= threshold
+    return float(0.5 + (called[is_member].mean() - called[~is_member].mean()) / 2)
+
+
+def auc(scores: np.ndarray, is_member: np.ndarray) -> float:
+    """Returns P(member's score > nonmember's) + P(equal) / 2 over all pairs: the area under the ROC curve."""
+    scores, is_member = _checked(scores, is_member)
+    members, nonmembers = int(is_member.sum()), int((~is_member).sum())
+    ranks = stats.rankdata(scores)  # ties share their mean rank, which makes each tied pair count one half
+    return float((ranks[is_member].sum() - members * (members + 1) / 2) / (members * nonmembers))
+
+
+def roc(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (fpr, tpr, thresholds), every attainable point of the curve, thresholds falling from +inf.
+
+    One point for each distinct score and one for +inf; between two neighbouring points nothing is attainable. The
+    curve runs from (0, 0), unless a score is +inf, to (1, 1).
+    """
+    scores, is_member = _checked(scores, is_member)
+    thresholds, true, false = _counts(scores, is_member)
+    return false / (~is_member).sum(), true / is_member.sum(), thresholds
+
+
+def tpr_at_fpr(scores: np.ndarray, is_member: np.ndarray, fpr: float) -> tuple[float, float] | None:
+    """Returns (tpr, achieved_fpr) at the largest attainable false positive rate <= fpr, or None.
+
+    None where nonmembers * fpr < 1: so few points cannot resolve that rate. Ties may leave the achieved rate far
+    below the one asked for, down to (0.0, 0.0); nothing is interpolated. The threshold is read off these very
+    scores, as is the custom for a curve, so this is no estimate of a rate at a threshold fixed beforehand.
+
+    Args:
+      fpr: the rate allowed, in (0, 1].
+    """
+    scores, is_member = _checked(scores, is_member)
+    if not 0 < fpr <= 1:
+        raise ValueError(f"fpr {fpr}, expected a rate in (0, 1]")
+    members, nonmembers = int(is_member.sum()), int((~is_member).sum())
+    allowed = int(np.floor(nonmembers * fpr * (1 + 1e-12)))  # 49 * (1 / 49) falls short of 1 by rounding
+    if allowed < 1:
+        return None
+    _, true, false = _counts(scores, is_member)
+    attained = int(np.sum(false <= allowed)) - 1  # both counts rise along the curve; the last has the most true
+    return (float(true[attained] / members), float(false[attained] / nonmembers)) if attained >= 0 else (0.0, 0.0)
+
+
+def mean_interval(
+    values: Sequence[float], level: float = 0.95, *, bounds: tuple[float, float] | None = None
+) -> dict[str, float | list[float] | None]:
+    """Returns {"mean", "low", "high", "values"}: the mean and Student's t interval for it.
+
+    The values are taken as independent and about normal, one for each target model; the interval is about other
+    targets, not about other points of these. One value has no interval: low and high are None.
+
+    Args:
+      level: coverage, in (0, 1).
+      bounds: clip low and high (never the mean) to this range; (0, 1) for rates.
+
+    Raises:
+      ValueError: no values, a value that is not finite, a level outside (0, 1).
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"values {values.tolist()}, expected a list of at least one finite number")
+    _check_level(level)
+    mean, low, high = float(values.mean()), None, None
+    if values.size > 1:
+        half = stats.t.ppf((1 + level) / 2, values.size - 1) * stats.sem(values)
+        low, high = np.clip([mean - half, mean + half], *(bounds or (-np.inf, np.inf))).tolist()
+    return {"mean": mean, "low": low, "high": high, "values": values.tolist()}
+
+
+def summary(values: Sequence[float | None], level: float = 0.95) -> dict[str, float | list[float] | None] | None:
+    """Returns the mean_interval of rates, clipped to [0, 1]; None (null in a report) if any value is None."""
+    return None if any(value is None for value in values) else mean_interval(values, level, bounds=(0, 1))
+
+
+def paired_interval(
+    a: Sequence[float], b: Sequence[float], level: float = 0.95
+) -> dict[str, float | list[float] | None]:
+    """Returns the mean_interval of the differences a - b, taken target by target."""
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} values, expected pairs: one of each for every target")
+    return mean_interval(np.subtract(a, b), level)
+
+
+def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Returns (low, high), the exact interval for a probability after k successes in n independent trials.
+
+    Covers at least `level`, whatever the probability. For a rate at a threshold that was fixed on other data.
+    """
+    if n < 1 or not 0 <= k <= n or k != int(k) or n != int(n):
+        raise ValueError(f"k={k} of n={n}, expected whole numbers with n >= 1 and 0 <= k <= n")
+    _check_level(level)
+    tail = (1 - level) / 2
+    low = stats.beta.ppf(tail, k, n - k + 1) if k > 0 else 0.0
+    high = stats.beta.ppf(1 - tail, k + 1, n - k) if k < n else 1.0
+    return float(low), float(high)
+
+
+def _counts(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the distinct thresholds, falling from +inf, and how many members and nonmembers reach each."""
+    thresholds = np.unique(np.append(scores, np.inf))[::-1]
+    true, false = (
+        side.size - np.searchsorted(np.sort(side), thresholds, side="left")
+        for side in (scores[is_member], scores[~is_member])
+    )
+    return thresholds, true, false
+
+
+def _checked(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores, is_member = np.asarray(scores, dtype=np.float64), np.asarray(is_member)
+    if scores.ndim != 1 or scores.shape != is_member.shape:
+        raise ValueError(
+            f"scores {scores.shape} and is_member {is_member.shape}, expected two vectors of one length"
+        )
+    if is_member.dtype != np.bool_:
+        raise ValueError(f"is_member of dtype {is_member.dtype}, expected bool")
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN, expected numbers")
+    if is_member.all() or not is_member.any():
+        counts = f"{int(is_member.sum())} members and {int((~is_member).sum())} nonmembers"
+        raise ValueError(f"{counts}, expected at least one of each")
+    return scores, is_member
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level {level}, expected a coverage in (0, 1)")

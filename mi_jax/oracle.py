@@ -1,0 +1,340 @@
+"""The only door from a model to an attack: it shows a label (or, for baselines, probabilities) and counts.
+
+`query` is the driver every attack runs through. It loops on the host: ask (jitted, vmapped over points), put the
+questions, tell (jitted). The target may therefore be anything that answers arrays: a jitted network, a
+scikit-learn pipeline, a remote endpoint; caps and counts are plain Python and exact. Three dispatches a round
+cost well under a millisecond against the forward passes between them (`experiments/benchmarks/queries.py`), which
+is why there is no second driver that loops on the device.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mi_jax.types import Answers, Array, Attack, Measure, Model, Params, Repeat, Round
+
+# The inner forward batch has one fixed padded shape. XLA rounds batches of different size differently, so a score
+# would otherwise depend on how many points were attacked together; chunking only ever happens outside of it.
+BLOCK = 256
+
+
+class Oracle(NamedTuple):
+    """A target as an attack sees it."""
+
+    answer: Callable[[Array, int], Array]
+    # (x [R *x], live) -> labels [R] int32 or probabilities [R C]; rows from `live` on are padding and not put
+    access: str  # "label" | "confidence"
+    num_classes: int
+
+
+def of_model(
+    model: Model,
+    params: Params,
+    num_classes: int,
+    *,
+    access: str = "label",
+    output: Callable[[Array], Array] | None = None,
+) -> Oracle:
+    """A network of ours as an oracle; `output` is what a defense makes of the logits before they are shown.
+
+    One compiled program serves every model of an ensemble: the parameters are an argument. A row with a NaN logit
+    is answered -1 (probabilities: NaN), which `query` refuses.
+    """
+    _check_access(access)
+
+    def answer(x: Array, live: int) -> jax.Array:
+        del live  # padding costs a network nothing that a fixed shape does not save
+        return _answer(params, x, apply=model.apply, output=output, access=access)
+
+    return Oracle(answer, access, num_classes)
+
+
+def of_function(
+    function: Callable[[np.ndarray], np.ndarray],
+    num_classes: int,
+    *,
+    access: str = "label",
+    rows_per_call: int = 4096,
+) -> Oracle:
+    """Any callable on NumPy arrays as an oracle: labels = f(x [B *x]), or probabilities for access="confidence".
+
+    It is asked at most `rows_per_call` rows at a time and never about padding, so a counter inside it agrees with
+    the bill. Answers are checked: integers of shape [B] in 0..C-1, or probabilities [B C] that sum to 1.
+    """
+    _check_access(access)
+    check = _checked_labels if access == "label" else _checked_probabilities
+
+    def answer(x: Array, live: int) -> np.ndarray:
+        x = np.asarray(x)
+        parts = [x[i : min(i + rows_per_call, live)] for i in range(0, live, rows_per_call)]
+        answers = np.concatenate([check(function(part), len(part), num_classes) for part in parts])
+        padding = [(0, len(x) - live)] + [(0, 0)] * (answers.ndim - 1)
+        return np.pad(answers, padding)
+
+    return Oracle(answer, access, num_classes)
+
+
+def labels_of(oracle: Oracle, x: Array) -> np.ndarray:
+    """Predicted labels [P] of examples x [P *x], in chunks of one shape."""
+    parts = []
+    for start, live, rows in _chunks(len(x), 4 * BLOCK):
+        del start
+        answers = np.asarray(oracle.answer(x[rows], live))[:live]
+        parts.append(answers if oracle.access == "label" else answers.argmax(-1))
+    labels = np.concatenate(parts)
+    _refuse_nan(labels)
+    return labels
+
+
+def query(
+    oracle: Oracle,
+    attack: Attack,
+    key: jax.Array,
+    x: np.ndarray,
+    y: np.ndarray,
+    rows: np.ndarray,
+    *,
+    points_at_once: int = BLOCK,
+    cap: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Answers:
+    """What the oracle answers to an attack about examples x [P *x] with labels y [P]: features [P M F] and the bill.
+
+    The rule of the paper, and the packing it allows: each neighbour's label is asked once, and only copies that
+    are labelled rightly go on to the measure, in full chunks of `points_at_once`; the others read 0. `rows` [P]
+    are pool rows: a point's key is folded from its row, so its features are the same to the bit alone, in any
+    batch, order or chunk (tested). Memory is bounded by the chunk: points_at_once x Q questions at a time.
+
+    `cap` bounds the total number of queries. A chunk that might exceed it is not begun; what was finished is
+    kept, the rest is NaN and `finished` says which. `progress` is told the queries put since its last call.
+
+    Raises ValueError where the perturbation breaks its contract, before anything is asked, and where an answer
+    is not a label or a probability vector.
+    """
+    if oracle.access != attack.access:
+        raise ValueError(f"attack {attack.name} needs {attack.access} access, the oracle grants {oracle.access}")
+    bill = _Bill(cap, progress or (lambda queries: None))
+    point_keys = _point_keys(key, jnp.asarray(rows, jnp.uint32))
+    M, F, cost = _plan(oracle, attack, key, x)
+    if attack.measure.gated:
+        passed, asked, queries = _gate(oracle, attack, point_keys, x, y, M, points_at_once, bill)
+    else:
+        passed, asked, queries = np.ones((len(x), M), bool), np.ones((len(x), M), bool), np.zeros(len(x), np.int64)
+    features = np.where(asked[..., None], 0.0, np.nan).astype(np.float32).repeat(F, 2)  # [P M F]
+    if cost:
+        _measure(oracle, attack, point_keys, x, y, passed, cost, points_at_once, bill, features, queries)
+    else:
+        features[passed] = 1.0
+    return Answers(features, queries, np.isfinite(features).all((1, 2)))
+
+
+class _Bill:
+    """Counts what was put to the target and says whether more may be."""
+
+    def __init__(self, cap: int | None, progress: Callable[[int], None]):
+        self.left, self.progress = np.inf if cap is None else cap, progress
+
+    def covers(self, queries: int) -> bool:
+        if queries > self.left:
+            self.left = 0  # a capped run ends here; later, smaller chunks do not slip through
+            return False
+        return True
+
+    def pay(self, queries: int) -> None:
+        self.left -= queries
+        self.progress(queries)
+
+
+def _gate(oracle, attack, point_keys, x, y, M, points_at_once, bill):
+    """Ask each neighbour's label once -> (right [P M], asked [P M], queries [P])."""
+    right, asked = np.zeros((len(x), M), bool), np.zeros((len(x), M), bool)
+    for start, live, rows in _chunks(len(x), points_at_once):
+        if not bill.covers(live * M):
+            break
+        copies = _expand(attack.neighbours, point_keys[rows], x[rows])  # [P M *x]
+        answers = np.asarray(oracle.answer(copies.reshape(-1, *x.shape[1:]), live * M))
+        bill.pay(live * M)
+        labels = answers.reshape(len(rows), M)[:live]
+        _refuse_nan(labels)
+        right[start : start + live] = labels == y[rows[:live], None]
+        asked[start : start + live] = True
+    return right, asked, asked.sum(1).astype(np.int64)
+
+
+def _measure(oracle, attack, point_keys, x, y, passed, cost, points_at_once, bill, features, queries):
+    """Measure the copies that passed, filling in `features` [P M F] and adding to `queries` [P]."""
+    measure, pairs = attack.measure, np.argwhere(passed)  # [copies 2]: point, neighbour
+    for start, live, chosen in _chunks(len(pairs), points_at_once):
+        if not bill.covers(live * cost):
+            features[tuple(pairs[start:].T)] = np.nan
+            break
+        point, m = pairs[chosen].T
+        keys, copies = _pick(attack.neighbours, point_keys[point], x[point], jnp.asarray(m))
+        state = _init(measure.init, measure.strength, keys, copies, jnp.asarray(y[point]))
+        state = _converse(oracle, measure, keys, state, live, bill)
+        read = np.asarray(_read(measure.read, state))[:live]  # [live F]
+        _refuse_nan(read)
+        features[point[:live], m[:live]] = read
+        np.add.at(queries, point[:live], cost)
+
+
+def _converse(oracle: Oracle, measure: Measure, keys, state, live: int, bill: _Bill):
+    for step, turn in enumerate(_unrolled(measure.rounds)):
+        questions = _ask(turn.ask, keys, step, state)  # [P Q *x]
+        P, Q = questions.shape[:2]
+        # Points that are padding stand last, so the live questions come first.
+        answers = jnp.asarray(oracle.answer(questions.reshape(P * Q, *questions.shape[2:]), live * Q))
+        state = _tell(turn.tell, state, answers.reshape(P, Q, *answers.shape[1:]))
+        bill.pay(live * Q)
+    return state
+
+
+def _unrolled(rounds: tuple[Round | Repeat, ...]) -> Iterator[Round]:
+    for item in rounds:
+        if isinstance(item, Repeat):
+            for _ in range(item.times):
+                yield from _unrolled(item.rounds)
+        else:
+            yield item
+
+
+def _plan(oracle: Oracle, attack: Attack, key: jax.Array, x: np.ndarray) -> tuple[int, int, int]:
+    """(M, F, questions per measured copy), found by shapes alone, before anything is asked."""
+    one, label = jax.ShapeDtypeStruct(x.shape[1:], jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    M, measure = _num_neighbours(attack, key, one), attack.measure
+
+    def play(rounds, state):
+        cost = 0
+        for item in rounds:
+            if isinstance(item, Repeat):
+                once, state = play(item.rounds, state)
+                cost += item.times * once
+            else:
+                Q = jax.eval_shape(item.ask, key, state).shape[0]
+                shape, dtype = (
+                    ((Q,), jnp.int32) if oracle.access == "label" else ((Q, oracle.num_classes), jnp.float32)
+                )
+                state = jax.eval_shape(item.tell, state, jax.ShapeDtypeStruct(shape, dtype))
+                cost += Q
+        return cost, state
+
+    cost, state = play(measure.rounds, jax.eval_shape(measure.init, measure.strength, key, one, label))
+    return M, jax.eval_shape(measure.read, state).shape[0], cost
+
+
+def _chunks(total: int, size: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(start, live, indices [size]) of every chunk; the last is padded by repeating its first index."""
+    for start in range(0, total, size):
+        live = min(size, total - start)
+        indices = np.full(size, start)
+        indices[:live] = np.arange(start, start + live)
+        yield start, live, indices
+
+
+@partial(jax.jit, static_argnames=("apply", "output", "access"))
+def _answer(params: Params, x: Array, *, apply, output, access: str) -> jax.Array:
+    R = len(x)
+    x = jnp.pad(x, [(0, -R % BLOCK)] + [(0, 0)] * (x.ndim - 1))
+
+    def forward(block):  # [BLOCK *x]
+        logits = apply(params, block)
+        shown = (jax.nn.softmax(logits) if access == "confidence" else logits) if output is None else output(logits)
+        if access == "confidence":
+            return shown
+        return jnp.where(jnp.isnan(logits).any(-1), -1, shown.argmax(-1)).astype(jnp.int32)
+
+    return jax.lax.map(forward, x.reshape(-1, BLOCK, *x.shape[1:])).reshape(-1, *_tail(forward, x))[:R]
+
+
+def _tail(forward, x) -> tuple[int, ...]:
+    return jax.eval_shape(forward, x[:BLOCK]).shape[1:]
+
+
+@jax.jit
+def _point_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+
+@partial(jax.jit, static_argnums=0)
+def _expand(neighbours, point_keys, x):
+    return jax.vmap(lambda key, one: neighbours(jax.random.split(key)[0], one))(point_keys, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pick(neighbours, point_keys, x, m):
+    """(keys [P], copies [P *x]): neighbour m of each point, and the key of its measure."""
+
+    def one(key, x, m):
+        for_neighbours, for_measure = jax.random.split(key)
+        return jax.random.fold_in(for_measure, m), neighbours(for_neighbours, x)[m]
+
+    return jax.vmap(one)(point_keys, x, m)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(init, strength, keys, x, y):
+    return jax.vmap(init, (None, 0, 0, 0))(strength, keys, x, y)
+
+
+@partial(jax.jit, static_argnums=0)
+def _ask(ask, keys, step, state):
+    return jax.vmap(lambda key, state: ask(jax.random.fold_in(key, step), state))(keys, state)
+
+
+@partial(jax.jit, static_argnums=0)
+def _tell(tell, state, answers):
+    return jax.vmap(tell)(state, answers)
+
+
+@partial(jax.jit, static_argnums=0)
+def _read(read, state):
+    return jax.vmap(read)(state)
+
+
+def _num_neighbours(attack: Attack, key: jax.Array, one: jax.ShapeDtypeStruct) -> int:
+    copies = jax.eval_shape(attack.neighbours, key, one)
+    shape, expected = getattr(copies, "shape", None), f"(M, {', '.join(map(str, one.shape))}) with M >= 1"
+    if shape is None or shape[1:] != one.shape or len(shape) != len(one.shape) + 1 or shape[0] < 1:
+        raise ValueError(f"the perturbation of {attack.name} returned shape {shape}, expected {expected}")
+    if copies.dtype != one.dtype:
+        raise ValueError(f"the perturbation of {attack.name} returned dtype {copies.dtype}, expected {one.dtype}")
+    return shape[0]
+
+
+def _refuse_nan(answers: np.ndarray) -> None:
+    if answers.dtype.kind == "i" and (answers < 0).any() or np.isnan(answers).any():
+        raise ValueError("the target answered NaN: expected finite logits for inputs in [0, 1]")
+
+
+def _check_access(access: str) -> None:
+    if access not in ("label", "confidence"):
+        raise ValueError(f"access={access!r}: expected 'label' or 'confidence'")
+
+
+def _checked_labels(answers, rows: int, num_classes: int) -> np.ndarray:
+    answers = np.asarray(answers)
+    if answers.shape != (rows,) or answers.dtype.kind not in "iu":
+        raise ValueError(
+            f"the target answered {answers.dtype} of shape {answers.shape}, expected integer labels of shape ({rows},)"
+        )
+    if answers.min() < 0 or answers.max() >= num_classes:
+        raise ValueError(
+            f"the target answered labels {answers.min()}..{answers.max()}, expected 0..{num_classes - 1}"
+        )
+    return answers.astype(np.int32)
+
+
+def _checked_probabilities(answers, rows: int, num_classes: int) -> np.ndarray:
+    answers = np.asarray(answers)
+    if answers.shape != (rows, num_classes) or answers.dtype.kind != "f":
+        raise ValueError(
+            f"the target answered {answers.dtype} of shape {answers.shape}, "
+            f"expected float probabilities of shape ({rows}, {num_classes})"
+        )
+    if not np.isfinite(answers).all() or answers.min() < 0 or np.abs(answers.sum(1) - 1).max() > 1e-3:
+        raise ValueError("the target answered rows that are not probabilities: expected values >= 0 that sum to 1")
+    return answers.astype(np.float32)

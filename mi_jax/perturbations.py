@@ -1,0 +1,186 @@
+"""Perturbations: the neighbours of one example about which an attack asks for labels.
+
+A perturbation is a function `(key, x [*x]) -> [M *x]` (see `types.Perturbation`); a family makes one for each
+strength. To add one, write a factory and give it a line in PERTURBATIONS at the bottom of this module: the name
+in that dict is then the name of an attack, and the contract tests run it at every strength of its grid.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage, special
+
+from mi_jax.types import Perturbation
+
+
+class Family(NamedTuple):
+    """Perturbations of one kind, told apart by their strength."""
+
+    make: Callable[[Any], Perturbation]  # strength -> perturbation; the same strength gives the same object
+    grid: tuple[Any, ...]  # strengths an attacker tries on shadow models; one entry where there is no choice
+    default: Any  # the strength used where nothing is tuned
+
+
+def only_itself(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns the example alone, [1 *x]; of any shape."""
+    del key
+    return x[None]
+
+
+def rotate(degrees: float) -> Perturbation:
+    """Returns a perturbation x [H W C] -> [3 H W C]: x, x turned by +degrees, x turned by -degrees.
+
+    Turning is about the centre of the image, positive angles counter-clockwise as in `jnp.rot90`, by cubic
+    splines; what lies outside the image is black. Before clipping, the values are those of
+    `scipy.ndimage.rotate(x, degrees, axes=(0, 1), reshape=False)` to 1e-5 in float32. The first neighbour is x
+    itself to the bit, and M = 3 at every angle, 0 included. The same angle gives the same function object.
+
+    Args:
+      degrees: a finite number in [0, 180].
+
+    Raises:
+      ValueError: here, for any other angle; when traced, for an example that is not [H W C].
+
+    Source: section 3.3 (N = 3) of the paper and, for the interpolation, the authors' code. Deviation: values are
+    clipped to [0, 1], which that code does not do. Splines overshoot at edges, and a target that takes pixels
+    is not asked about values that no image has.
+    """
+    angle = _number(degrees)
+    if not 0 <= angle <= 180:
+        raise ValueError(f"rotate: degrees={degrees!r}, expected a finite number in [0, 180]")
+    return _rotate(angle)
+
+
+@cache
+def _rotate(degrees: float) -> Perturbation:
+    def rotated(key: jax.Array, x: jax.Array) -> jax.Array:
+        del key
+        height, width, _ = _image_shape(rotated.__name__, x)
+        coefficients = _spline_coefficients(x.astype(jnp.float32))
+        turned = [_sample(coefficients, *_taps(height, width, angle)) for angle in (degrees, -degrees)]
+        return jnp.stack([x, *(jnp.clip(y, 0, 1).astype(x.dtype) for y in turned)])  # [3 H W C]
+
+    rotated.__name__ = f"rotate({degrees:g})"
+    return rotated
+
+
+def translate(d: int) -> Perturbation:
+    """Returns a perturbation x [H W C] -> [4d+1 H W C]: x, then x shifted by every (i, j) with |i| + |j| = d.
+
+    Shifts are by whole pixels, i rows down and j columns right, ordered by i and then j; the edge pixels are
+    repeated into the gap, so every value is a value of x to the bit. d = 0 gives x alone. The same d gives the
+    same function object.
+
+    Args:
+      d: a whole number, at least 0 and smaller than both sides of the image.
+
+    Raises:
+      ValueError: here, for any other d; when traced, for an example that is not [H W C] or is too small.
+
+    Source: section 3.3 of the paper (the set of shifts); the authors' code (edge pixels repeated).
+    """
+    distance = _whole(d)
+    if distance is None or distance < 0:
+        raise ValueError(f"translate: d={d!r}, expected a whole number of pixels, at least 0")
+    return _translate(distance)
+
+
+@cache
+def _translate(d: int) -> Perturbation:
+    offsets = [(i, j) for i in range(-d, d + 1) for j in sorted({abs(i) - d, d - abs(i)})]
+    offsets = [(0, 0), *(offset for offset in offsets if offset != (0, 0))]
+
+    def translated(key: jax.Array, x: jax.Array) -> jax.Array:
+        del key
+        height, width, _ = _image_shape(translated.__name__, x)
+        if d >= min(height, width):
+            raise ValueError(f"{translated.__name__}: image of {height} x {width} pixels, expected sides above {d}")
+        padded = jnp.pad(x, ((d, d), (d, d), (0, 0)), mode="edge")  # [H+2d W+2d C]
+        shifted = [padded[d - i : d - i + height, d - j : d - j + width] for i, j in offsets]
+        return jnp.stack(shifted)  # [4d+1 H W C]
+
+    translated.__name__ = f"translate({d})"
+    return translated
+
+
+def _number(value: Any) -> float:
+    """Returns the value as a float; NaN for what is not a number (a bool, a string, an array)."""
+    if isinstance(value, bool | str | bytes | np.bool_):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _whole(value: Any) -> int | None:
+    """Returns the value as an int; None for what is not a whole number (2.0 is one, True is not)."""
+    number = _number(value)
+    return int(number) if math.isfinite(number) and number == int(number) else None
+
+
+def _image_shape(name: str, x: jax.Array) -> tuple[int, int, int]:
+    if x.ndim != 3:
+        raise ValueError(f"{name}: example of shape {tuple(x.shape)}, expected an image [H W C]")
+    return x.shape
+
+
+def _spline_coefficients(x: jax.Array) -> jax.Array:
+    """Returns the cubic B-spline coefficients [H W C] of an image [H W C], mirrored at its edges."""
+    rows, columns = (jnp.asarray(_spline_filter(size), x.dtype) for size in x.shape[:2])
+    # HIGHEST: the default precision of accelerators keeps three digits of a product, too few for 1e-5.
+    return jnp.einsum("ah,bw,hwc->abc", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _spline_filter(size: int) -> np.ndarray:
+    """Returns the matrix [size size] that takes samples along one axis to spline coefficients."""
+    return ndimage.spline_filter1d(np.eye(size), order=3, axis=0, mode="mirror")
+
+
+def _taps(height: int, width: int, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which 16 coefficients make each pixel of the turned image, and with what weight: both [H*W 16].
+
+    In float64, by NumPy while tracing: in float32 a source point that lies exactly on the edge of the image
+    (as at 90 degrees) could fall outside of it.
+    """
+    cos, sin = special.cosdg(degrees), special.sindg(degrees)  # exact at multiples of 90
+    row, column = (np.arange(height)[:, None] - (height - 1) / 2), (np.arange(width)[None] - (width - 1) / 2)
+    row_index, row_weight = _cubic((cos * row + sin * column + (height - 1) / 2).ravel(), height)  # [H*W 4]
+    column_index, column_weight = _cubic((cos * column - sin * row + (width - 1) / 2).ravel(), width)
+    index = row_index[:, :, None] * width + column_index[:, None, :]  # [H*W 4 4]
+    weight = row_weight[:, :, None] * column_weight[:, None, :]
+    return index.reshape(-1, 16).astype(np.int32), weight.reshape(-1, 16).astype(np.float32)
+
+
+def _cubic(position: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the four coefficients around each position on an axis, mirrored at its ends, and their weights.
+
+    Outside of the axis the weights are 0, which paints black.
+    """
+    floor = np.floor(position)
+    t = position - floor
+    s = 1 - t
+    weight = np.stack([s**3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * s**2 + 3 * s**3, t**3], axis=-1) / 6  # [P 4]
+    weight = np.where(((position >= 0) & (position <= size - 1))[:, None], weight, 0)
+    period = max(2 * (size - 1), 1)
+    index = np.mod(floor[:, None].astype(int) + np.arange(-1, 3), period)
+    return np.minimum(index, period - index), weight
+
+
+def _sample(coefficients: jax.Array, index: np.ndarray, weight: np.ndarray) -> jax.Array:
+    """Returns the image [H W C] whose pixels are weighted sums of the coefficients at the indices."""
+    flat = coefficients.reshape(-1, coefficients.shape[-1])  # [H*W C]
+    pixels = sum(weight[:, tap, None] * flat[index[:, tap]] for tap in range(16))
+    return pixels.reshape(coefficients.shape)
+
+
+# The defaults are the strengths at which the paper's attacks do best (its figure 2, CIFAR-10).
+PERTURBATIONS: dict[str, Family] = {
+    "rotation": Family(rotate, grid=(2, 4, 6, 8, 10, 12, 15), default=4),
+    "translation": Family(translate, grid=(1, 2), default=1),
+}

@@ -1,0 +1,108 @@
+"""Figures from a record and its scores; nothing is computed here that is not in them. The only importer of matplotlib."""
+
+import base64
+import io
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from mi_jax import metrics
+
+# Okabe and Ito's palette: told apart in print and by colour-blind readers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+STYLES = {"label": "-", "confidence": "--"}
+
+
+def roc(record: dict, scores: dict[str, np.ndarray]) -> Figure:
+    """Log-log ROC of every attack: the mean over targets of the TPR attainable at no more than each FPR."""
+    members = scores["is_member"]
+    nonmembers = int((~members).sum(1).min())
+    attainable = np.arange(1, nonmembers + 1) / nonmembers
+    figure, axes = plt.subplots(figsize=(6.4, 5.2), layout="constrained")
+    low = min(0.5 / nonmembers, 1e-3)
+    axes.plot([low, 1], [low, 1], color="0.6", lw=1, label="chance")
+    axes.axvspan(low, 1 / nonmembers, color="0.93", zorder=0)
+    axes.text(
+        np.sqrt(low / nonmembers),
+        0.7,
+        f"below one of\n{nonmembers} non-members:\nnot resolvable",
+        ha="center",
+        va="center",
+        fontsize=7,
+        color="0.35",
+    )
+    for colour, (name, entry) in zip(_colours(record), record["attacks"].items(), strict=False):
+        curves = [_steps(s, m, attainable) for s, m in zip(scores[f"attack/{name}/scores"], members, strict=True)]
+        mean = np.maximum(np.mean(curves, 0), low)
+        label = f"{_title(name)} (AUC {entry['auc']['mean']:.3f})"
+        axes.step(attainable, mean, where="post", color=colour, ls=STYLES[entry["access"]], lw=1.6, label=label)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(low, 1),
+        ylim=(low, 1.05),
+        xlabel="false positive rate",
+        ylabel="true positive rate, mean over targets",
+    )
+    axes.set_title(f"Membership inference on {record['config']['dataset']} ({len(members)} targets)", fontsize=10)
+    axes.legend(fontsize=8, loc="lower right", title="dashed: sees probabilities", title_fontsize=7)
+    return figure
+
+
+def score_histograms(record: dict, scores: dict[str, np.ndarray]) -> Figure:
+    """Scores of members and non-members of all targets, one panel an attack, with the mean threshold."""
+    names = list(record["attacks"])
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(3.3 * columns, 2.5 * rows), layout="constrained", squeeze=False
+    )
+    members = scores["is_member"]
+    for axes, name in zip(grid.flat, names, strict=False):
+        values = scores[f"attack/{name}/scores"]
+        bins = np.linspace(values.min(), values.max() + 1e-9, 31)
+        for side, colour, label in ((members, COLOURS[1], "members"), (~members, COLOURS[0], "non-members")):
+            axes.hist(values[side], bins, color=colour, alpha=0.55, label=label)
+        thresholds = [t for t in record["attacks"][name]["tuned"]["threshold"] if isinstance(t, float)]
+        if thresholds:
+            axes.axvline(np.mean(thresholds), color="0.2", lw=1, ls=":", label="threshold (mean)")
+        axes.set_yscale("symlog", linthresh=10)
+        axes.set_title(_title(name), fontsize=9)
+        axes.tick_params(labelsize=7)
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    grid.flat[0].legend(fontsize=7)
+    figure.supxlabel("score (higher: more likely a member)", fontsize=9)
+    figure.supylabel("points", fontsize=9)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes, and closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def data_url(image: bytes) -> str:
+    """A PNG as a URL for a self-contained page."""
+    return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+def _steps(scores: np.ndarray, is_member: np.ndarray, at: np.ndarray) -> np.ndarray:
+    fpr, tpr, _ = metrics.roc(scores, is_member)
+    return tpr[np.searchsorted(fpr, at + 1e-12, side="right") - 1]
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _colours(record: dict) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(len(record["attacks"]))]

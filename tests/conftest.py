@@ -1,0 +1,23 @@
+"""Fixtures shared by all tests: where the originals lie, and a cache of prepared data sets for this session."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Returns the folder of the real originals ($MI_JAX_DATA, else ../shared/data); skips where there is none."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("MI_JAX_DATA") or beside)
+    if not root.is_dir():
+        pytest.skip("needs the real originals: set MI_JAX_DATA to the folder that holds location30/ and the others")
+    return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MI_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -1,0 +1,185 @@
+"""What holds for the whole package: who may import whom, what a perturbation keeps, how long a module may be.
+
+Imports are read from the syntax tree, those inside functions too, and followed through the package; that
+importing `a.b` runs `a/__init__.py` counts. A module that does not exist breaks no rule.
+"""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mi_jax.perturbations import PERTURBATIONS
+from mi_jax.testing import check_perturbation
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = "mi_jax"
+
+LABEL_ONLY = ("attacks", "measures", "boundary", "perturbations", "classifiers")
+KNOWS_THE_TARGET = ("models", "training", "data", "white_box")
+MAX_LINES = 350
+# Put together from parts, so that this file does not find itself.
+UNFINISHED = re.compile(r"\b(" + "TO" + "DO|FIX" + r"ME)\b")
+PLACE_OF_ONE_MACHINE = re.compile(r"(?<![\w.~-])/(?:home|Users|root|work)/\w|\b[A-Z]:\\+Users\\")
+
+
+def sources(root: Path) -> dict[str, Path]:
+    """Returns module name -> file of everything in the package under root, `mi_jax` itself included."""
+    files = sorted((root / PACKAGE).rglob("*.py"))
+    return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def named_in(node: ast.AST, package: str) -> list[str]:
+    """Returns the modules that one node of a syntax tree may import; `from a import b` may mean a.b."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*above, *([node.module] if node.module else [])])
+        return [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+        return [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+    return []
+
+
+def imports(root: Path) -> dict[str, set[str]]:
+    """Returns module of the package -> everything it names in an import, with the packages above it."""
+    graph = {}
+    for module, file in sources(root).items():
+        package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        names = {name for node in ast.walk(ast.parse(file.read_text())) for name in named_in(node, package)}
+        parts = [name.split(".") for name in (*names, module)]
+        graph[module] = {".".join(p[:size]) for p in parts for size in range(1, len(p) + 1)} - {module}
+    return graph
+
+
+def reached(graph: dict[str, set[str]], module: str) -> set[str]:
+    """Returns everything that importing the module may import, however indirectly."""
+    seen, waiting = set(), [module]
+    while waiting:
+        new = graph.get(waiting.pop(), set()) - seen
+        seen |= new
+        waiting.extend(new)
+    return seen
+
+
+def broken_import_rules(root: Path) -> list[str]:
+    """Returns one line for each import in the package under root that the architecture forbids."""
+    graph = imports(root)
+    full = f"{PACKAGE}.{{}}".format
+    lines = []
+    for module in map(full, LABEL_ONLY):
+        inside = [name for name in graph if name == module or name.startswith(f"{module}.")]
+        wrong = {full(name) for name in KNOWS_THE_TARGET} & set().union(*(reached(graph, name) for name in inside))
+        lines += [f"{module} reaches {name}" for name in sorted(wrong)]
+    if "jax" in reached(graph, full("metrics")):
+        lines.append(f"{full('metrics')} reaches jax")
+    for module, names in graph.items():
+        forbidden = {"tensorflow", "experiments"} | (set() if module == full("plots") else {"matplotlib"})
+        lines += [f"{module} imports {name}" for name in sorted(names & forbidden)]
+    return lines
+
+
+def tracked_files() -> list[Path]:
+    """Returns the files that git tracks or would add, notebooks and pages included; skips where git cannot say."""
+    command = ["git", "-C", str(REPOSITORY), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [file for name in listed.split("\0") if name and (file := REPOSITORY / name).is_file()]
+
+
+def lines_matching(pattern: re.Pattern, files: list[Path]) -> list[str]:
+    found = []
+    for file in files:
+        lines = file.read_text(errors="ignore").splitlines()
+        found += [
+            f"{file.name}:{number}: {line.strip()[:80]}" for number, line in enumerate(lines, 1) if pattern.search(line)
+        ]
+    return found
+
+
+def test_attacks_reach_no_model_and_numbers_no_framework():
+    assert PACKAGE in sources(REPOSITORY) and f"{PACKAGE}.perturbations" in sources(REPOSITORY)
+    assert broken_import_rules(REPOSITORY) == []
+
+
+@pytest.mark.parametrize(
+    "module, line, broken",
+    [
+        ("attacks", "import mi_jax.models", "mi_jax.attacks reaches mi_jax.models"),
+        ("attacks", "from mi_jax import models", "mi_jax.attacks reaches mi_jax.models"),
+        ("attacks", "from mi_jax.models import mlp", "mi_jax.attacks reaches mi_jax.models"),
+        ("boundary", "from . import training", "mi_jax.boundary reaches mi_jax.training"),
+        ("measures", "from .data import load", "mi_jax.measures reaches mi_jax.data"),
+        ("perturbations", "from mi_jax import helper", "mi_jax.perturbations reaches mi_jax.data"),
+        ("classifiers", "def f():\n    import mi_jax.white_box", "mi_jax.classifiers reaches mi_jax.white_box"),
+        ("attacks.noise", "from ..models import cnn", "mi_jax.attacks reaches mi_jax.models"),
+        ("attacks", "m = importlib.import_module('mi_jax.models')", "mi_jax.attacks reaches mi_jax.models"),
+        ("__init__", "from mi_jax import training", "mi_jax.attacks reaches mi_jax.training"),
+        ("metrics", "from mi_jax.helper import f", "mi_jax.metrics reaches jax"),
+        ("metrics", "import jax.numpy as jnp", "mi_jax.metrics reaches jax"),
+        ("oracle", "import matplotlib.pyplot as plt", "mi_jax.oracle imports matplotlib"),
+        ("data", "import tensorflow as tf", "mi_jax.data imports tensorflow"),
+        ("audit", "from experiments import common", "mi_jax.audit imports experiments"),
+    ],
+)
+def test_import_rules_notice_a_breach(tmp_path, module, line, broken):
+    files = {"helper": "import jax\nimport mi_jax.data", "attacks" if "." not in module else "audit": "", module: line}
+    for name, text in files.items():
+        file = tmp_path / PACKAGE / f"{name.replace('.', '/')}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    assert broken in broken_import_rules(tmp_path)
+
+
+def test_import_rules_allow_what_they_do_not_name(tmp_path):
+    (tmp_path / PACKAGE).mkdir()
+    allowed = {
+        "attacks": "import jax\nfrom mi_jax.types import Attack",
+        "types": "import jax",
+        "plots": "import matplotlib",
+        "data": "import tensorflow_datasets",
+        "audit": "from mi_jax import data, attacks",
+        "metrics": "from scipy import stats",
+    }
+    for name, text in allowed.items():
+        (tmp_path / PACKAGE / f"{name}.py").write_text(text)
+    assert broken_import_rules(tmp_path) == []
+
+
+@pytest.mark.parametrize("name, strength", [(name, s) for name, family in PERTURBATIONS.items() for s in family.grid])
+def test_perturbation_keeps_the_contract_at_every_strength_of_its_grid(name, strength):
+    make = PERTURBATIONS[name].make
+    assert make(strength) is make(strength)  # compiled programs are found again by the identity of the function
+    check_perturbation(make(strength), (8, 9, 2))
+
+
+@pytest.mark.parametrize("module", sources(REPOSITORY))
+def test_module_is_short_and_its_public_functions_have_docstrings(module):
+    text = sources(REPOSITORY)[module].read_text()
+    assert len(text.splitlines()) <= MAX_LINES
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    public = [node for node in functions if not node.name.startswith("_")]
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
+
+
+def test_nothing_is_left_for_later():
+    files = [file for file in tracked_files() if file.suffix in (".py", ".ipynb")]
+    assert files and lines_matching(UNFINISHED, files) == []
+
+
+def test_no_file_names_a_place_of_one_machine():
+    files = tracked_files()
+    assert files and lines_matching(PLACE_OF_ONE_MACHINE, files) == []
+
+
+@pytest.mark.parametrize("folder", ["home", "Users", "root", "work"])
+def test_a_place_of_one_machine_is_noticed(folder):
+    assert PLACE_OF_ONE_MACHINE.search(f"open('/{folder}/someone/file')")
+    assert PLACE_OF_ONE_MACHINE.search(f"/{folder}/someone/file")
+    assert not PLACE_OF_ONE_MACHINE.search(f"https://example.org/{folder}/page")
+    assert not PLACE_OF_ONE_MACHINE.search(f"results/{folder}/file")

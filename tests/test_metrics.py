@@ -1,0 +1,265 @@
+"""Closed forms first, then brute force over all pairs or thresholds, then scikit-learn and SciPy."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from mi_jax import metrics
+
+
+def tied_scores(seed: int, size: int = 60, levels: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Scores on a small lattice, as label-only attacks give them, with unequal sides."""
+    rng = np.random.default_rng(seed)
+    is_member = rng.random(size) < rng.uniform(0.2, 0.8)
+    is_member[:2] = True, False
+    return (rng.integers(0, levels, size) + is_member * rng.integers(0, 2, size)) / levels, is_member
+
+
+def all_thresholds(scores: np.ndarray) -> list[float]:
+    return [*np.unique(scores).tolist(), np.inf]
+
+
+ALL_TIED = (np.full(9, 0.25), np.arange(9) < 4)
+ONE_OUTLIER = (np.append(np.random.default_rng(0).normal(size=40), 1e12), np.arange(41) % 3 == 0)
+SEPARATED = (np.arange(10.0), np.arange(10) >= 4)
+REVERSED = (-np.arange(10.0), np.arange(10) >= 4)
+CASES = [*(tied_scores(seed) for seed in range(20)), ALL_TIED, ONE_OUTLIER, SEPARATED, REVERSED]
+case = pytest.mark.parametrize("scores, is_member", CASES)
+
+
+@case
+def test_threshold_equals_exhaustive_search_and_takes_the_largest_of_equals(scores, is_member):
+    accuracies = {t: metrics.balanced_accuracy(scores, is_member, t) for t in all_thresholds(scores)}
+    best = max(accuracies.values())
+    # 1e-12: the search compares floats, in which equal accuracies may differ by rounding.
+    assert metrics.best_threshold(scores, is_member) == max(t for t, a in accuracies.items() if a > best - 1e-12)
+
+
+def test_threshold_of_all_tied_scores_calls_nobody_a_member():
+    assert metrics.best_threshold(*ALL_TIED) == np.inf
+    assert metrics.balanced_accuracy(*ALL_TIED, np.inf) == 0.5
+    assert metrics.balanced_accuracy(*ALL_TIED, 0.25) == 0.5
+
+
+def test_threshold_separates_what_can_be_separated():
+    assert metrics.best_threshold(*SEPARATED) == 4.0
+    assert metrics.balanced_accuracy(*SEPARATED, 4.0) == 1.0
+
+
+def test_huge_outlier_does_not_coarsen_the_search():
+    scores, is_member = np.append(SEPARATED[0], 1e300), np.append(SEPARATED[1], False)
+    assert metrics.best_threshold(scores, is_member) == 4.0
+
+
+def test_score_equal_to_the_threshold_is_called_a_member():
+    assert metrics.balanced_accuracy([0.0, 1.0], np.array([False, True]), 1.0) == 1.0
+
+
+def test_balanced_accuracy_is_not_moved_by_unequal_sides():
+    scores, is_member = np.append(np.ones(90), np.zeros(10)), np.arange(100) < 90
+    assert metrics.balanced_accuracy(np.ones(100), is_member, 1.0) == 0.5  # plain accuracy would be 0.9
+    assert metrics.balanced_accuracy(scores, is_member, 1.0) == 1.0
+
+
+def test_gap_attack_gives_one_half_plus_half_the_gap_exactly():
+    rng = np.random.default_rng(3)
+    right = np.concatenate([rng.random(90) < 0.9, rng.random(70) < 0.6]).astype(float)  # labelled rightly
+    train, test = right[:90].mean(), right[90:].mean()
+    assert metrics.balanced_accuracy(right, np.arange(160) < 90, 1.0) == 0.5 + (train - test) / 2
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.5, 2.0])
+def test_auc_of_normal_scores_is_phi_of_delta_over_root_two(delta):
+    quantiles = stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
+    scores, is_member = np.append(quantiles + delta, quantiles), np.arange(4000) < 2000
+    # 2,000 quantiles stand for each normal: the pair count is a Riemann sum with steps of 1/2000.
+    assert metrics.auc(scores, is_member) == pytest.approx(stats.norm.cdf(delta / np.sqrt(2)), abs=1 / 2000)
+
+
+@case
+def test_auc_with_ties_equals_counting_all_pairs(scores, is_member):
+    difference = scores[is_member][:, None] - scores[~is_member][None]
+    assert metrics.auc(scores, is_member) == pytest.approx(np.mean((np.sign(difference) + 1) / 2), abs=1e-12)
+
+
+@case
+def test_auc_and_roc_equal_scikit_learn(scores, is_member):
+    assert metrics.auc(scores, is_member) == pytest.approx(roc_auc_score(is_member, scores), abs=1e-12)
+    fpr, tpr, thresholds = metrics.roc(scores, is_member)
+    expected = roc_curve(is_member, scores, drop_intermediate=False)
+    for ours, theirs in zip((fpr, tpr, thresholds), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+@case
+def test_roc_holds_every_attainable_point_and_no_other(scores, is_member):
+    fpr, tpr, thresholds = metrics.roc(scores, is_member)
+    attainable = [
+        (np.mean(scores[~is_member] >= t), np.mean(scores[is_member] >= t)) for t in all_thresholds(scores)
+    ]
+    np.testing.assert_allclose(np.stack([fpr, tpr], axis=1), attainable[::-1], rtol=1e-12)
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+    assert np.all(np.diff(thresholds) < 0)
+
+
+@case
+@pytest.mark.parametrize("fpr", [0.05, 0.1, 0.3, 1.0])
+def test_tpr_is_that_of_an_attainable_point(scores, is_member, fpr):
+    points = list(zip(*(p.tolist() for p in metrics.roc(scores, is_member)[:2]), strict=True))
+    found = metrics.tpr_at_fpr(scores, is_member, fpr)
+    if np.sum(~is_member) * fpr < 1:
+        assert found is None
+    else:
+        false, true = max(point for point in points if point[0] <= fpr)  # largest FPR, then largest TPR
+        assert found == (true, false)
+
+
+def test_tpr_is_not_interpolated_between_ties():
+    scores, is_member = np.array([1, 1, 1, 1, 0, 0, 1, 0, 0, 0], float), np.arange(10) < 6
+    # Attainable: (0, 0), (1/4, 4/6), (1, 1). At 24 % a line through the first two would promise 64 %.
+    assert metrics.tpr_at_fpr(scores, is_member, 0.25) == (4 / 6, 0.25)
+    assert metrics.tpr_at_fpr(np.tile(scores, 100), np.tile(is_member, 100), 0.24) == (0.0, 0.0)
+    assert metrics.tpr_at_fpr(scores, is_member, 0.99) == (4 / 6, 0.25)
+
+
+def test_tpr_may_be_high_where_no_nonmember_is_reached():
+    assert metrics.tpr_at_fpr(np.array([2, 2, 1, 1, 1, 0]) * 1.0, np.arange(6) < 2, 0.25) == (1.0, 0.0)
+
+
+def test_fpr_is_resolvable_from_one_allowed_nonmember_on():
+    scores, is_member = np.arange(149.0), np.arange(149) < 100  # 49 nonmembers above all members
+    assert metrics.tpr_at_fpr(scores, is_member, 1 / 50) is None
+    assert 49 * (1 / 49) < 1  # in floats; exactly one nonmember is allowed all the same
+    assert metrics.tpr_at_fpr(scores, is_member, 1 / 49) == (0.0, 1 / 49)
+
+
+def test_infinite_scores_are_scores_like_others():
+    scores, is_member = np.array([np.inf, np.inf, 0.0, -np.inf]), np.array([True, False, True, False])
+    assert metrics.auc(scores, is_member) == (0.5 + 1 + 0 + 1) / 4
+    fpr, tpr, thresholds = metrics.roc(scores, is_member)
+    assert (fpr.tolist(), tpr.tolist()) == ([0.5, 0.5, 1], [0.5, 1, 1])  # no threshold accuses nobody
+    assert thresholds.tolist() == [np.inf, 0, -np.inf]
+    assert metrics.best_threshold(scores, is_member) == 0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        metrics.best_threshold,
+        metrics.auc,
+        metrics.roc,
+        lambda s, m: metrics.balanced_accuracy(s, m, 0.0),
+        lambda s, m: metrics.tpr_at_fpr(s, m, 0.5),
+    ],
+)
+@pytest.mark.parametrize(
+    "scores, is_member, message",
+    [
+        ([0.0, np.nan], [True, False], "1 of 2 scores are NaN"),
+        ([0.0, 1.0], [True, True], "2 members and 0 nonmembers"),
+        ([0.0, 1.0], [False, False], "0 members and 2 nonmembers"),
+        ([], np.zeros(0, bool), "0 members and 0 nonmembers"),
+        ([0.0, 1.0, 2.0], [True, False], r"scores \(3,\) and is_member \(2,\)"),
+        ([[0.0], [1.0]], [[True], [False]], "expected two vectors"),
+        ([0.0, 1.0], [1, 0], "is_member of dtype int64"),
+    ],
+)
+def test_bad_scores_are_refused_in_one_line(function, scores, is_member, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        function(np.asarray(scores), np.asarray(is_member))
+    assert "\n" not in str(raised.value) and "expected" in str(raised.value)
+
+
+def test_nan_threshold_and_impossible_rates_are_refused():
+    with pytest.raises(ValueError, match="threshold nan"):
+        metrics.balanced_accuracy(*SEPARATED, np.nan)
+    for fpr in (0.0, -0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match="expected a rate"):
+            metrics.tpr_at_fpr(*SEPARATED, fpr)
+
+
+def test_mean_interval_equals_scipys_t_test():
+    values = [0.61, 0.66, 0.58, 0.7, 0.64]
+    found = metrics.mean_interval(values, 0.9)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert found["values"] == values
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((np.mean(values), *expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_mean_interval_covers_the_mean_as_often_as_it_says(level):
+    rng = np.random.default_rng(0)
+    intervals = [metrics.mean_interval(rng.normal(0.7, 0.1, size=4), level) for _ in range(3000)]
+    covered = sum(found["low"] <= 0.7 <= found["high"] for found in intervals)
+    # Four standard errors of a binomial of 3,000. The normal quantile for t would cover 85 %, not 95 %.
+    assert covered / 3000 == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / 3000))
+
+
+def test_one_value_has_no_interval():
+    assert metrics.mean_interval([0.75]) == {"mean": 0.75, "low": None, "high": None, "values": [0.75]}
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    found = metrics.mean_interval([0.75, 0.75, 0.75])
+    assert found["low"] == found["mean"] == found["high"] == 0.75
+
+
+def test_bounds_clip_the_interval_and_never_the_mean():
+    free, clipped = metrics.mean_interval([0.1, 0.99]), metrics.mean_interval([0.1, 0.99], bounds=(0, 1))
+    assert free["low"] < 0 and free["high"] > 1
+    assert (clipped["low"], clipped["high"], clipped["mean"]) == (0, 1, free["mean"])
+    assert metrics.mean_interval([1.2, 1.4], bounds=(0, 1))["mean"] == pytest.approx(1.3)
+
+
+def test_summary_is_none_as_soon_as_one_value_is():
+    assert metrics.summary([0.5, None, 0.7]) is None
+    assert metrics.summary([0.1, 0.99]) == metrics.mean_interval([0.1, 0.99], bounds=(0, 1))
+
+
+def test_paired_interval_is_that_of_the_differences():
+    a, b = np.array([0.9, 0.7, 0.8]), np.array([0.85, 0.66, 0.74])
+    assert metrics.paired_interval(a, b) == metrics.mean_interval(a - b)
+    # The targets differ by more than the attacks: only the pairs show that a is above b.
+    assert (
+        metrics.paired_interval(a, b)["low"]
+        > 0
+        > metrics.mean_interval(a)["low"] - metrics.mean_interval(b)["high"]
+    )
+
+
+@pytest.mark.parametrize("values", [[], [0.5, np.nan], [0.5, np.inf], [[0.5]]])
+def test_values_that_have_no_mean_are_refused(values):
+    with pytest.raises(ValueError, match="expected a list of at least one finite number"):
+        metrics.mean_interval(values)
+
+
+def test_unpaired_values_and_impossible_levels_are_refused():
+    with pytest.raises(ValueError, match="2 and 1 values"):
+        metrics.paired_interval([0.5, 0.6], [0.5])
+    for level in (0.0, 1.0, 95):
+        with pytest.raises(ValueError, match="level"):
+            metrics.mean_interval([0.5, 0.6], level)
+        with pytest.raises(ValueError, match="level"):
+            metrics.clopper_pearson(1, 2, level)
+
+
+@pytest.mark.parametrize("k, n", [(0, 10), (10, 10), (3, 10), (1, 1), (7, 1000)])
+@pytest.mark.parametrize("level", [0.9, 0.99])
+def test_clopper_pearson_equals_scipys_exact_interval(k, n, level):
+    expected = stats.binomtest(k, n).proportion_ci(level, method="exact")
+    assert metrics.clopper_pearson(k, n, level) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("k, n", [(-1, 5), (6, 5), (0, 0), (1.5, 5)])
+def test_impossible_counts_are_refused(k, n):
+    with pytest.raises(ValueError, match="expected whole numbers"):
+        metrics.clopper_pearson(k, n)
+
+
+def test_metrics_load_without_jax():
+    code = "import sys, mi_jax.metrics; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
