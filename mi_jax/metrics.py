@@ -148,9 +148,7 @@ def _counts(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.n
 def _checked(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores, is_member = np.asarray(scores, dtype=np.float64), np.asarray(is_member)
     if scores.ndim != 1 or scores.shape != is_member.shape:
-        raise ValueError(
-            f"scores {scores.shape} and is_member {is_member.shape}, expected two vectors of one length"
-        )
+        raise ValueError(f"scores {scores.shape} and is_member {is_member.shape}, expected two vectors of one length")
     if is_member.dtype != np.bool_:
         raise ValueError(f"is_member of dtype {is_member.dtype}, expected bool")
     if np.isnan(scores).any():

@@ -98,9 +98,7 @@ def test_auc_and_roc_equal_scikit_learn(scores, is_member):
 @case
 def test_roc_holds_every_attainable_point_and_no_other(scores, is_member):
     fpr, tpr, thresholds = metrics.roc(scores, is_member)
-    attainable = [
-        (np.mean(scores[~is_member] >= t), np.mean(scores[is_member] >= t)) for t in all_thresholds(scores)
-    ]
+    attainable = [(np.mean(scores[~is_member] >= t), np.mean(scores[is_member] >= t)) for t in all_thresholds(scores)]
     np.testing.assert_allclose(np.stack([fpr, tpr], axis=1), attainable[::-1], rtol=1e-12)
     assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
     assert np.all(np.diff(thresholds) < 0)
@@ -224,11 +222,7 @@ def test_paired_interval_is_that_of_the_differences():
     a, b = np.array([0.9, 0.7, 0.8]), np.array([0.85, 0.66, 0.74])
     assert metrics.paired_interval(a, b) == metrics.mean_interval(a - b)
     # The targets differ by more than the attacks: only the pairs show that a is above b.
-    assert (
-        metrics.paired_interval(a, b)["low"]
-        > 0
-        > metrics.mean_interval(a)["low"] - metrics.mean_interval(b)["high"]
-    )
+    assert metrics.paired_interval(a, b)["low"] > 0 > metrics.mean_interval(a)["low"] - metrics.mean_interval(b)["high"]
 
 
 @pytest.mark.parametrize("values", [[], [0.5, np.nan], [0.5, np.inf], [[0.5]]])

@@ -73,9 +73,7 @@ def test_translation_holds_the_4d_plus_1_shifts_of_length_d_exactly(d):
     np.testing.assert_array_equal(shifted[0], x * 16)
     offsets = [tuple((np.array([5, 4]) - image[5, 4]).astype(int)) for image in shifted]  # at the centre, no edge
     assert len(offsets) == 4 * d + 1
-    assert set(offsets[1:]) == {
-        (i, j) for i in range(-d, d + 1) for j in range(-d, d + 1) if abs(i) + abs(j) == d > 0
-    }
+    assert set(offsets[1:]) == {(i, j) for i in range(-d, d + 1) for j in range(-d, d + 1) if abs(i) + abs(j) == d > 0}
     for (i, j), image in zip(offsets, shifted, strict=True):
         repeated = [np.clip(rows - i, 0, height - 1), np.clip(columns - j, 0, width - 1)]
         np.testing.assert_array_equal(image, np.stack(repeated, axis=-1))

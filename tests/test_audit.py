@@ -1,0 +1,169 @@
+"""The whole path against models whose leakage is known: none (untrained), all (planted), and what both imply."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mi_jax import attacks, audit, metrics, oracle, splits
+from mi_jax.types import Answers, Attack, Dataset, Model
+
+SHAPE, C, N = (8, 8, 1), 4, 400
+KEY = jax.random.key(0)
+TASK = attacks.Task(SHAPE, C, None, budget=30)
+
+
+def noise_dataset() -> Dataset:
+    rng = np.random.default_rng(0)
+    return Dataset("noise", rng.random((N, *SHAPE), np.float32), rng.integers(0, C, N).astype(np.int32), C)
+
+
+def memory() -> Model:
+    """A classifier that remembers: each stored example votes for its label, the nearer the louder."""
+
+    def apply(params, x, key=None):
+        near = ((x.reshape(len(x), 1, -1) - params["x"].reshape(len(params["x"]), -1)) ** 2).sum(-1)  # [B n]
+        return 6 * jnp.exp(-near) @ jax.nn.one_hot(params["y"], C) + 1e-3 * x.reshape(len(x), -1)[:, :C]
+
+    return Model(lambda key, x: None, apply)
+
+
+MEMORY = memory()  # one object: compiled programs are found by the identity of a model's functions
+
+
+def run(dataset, split, params_of, model, names=tuple(attacks.ATTACKS), task=TASK, **options):
+    def target(k, access):
+        return oracle.of_model(model, params_of(k), C, access=access)
+
+    chosen = {name: attacks.build(name, task) for name in names}
+    return audit.audit(KEY, dataset, split, target, chosen, **options)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    dataset = noise_dataset()
+    split = splits.disjoint(0, N, 40, num_targets=3, num_shadows=2)
+
+    def params_of(k):
+        rows = split.members[k]
+        return {"x": jnp.asarray(dataset.x[rows]), "y": jnp.asarray(dataset.y[rows])}
+
+    return dataset, split, params_of, run(dataset, split, params_of, MEMORY)
+
+
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_every_attack_finds_planted_members(planted, name):
+    *_, (record, _) = planted
+    entry = record["attacks"][name]
+    # Members are remembered and right, non-members guessed (1/C right): even the gap is 7/8. A flipped sign is < 1/2.
+    assert min(entry["auc"]["values"]) > 0.8
+    assert min(entry["balanced_accuracy"]["values"]) > 0.7
+
+
+def test_no_attack_finds_members_of_untrained_models():
+    dataset, split = noise_dataset(), splits.disjoint(1, N, 50, num_targets=8, num_shadows=1)
+    weights = np.random.default_rng(5).normal(size=(len(split.members), 64, C)).astype(np.float32)
+    linear = Model(lambda key, x: None, lambda params, x, key=None: x.reshape(len(x), -1) @ params)
+    record, _ = run(dataset, split, lambda k: jnp.asarray(weights[k]), linear)
+    # Under the null the AUC of one target has standard deviation sqrt((m + n + 1) / (12 m n)) or less (ties).
+    bound = 3.3 * np.sqrt(101 / (12 * 50 * 50) / 8)  # 3.3 deviations of a mean of 8: one in a thousand
+    for name, entry in record["attacks"].items():
+        assert abs(entry["auc"]["mean"] - 0.5) < bound, name
+
+
+def test_gap_accuracy_is_half_plus_half_the_train_test_gap_exactly(planted):
+    *_, (record, _) = planted
+    models, gap = record["models"], record["attacks"]["gap"]["balanced_accuracy"]["values"]
+    pairs = zip(models["train_accuracy"]["values"], models["test_accuracy"]["values"], strict=True)
+    assert gap == [0.5 + (train - test) / 2 for train, test in pairs]
+
+
+def test_bills_of_the_target_are_exact(planted):
+    dataset, split, params_of, (record, scores) = planted
+    right = []
+    for k in split.trials[:, 0]:
+        rows = np.concatenate([split.members[k], split.nonmembers[k]])
+        right.append(oracle.labels_of(oracle.of_model(MEMORY, params_of(k), C), dataset.x[rows]) == dataset.y[rows])
+    np.testing.assert_array_equal(scores["attack/noise/queries"], 1 + 30 * np.array(right))
+    settings = record["attacks"]["translation"]["tuned"]["settings"]
+    assert {s["perturbation"] for s in settings} <= {"translation 1", "translation 2"}
+    bits = [4 * int(s["perturbation"][-1]) + 1 for s in settings]
+    np.testing.assert_array_equal(scores["attack/translation/queries"], np.repeat(np.array(bits)[:, None], 80, 1))
+    for name in ("gap", "confidence_threshold", "confidence_network"):
+        assert record["attacks"][name]["queries_per_example"] == 1
+
+
+def test_scores_reproduce_every_number_of_the_record(planted):
+    *_, (record, scores) = planted
+    for name, entry in record["attacks"].items():
+        for t, threshold in enumerate(entry["tuned"]["threshold"]):
+            own, is_member = scores[f"attack/{name}/scores"][t], scores["is_member"][t]
+            assert entry["auc"]["values"][t] == metrics.auc(own, is_member)
+            assert entry["balanced_accuracy"]["values"][t] == metrics.balanced_accuracy(own, is_member, threshold)
+        assert entry["tpr_at_fpr"]["0.01"] is None  # forty non-members cannot resolve one in a hundred
+        assert entry["tpr_at_fpr"]["0.1"] is not None
+
+
+def test_thresholds_and_tuning_do_not_move_with_the_target(planted):
+    dataset, split, params_of, (record, scores) = planted
+    constant = {"x": jnp.zeros((40, *SHAPE)), "y": jnp.zeros(40, jnp.int32)}
+    targets = set(split.trials[:, 0])
+    other, _ = run(dataset, split, lambda k: constant if k in targets else params_of(k), MEMORY)
+    for name, entry in record["attacks"].items():
+        assert other["attacks"][name]["tuned"] == entry["tuned"]
+
+
+def test_a_target_is_asked_only_by_the_attack_as_tuned(planted):
+    dataset, split, params_of, (record, _) = planted
+    seen = {}
+
+    def target(k, access):
+        own = oracle.of_model(MEMORY, params_of(k), C, access=access)
+
+        def answer(x, live):
+            seen[k] = seen.get(k, 0) + live
+            return own.answer(x, live)
+
+        return own._replace(answer=answer)
+
+    _, scores = audit.audit(KEY, dataset, split, target, {"noise": attacks.build("noise", TASK)})
+    for t, trial in enumerate(split.trials):
+        # 80 labels for its accuracy, then the bill.
+        assert seen[trial[0]] == 80 + scores["attack/noise/queries"][t].sum()
+
+
+def test_num_points_attacks_the_first_rows_of_each_side(planted):
+    dataset, split, params_of, _ = planted
+    _, scores = run(dataset, split, params_of, MEMORY, names=("gap",), num_points=7)
+    for t, k in enumerate(split.trials[:, 0]):
+        expected = np.concatenate([split.members[k][:7], split.nonmembers[k][:7]])
+        np.testing.assert_array_equal(scores["rows"][t], expected)
+        np.testing.assert_array_equal(scores["is_member"][t], np.arange(14) < 7)
+        np.testing.assert_array_equal(scores["labels"][t], dataset.y[expected])
+
+
+def test_equally_good_candidates_go_to_the_cheaper():
+    build = attacks.build("noise", TASK)[:1]
+    same = lambda key, features, y, is_member: lambda features, y: features[:, 0, 0]  # noqa: E731
+    dear, cheap = (build[0]._replace(fit=same, settings={"which": which}) for which in ("dear", "cheap"))
+    is_member = np.arange(20) < 10
+    features = is_member.astype(np.float32)[:, None, None]
+    answers = [[Answers(features, np.full(20, cost), np.ones(20, bool))] for cost in (50, 5)]
+    chosen = audit.choose(KEY, (dear, cheap), answers, np.zeros(20, int), is_member)
+    assert chosen.attack.settings == {"which": "cheap"} and chosen.threshold == 1.0
+
+
+def test_the_threshold_of_a_learned_attack_comes_from_rows_it_was_not_fitted_on():
+    """A fit that memorises its rows would look perfect on them; out of fold it scores zero everywhere."""
+
+    def fit(key, features, y, is_member):
+        known = dict(zip(features[:, 0, 0].tolist(), is_member.tolist(), strict=True))
+        return lambda features, y: np.array([float(known.get(v, 0)) for v in features[:, 0, 0].tolist()])
+
+    attack = Attack("memoriser", "label", None, None, fit)
+    is_member = np.arange(20) < 10
+    features = np.arange(20, dtype=np.float32)[:, None, None]
+    chosen = audit.choose(
+        KEY, (attack,), [[Answers(features, np.ones(20), np.ones(20, bool))]], np.zeros(20, int), is_member
+    )
+    assert (chosen.shadow_scores == 0).all() and chosen.threshold == np.inf
