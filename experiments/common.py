@@ -61,7 +61,7 @@ DEFAULTS = {
     "digits": {
         "model": "mlp",
         "n_train": 100,
-        "num_targets": 20,
+        "num_targets": 10,
         "num_shadows": 4,
         "attacks": IMAGE_ATTACKS,
         "budget": 250,

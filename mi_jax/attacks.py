@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mi_jax import classifiers, measures, perturbations
-from mi_jax.types import Attack, Perturbation, Score
+from mi_jax.types import Attack, Fitted, Perturbation, Score
 
 
 class Task(NamedTuple):
@@ -50,9 +50,7 @@ def noise(task: Task) -> tuple[Attack, ...]:
     else:
         raise ValueError("noise on a table of binary and real columns mixed: expected all binary or all real")
     return tuple(
-        Attack(
-            "noise", "label", perturbations.only_itself, measures.hit_rate(kind, s, task.budget), _first, None, at
-        )
+        Attack("noise", "label", perturbations.only_itself, measures.hit_rate(kind, s, task.budget), _first, None, at)
         for kind, s, at in grid
     )
 
@@ -60,9 +58,7 @@ def noise(task: Task) -> tuple[Attack, ...]:
 def confidence_threshold(task: Task) -> tuple[Attack, ...]:
     """A threshold on the probability of the true label, or on the largest one, whichever shadow models prefer."""
     return tuple(
-        Attack(
-            "confidence_threshold", "confidence", perturbations.only_itself, measures.confidences(), fit, None, at
-        )
+        Attack("confidence_threshold", "confidence", perturbations.only_itself, measures.confidences(), fit, None, at)
         for fit, at in (
             (_true_label, {"statistic": "probability of the true label"}),
             (_largest, {"statistic": "largest probability"}),
@@ -99,9 +95,9 @@ def _family(name: str) -> Callable[[Task], tuple[Attack, ...]]:
     return candidates
 
 
-def _column(pick: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., Score]:
-    """A fit that learns nothing: the score is a column of the features."""
-    return lambda key, features, y, is_member: pick
+def _column(pick: Score) -> Callable[..., Fitted]:
+    """A fit that learns nothing: the score is a column of the features, on any row."""
+    return lambda key, features, y, is_member: Fitted(pick, pick(features, y))
 
 
 _first = _column(lambda features, y: features[:, 0, 0])

@@ -24,7 +24,7 @@ class Chosen(NamedTuple):
     attack: Attack
     score: Callable[[np.ndarray, np.ndarray], np.ndarray]
     threshold: float
-    shadow_scores: np.ndarray  # [s] out of fold, what the threshold was chosen on
+    shadow_scores: np.ndarray  # [s] held out, what the threshold was chosen on
 
 
 class Points(NamedTuple):
@@ -70,9 +70,7 @@ def audit(
         def ask(attack: Attack, k: int, key=attack_key, name=name) -> Answers:
             nonlocal done
             x, y = dataset.x[points[k].rows], dataset.y[points[k].rows]
-            answers = oracle.query(
-                target(k, attack.access), attack, jax.random.fold_in(key, k), x, y, points[k].rows
-            )
+            answers = oracle.query(target(k, attack.access), attack, jax.random.fold_in(key, k), x, y, points[k].rows)
             done += 1
             progress(done, total, name)
             return answers
@@ -86,16 +84,12 @@ def audit(
         )
         scores[f"attack/{name}/scores"] = np.stack([s for *_, s in trials])  # [T 2n]
         scores[f"attack/{name}/queries"] = np.stack([answers.queries for _, answers, _ in trials])
-        scores[f"shadow/attack/{name}/scores"] = np.stack(
-            [chosen.shadow_scores for chosen, *_ in trials]
-        )  # [T S2n]
+        scores[f"shadow/attack/{name}/scores"] = np.stack([chosen.shadow_scores for chosen, *_ in trials])  # [T S2n]
         seconds[name] = round(time.perf_counter() - started, 2)
     return record | {"seconds": seconds}, scores
 
 
-def _trial(
-    key, ask: Ask, dataset: Dataset, points: list[Points], candidates: tuple[Attack, ...], trial: np.ndarray
-):
+def _trial(key, ask: Ask, dataset: Dataset, points: list[Points], candidates: tuple[Attack, ...], trial: np.ndarray):
     """(chosen attack, the target's answers, its scores [2n]) of one trial."""
     target, shadows = trial[0], trial[1:]
     y = np.concatenate([dataset.y[points[k].rows] for k in shadows])
@@ -109,27 +103,22 @@ def _trial(
 def choose(
     key: jax.Array, candidates: tuple[Attack, ...], asked: list[list[Answers]], y: np.ndarray, is_member: np.ndarray
 ) -> Chosen:
-    """The candidate with the best balanced accuracy on held-out shadow rows, fitted on all of them.
+    """The candidate with the best balanced accuracy on held-out shadow rows.
 
-    Two folds: what is fitted and thresholded on one half of the shadow rows is judged on the other. Ties go to the
-    cheaper candidate, then to the earlier. The threshold that the target will be judged by maximises balanced
-    accuracy of the out-of-fold scores, unless the attack fixes one.
+    Each is fitted on the shadow rows and judged by its held-out scores, with a threshold taken from one half of
+    them and applied to the other. Ties go to the cheaper candidate, then to the earlier. The threshold that the
+    target will be judged by maximises balanced accuracy of all held-out scores, unless the attack fixes one.
     """
-    fold = _folds(is_member)
-    judged = []
+    fold, judged = _folds(is_member), []
     for attack, answers in zip(candidates, asked, strict=True):
-        features = np.concatenate([a.features for a in answers])  # [s M F]
-        scores = np.zeros(len(y))
-        for held in (0, 1):
-            fit, out = fold != held, fold == held
-            scores[out] = attack.fit(key, features[fit], y[fit], is_member[fit])(features[out], y[out])
-        accuracy = np.mean([_transfer(attack, scores, is_member, fold != held) for held in (0, 1)])
+        fitted = attack.fit(key, np.concatenate([a.features for a in answers]), y, is_member)
+        accuracy = np.mean([_transfer(attack, fitted.held_out, is_member, fold == side) for side in (0, 1)])
         cost = np.mean(np.concatenate([a.queries for a in answers]))
-        judged.append((-round(float(accuracy), 12), cost, len(judged), features, scores))
-    *_, best, features, scores = min(judged, key=lambda entry: entry[:3])
+        judged.append((-round(float(accuracy), 12), cost, len(judged), fitted))
+    *_, best, (score, held_out) = min(judged, key=lambda entry: entry[:3])
     attack = candidates[best]
-    threshold = attack.threshold if attack.threshold is not None else metrics.best_threshold(scores, is_member)
-    return Chosen(attack, attack.fit(key, features, y, is_member), float(threshold), scores)
+    threshold = attack.threshold if attack.threshold is not None else metrics.best_threshold(held_out, is_member)
+    return Chosen(attack, score, float(threshold), held_out)
 
 
 def _transfer(attack: Attack, scores: np.ndarray, is_member: np.ndarray, fit: np.ndarray) -> float:
@@ -159,9 +148,7 @@ def _attacked(dataset: Dataset, split: Split, points: list[Points]) -> dict[str,
     arrays = {}
     for prefix, columns in (("", slice(0, 1)), ("shadow/", slice(1, None))):
         rows = np.stack([np.concatenate([points[k].rows for k in trial[columns]]) for trial in split.trials])
-        members = np.stack(
-            [np.concatenate([points[k].is_member for k in trial[columns]]) for trial in split.trials]
-        )
+        members = np.stack([np.concatenate([points[k].is_member for k in trial[columns]]) for trial in split.trials])
         arrays |= {f"{prefix}rows": rows, f"{prefix}labels": dataset.y[rows], f"{prefix}is_member": members}
     return arrays
 

@@ -15,7 +15,7 @@ from jax import lax
 from mi_jax.types import Array, Model, Params
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-_SMALLEST_IMAGE = 10  # the second valid convolution of the cnn needs 3 pixels after the first pooling: (10 - 2) / 2 - 2 = 2
+_SMALLEST_IMAGE = 10  # of the cnn: (10 - 2) / 2 - 2 = 2 pixels reach its second pooling, which needs 2
 _WIDTH = 128  # of every hidden layer of the paper's fully connected models
 
 
@@ -141,7 +141,7 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], Model]] = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def build(name: str, example_shape: tuple[int, ...], num_classes: int) -> Model:
     """The Model called `name` for examples of this shape: one of MODELS, or "mlp:64,64" for hidden widths of choice.
 

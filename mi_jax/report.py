@@ -20,7 +20,7 @@ scores are so tied that only "nobody" is below it, TPR and achieved FPR are both
 a member is written "inf".
 
 scores.npz: `rows`, `labels`, `is_member` [T 2n]; `attack/NAME/scores`, `attack/NAME/queries` [T 2n]; and of the
-shadow models `shadow/rows`, `shadow/labels`, `shadow/is_member`, `shadow/attack/NAME/scores` [T S*2n] (out of fold).
+shadow models `shadow/rows`, `shadow/labels`, `shadow/is_member`, `shadow/attack/NAME/scores` [T S*2n] (held out).
 """
 
 import html

@@ -110,6 +110,13 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(features [P M F], y [P]) -> scores [P], rising with membership."""
 
 
+class Fitted(NamedTuple):
+    """A score function, and what it is worth on rows that did not shape it."""
+
+    score: Score
+    held_out: np.ndarray  # [s] scores of the rows it was fitted on, each by a function fitted without that row
+
+
 class Attack(NamedTuple):
     """A membership inference attack: whom to ask about, what to ask, how to turn answers into a score."""
 
@@ -117,8 +124,8 @@ class Attack(NamedTuple):
     access: str  # "label" | "confidence": what one answer of the target holds
     neighbours: Perturbation
     measure: Measure
-    fit: Callable[[jax.Array, np.ndarray, np.ndarray, np.ndarray], Score]
-    # (key, features [s M F], y [s], is_member [s]) -> Score; shown rows of shadow models only
+    fit: Callable[[jax.Array, np.ndarray, np.ndarray, np.ndarray], Fitted]
+    # (key, features [s M F], y [s], is_member [s]) -> Fitted; it is shown rows of shadow models only
     threshold: float | None = None  # fixed in advance (the gap attack); None: chosen on the shadow models
     settings: dict[str, Any] = {}  # what distinguishes it among the candidates of its grid, for the record
 

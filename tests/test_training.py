@@ -1,0 +1,296 @@
+"""An ensemble is its members trained one by one; each sees its own rows only and stops for itself, as in Keras."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from mi_jax import models, training
+from mi_jax.training import train, train_ensemble
+from mi_jax.types import Model, Recipe
+
+KEY = jax.random.key(7)
+RECIPE = Recipe(batch_size=16, max_epochs=6)
+# Rounding of float32 sums in another order, a few dozen Adam steps of at most 1e-3 each later.
+ROUNDING = {"rtol": 0, "atol": 1e-5}
+
+
+def blobs(num_rows=120, features=9, classes=4, seed=0):
+    random = np.random.default_rng(seed)
+    y = random.integers(0, classes, num_rows)
+    centres = random.random((classes, features))
+    x = np.clip(centres[y] + 0.3 * random.normal(size=(num_rows, features)), 0, 1)
+    return x.astype(np.float32), y
+
+
+def some_members(num_models, n, num_rows=120, seed=1):
+    random = np.random.default_rng(seed)
+    return np.stack([random.permutation(num_rows)[:n] for _ in range(num_models)])
+
+
+def member(params, k):
+    return jax.tree.map(lambda leaf: leaf[k], params)
+
+
+def assert_close(a, b, **tolerance):
+    jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, **tolerance), a, b)
+
+
+def assert_identical(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+MLP = models.build("mlp:12", (9,), 4)
+CNN = models.build("cnn", (10, 10, 1), 4)
+
+
+def linear_init(key, x):
+    return jnp.zeros((x.shape[1], 2))
+
+
+def linear_apply(params, x, key=None):
+    return x @ params
+
+
+LINEAR = Model(linear_init, linear_apply)
+
+
+@pytest.mark.parametrize("models_at_once", [1, 2, 3, None])
+def test_ensemble_equals_single_runs(models_at_once):
+    (x, y), members = blobs(), some_members(3, 50)
+    params, history = train_ensemble(KEY, MLP, RECIPE, x, y, members, models_at_once=models_at_once)
+    assert history.epochs.tolist() == [6, 6, 6] and history.loss.shape == (3,)
+    for k, rows in enumerate(members):
+        alone, single = train(jax.random.fold_in(KEY, k), MLP, RECIPE, x[rows], y[rows])
+        assert_close(member(params, k), alone, **ROUNDING)
+        np.testing.assert_allclose(history.loss[k], single.loss, **ROUNDING)
+
+
+@pytest.mark.parametrize("models_at_once", [None, 2])
+def test_convolutional_ensemble_equals_single_runs(models_at_once):
+    _, y = blobs(20)
+    x = np.random.default_rng(2).random((20, 10, 10, 1), np.float32)
+    members, recipe = some_members(2, 12, 20), Recipe(batch_size=8, max_epochs=2)
+    params, _ = train_ensemble(KEY, CNN, recipe, x, y, members, models_at_once=models_at_once)
+    for k, rows in enumerate(members):
+        alone, _ = train(jax.random.fold_in(KEY, k), CNN, recipe, x[rows], y[rows])
+        assert_close(member(params, k), alone, **ROUNDING)
+
+
+def test_same_arguments_train_the_same_bits():
+    (x, y), members = blobs(), some_members(2, 50)
+    first = train_ensemble(KEY, MLP, RECIPE, x, y, members)
+    assert_identical(first, train_ensemble(KEY, MLP, RECIPE, x, y, members))
+
+
+@pytest.mark.parametrize("models_at_once", [1, 3])
+def test_rows_of_others_leave_a_model_identical_to_the_bit(models_at_once):
+    (x, y), members = blobs(), some_members(3, 25)  # 25 rows: the last batch of 16 is partial
+    clean, _ = train_ensemble(KEY, MLP, RECIPE, x, y, members, models_at_once=models_at_once)
+    for k in range(3):
+        own = np.isin(np.arange(len(x)), members[k])
+        poisoned = np.where(own[:, None], x, np.nan).astype(np.float32)
+        same = np.tile(members[k], (3, 1))  # the other members train on clean rows too, or their loss would raise
+        params, _ = train_ensemble(KEY, MLP, RECIPE, poisoned, y, same, models_at_once=models_at_once)
+        assert_identical(member(params, k), member(clean, k))
+
+
+@pytest.mark.parametrize("models_at_once", [1, 2, 5])
+def test_each_member_stops_for_itself_in_the_middle_of_a_block(models_at_once):
+    (x, y), members = blobs(), some_members(5, 40)
+    recipe = Recipe(batch_size=16, learning_rate=0.05, max_epochs=60, min_delta=0.02, patience=3)
+    params, history = train_ensemble(KEY, MLP, recipe, x, y, members, models_at_once=models_at_once)
+    assert len(set(history.epochs.tolist())) > 1 and np.any(history.epochs % 10)
+    for k, rows in enumerate(members):
+        alone, single = train(jax.random.fold_in(KEY, k), MLP, recipe, x[rows], y[rows])
+        assert history.epochs[k] == single.epochs
+        # Some hundred steps of up to 0.05 each let rounding grow; weights one epoch further on are 1e-2 away.
+        assert_close(member(params, k), alone, rtol=0, atol=1e-3)
+
+
+def epochs_until_keras_stops(losses, min_delta, patience):
+    best, waited = np.inf, 0
+    for epoch, loss in enumerate(losses, 1):
+        if loss + min_delta < best:
+            best, waited = loss, 0
+            continue
+        waited += 1
+        if waited >= patience:
+            return epoch
+    return len(losses)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stopping_rule_is_that_of_keras(seed):
+    losses = np.abs(np.random.default_rng(seed).normal(size=40)).cumsum()[::-1] / 8  # falls, by steps near min_delta
+    recipe = Recipe(max_epochs=40, min_delta=0.15, patience=3)
+    state = training._begin(KEY, jnp.zeros((1, 9)), MLP, recipe)
+    while state.running:
+        state = training._judge(state, jnp.float32(losses[state.epoch]), recipe)
+    assert state.epoch == epochs_until_keras_stops(losses.astype(np.float32), 0.15, 3)
+
+
+def adam_epoch(batches, x, y, rate):
+    """Returns the weights [features 2] of a softmax regression after one Adam step for each batch of rows."""
+    w, m, v = np.zeros((3, x.shape[1], 2))
+    for t, rows in enumerate(batches, 1):
+        odds = np.exp(x[rows] @ w)
+        error = odds / odds.sum(1, keepdims=True) - np.eye(2)[y[rows]]
+        g = x[rows].T @ error / len(rows)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        w = w - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-7)
+    return w
+
+
+def test_an_epoch_is_adam_over_some_order_of_the_rows_with_the_partial_batch_kept():
+    x, y = np.random.default_rng(3).random((3, 4)).astype(np.float32), np.array([0, 1, 1])
+    recipe = Recipe(batch_size=2, learning_rate=0.1, max_epochs=1)
+    expected = [adam_epoch([order[:2], order[2:]], x, y, 0.1) for order in map(list, itertools.permutations(range(3)))]
+    seen = set()
+    for seed in range(12):
+        params, _ = train(jax.random.key(seed), LINEAR, recipe, x, y)
+        distances = [np.abs(params - w).max() for w in expected]
+        assert min(distances) < 1e-5  # float32 against float64, two steps of 0.1
+        seen.add(round(float(expected[int(np.argmin(distances))][0, 0]), 4))
+    assert len(seen) == 3  # which row came alone: each of the three within twelve seeds (miss: 3 (2/3)^12 = 2 %)
+
+
+def test_loss_of_an_epoch_is_the_mean_over_rows_and_not_over_batches():
+    x, y = blobs(7, classes=2)
+    recipe = Recipe(batch_size=3, learning_rate=1e-30, max_epochs=1)
+    fixed = Model(lambda key, x: jnp.zeros(()), lambda params, x, key=None: x[:, :2] + params)
+    logits = x[:, :2].astype(float)
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(7), y])
+    params, history = train(KEY, fixed, recipe, x, y)
+    np.testing.assert_allclose(history.loss, expected, rtol=1e-5)  # float32 against float64
+    assert params.shape == ()
+
+
+def test_fewer_rows_than_a_batch_train_as_one_batch():
+    x, y = blobs(5, classes=2)
+    params, _ = train(KEY, LINEAR, Recipe(batch_size=100, max_epochs=1), x, y)
+    np.testing.assert_allclose(params, adam_epoch([list(range(5))], x, y, 1e-3), rtol=0, atol=1e-6)
+
+
+def squared(strength, params):
+    return strength * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+
+def test_a_penalty_is_in_the_gradient_and_in_the_loss():
+    x, y = blobs()
+    recipe = Recipe(batch_size=16, max_epochs=20)
+    free, plain = train(KEY, MLP, recipe, x, y)
+    held, penalised = train(KEY, MLP, recipe, x, y, penalty=Partial(squared, 0.1))
+    assert squared(1.0, held) < 0.5 * squared(1.0, free)
+    constant, shifted = train(KEY, MLP, recipe, x, y, penalty=lambda params: jnp.float32(3.0))
+    np.testing.assert_allclose(shifted.loss, plain.loss + 3, rtol=1e-5)  # float32 sums of another size
+    assert_close(constant, free, **ROUNDING)
+    assert penalised.loss > plain.loss
+
+
+def test_compilations_do_not_grow_with_members_groups_epochs_or_strengths():
+    (x, y), recipe = blobs(), Recipe(batch_size=16, max_epochs=25, patience=30)
+    model = models.mlp((9,), 4, hidden=(5,))
+    before = training._block_of_group._cache_size(), training._begin_group._cache_size()
+    for strength in (0.1, 0.2):
+        for num_models in (3, 4, 7):  # groups of two, the last one filled up
+            members = some_members(num_models, 30)
+            penalty = Partial(squared, jnp.float32(strength))
+            train_ensemble(KEY, model, recipe, x, y, members, penalty=penalty, models_at_once=2)
+    after = training._block_of_group._cache_size(), training._begin_group._cache_size()
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+
+
+def test_progress_counts_members_and_epochs():
+    (x, y), members, told = blobs(), some_members(3, 30), []
+    recipe = Recipe(batch_size=16, max_epochs=15)
+    train_ensemble(KEY, MLP, recipe, x, y, members, models_at_once=2, progress=lambda *state: told.append(state))
+    assert told == [(0, 3, 10), (2, 3, 15), (2, 3, 10), (3, 3, 15)]
+
+
+def test_default_is_one_convolutional_model_at_a_time_on_cpu_and_all_others_together():
+    images, table = jnp.zeros((1, 10, 10, 1)), jnp.zeros((1, 9))
+    at_once = training.default_models_at_once
+    devices = jax.device_count()
+    assert at_once(MLP, table, 8 * devices) == 8 * devices and at_once(MLP, table, 1) == 1
+    expected = 1 if jax.default_backend() == "cpu" else 8 * devices
+    assert at_once(CNN, images, 8 * devices) == expected
+
+
+TWO_DEVICES = """
+import numpy as np, jax
+from mi_jax import models, training
+from tests.test_training import KEY, MLP, RECIPE, blobs, some_members
+assert jax.device_count() == int({devices})
+(x, y), members = blobs(), some_members(4, 50)
+params, history = training.train_ensemble(KEY, MLP, RECIPE, x, y, members)
+odd, _ = training.train_ensemble(KEY, MLP, RECIPE, x, y, members[:3])
+np.savez({file!r}, *jax.tree.leaves((params, odd)), epochs=history.epochs)
+along, whole = training._shardings(4)
+if along is not None:
+    keys, rows, x, y = jax.device_put((jax.random.split(KEY, 4), members), along) + jax.device_put((x, y), whole)
+    state = training._begin_group(keys, x[:1], model=MLP, recipe=RECIPE, vmapped=True)
+    program = training._block_of_group.lower(state, rows, x, y, None, model=MLP, recipe=RECIPE, vmapped=True)
+    text = program.compile().as_text()
+    assert not any(word in text for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"))
+    shards = state.params["Dense_0"]["kernel"].sharding.spec
+    assert shards[0] == "models", shards
+"""
+
+
+def test_two_devices_give_the_results_of_one_and_do_not_talk(tmp_path):
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    results = []
+    for devices in (1, 2):
+        file = str(tmp_path / f"{devices}.npz")
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
+        code = TWO_DEVICES.format(devices=devices, file=file)
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=root)
+        results.append(dict(np.load(file)))
+    assert_close(*results, **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"members": np.zeros((2, 0), int)}, r"shape \(2, 0\), expected integers \[K n\]"),
+        ({"members": np.zeros((0, 5), int)}, r"shape \(0, 5\), expected integers \[K n\]"),
+        ({"members": np.arange(5)}, r"shape \(5,\), expected integers \[K n\]"),
+        ({"members": np.ones((2, 5))}, "float64 of shape"),
+        ({"members": np.array([[0, 120]])}, r"rows 0\.\.120, expected rows of the pool, 0\.\.119"),
+        ({"members": np.array([[-1, 3]])}, r"rows -1\.\.3"),
+        ({"y_pool": np.zeros(7, int)}, "120 rows and y_pool 7"),
+        ({"y_pool": np.full(120, 4)}, r"int64 4\.\.4, expected integers 0\.\.3"),
+        ({"y_pool": np.full(120, -1)}, r"-1\.\.-1, expected integers 0\.\.3"),
+        ({"y_pool": np.zeros(120)}, "float64"),
+        ({"models_at_once": 0}, "models_at_once=0: expected at least 1"),
+        ({"recipe": Recipe(batch_size=0)}, "batch_size=0, expected more than 0"),
+        ({"recipe": Recipe(max_epochs=0)}, "max_epochs=0, expected more than 0"),
+        ({"recipe": Recipe(learning_rate=float("nan"))}, "learning_rate=nan, expected more than 0"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(change, message):
+    x, y = blobs()
+    good = {"recipe": RECIPE, "x_pool": x, "y_pool": y, "members": some_members(2, 20)}
+    with pytest.raises(ValueError, match=message):
+        train_ensemble(KEY, MLP, **good | change)
+
+
+def test_training_on_no_rows_is_refused():
+    with pytest.raises(ValueError, match="at least one model and one row"):
+        train(KEY, MLP, RECIPE, np.zeros((0, 9), np.float32), np.zeros(0, int))
+
+
+@pytest.mark.parametrize("models_at_once", [1, 2, 3])
+def test_a_loss_that_is_not_finite_names_the_member(models_at_once):
+    (x, y), members = blobs(), np.arange(120).reshape(4, 30)
+    x[75] = np.nan  # a row of member 2 alone
+    with pytest.raises(ValueError, match="member 2: the training loss is nan after"):
+        train_ensemble(KEY, MLP, RECIPE, x, y, members, models_at_once=models_at_once)
