@@ -35,7 +35,7 @@ class _Network(nn.Module):
         return nn.Dense(2, kernel_init=nn.initializers.glorot_normal())(features)
 
 
-def network(hidden: tuple[int, ...], *, per_class: bool, steps: int = 300) -> Callable[..., Fitted]:
+def network(hidden: tuple[int, ...], *, per_class: bool, steps: int = 100) -> Callable[..., Fitted]:
     """A `fit` for `Attack`: LeakyReLU(0.01) layers of widths `hidden` and two outputs, trained with Adam.
 
     per_class: one network for each label y (all trained at once), else one for all. Features are standardised by

@@ -59,9 +59,7 @@ def memguard(strength: float) -> Defense:
 
 
 def _over_dense_kernels(params: Params, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    kernels = [
-        leaf for path, leaf in jax.tree.leaves_with_path(params) if leaf.ndim == 2 and "kernel" in str(path[-1])
-    ]
+    kernels = [leaf for path, leaf in jax.tree.leaves_with_path(params) if leaf.ndim == 2 and "kernel" in str(path[-1])]
     return sum(function(kernel).sum() for kernel in kernels)
 
 

@@ -129,14 +129,14 @@ def query(
         _measure(oracle, attack, point_keys, x, y, passed, cost, points_at_once, bill, features, queries)
     else:
         features[passed] = 1.0
-    return Answers(features, queries, np.isfinite(features).all((1, 2)))
+    return Answers(features, queries, np.isfinite(features).all((1, 2)), bill.phases)
 
 
 class _Bill:
     """Counts what was put to the target and says whether more may be."""
 
     def __init__(self, cap: int | None, progress: Callable[[int], None]):
-        self.left, self.progress = np.inf if cap is None else cap, progress
+        self.left, self.progress, self.phases = np.inf if cap is None else cap, progress, {}
 
     def covers(self, queries: int) -> bool:
         if queries > self.left:
@@ -144,8 +144,9 @@ class _Bill:
             return False
         return True
 
-    def pay(self, queries: int) -> None:
+    def pay(self, queries: int, phase: str) -> None:
         self.left -= queries
+        self.phases[phase] = self.phases.get(phase, 0) + queries
         self.progress(queries)
 
 
@@ -157,7 +158,7 @@ def _gate(oracle, attack, point_keys, x, y, M, points_at_once, bill):
             break
         copies = _expand(attack.neighbours, point_keys[rows], x[rows])  # [P M *x]
         answers = np.asarray(oracle.answer(copies.reshape(-1, *x.shape[1:]), live * M))
-        bill.pay(live * M)
+        bill.pay(live * M, "gate")
         labels = answers.reshape(len(rows), M)[:live]
         _refuse_nan(labels)
         right[start : start + live] = labels == y[rows[:live], None]
@@ -189,7 +190,7 @@ def _converse(oracle: Oracle, measure: Measure, keys, state, live: int, bill: _B
         # Points that are padding stand last, so the live questions come first.
         answers = jnp.asarray(oracle.answer(questions.reshape(P * Q, *questions.shape[2:]), live * Q))
         state = _tell(turn.tell, state, answers.reshape(P, Q, *answers.shape[1:]))
-        bill.pay(live * Q)
+        bill.pay(live * Q, turn.phase)
     return state
 
 
@@ -215,9 +216,7 @@ def _plan(oracle: Oracle, attack: Attack, key: jax.Array, x: np.ndarray) -> tupl
                 cost += item.times * once
             else:
                 Q = jax.eval_shape(item.ask, key, state).shape[0]
-                shape, dtype = (
-                    ((Q,), jnp.int32) if oracle.access == "label" else ((Q, oracle.num_classes), jnp.float32)
-                )
+                shape, dtype = ((Q,), jnp.int32) if oracle.access == "label" else ((Q, oracle.num_classes), jnp.float32)
                 state = jax.eval_shape(item.tell, state, jax.ShapeDtypeStruct(shape, dtype))
                 cost += Q
         return cost, state
@@ -322,9 +321,7 @@ def _checked_labels(answers, rows: int, num_classes: int) -> np.ndarray:
             f"the target answered {answers.dtype} of shape {answers.shape}, expected integer labels of shape ({rows},)"
         )
     if answers.min() < 0 or answers.max() >= num_classes:
-        raise ValueError(
-            f"the target answered labels {answers.min()}..{answers.max()}, expected 0..{num_classes - 1}"
-        )
+        raise ValueError(f"the target answered labels {answers.min()}..{answers.max()}, expected 0..{num_classes - 1}")
     return answers.astype(np.int32)
 
 

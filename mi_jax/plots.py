@@ -23,7 +23,7 @@ def roc(record: dict, scores: dict[str, np.ndarray]) -> Figure:
     members = scores["is_member"]
     nonmembers = int((~members).sum(1).min())
     attainable = np.arange(1, nonmembers + 1) / nonmembers
-    figure, axes = plt.subplots(figsize=(6.4, 5.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
     low = min(0.5 / nonmembers, 1e-3)
     axes.plot([low, 1], [low, 1], color="0.6", lw=1, label="chance")
     axes.axvspan(low, 1 / nonmembers, color="0.93", zorder=0)
@@ -50,7 +50,14 @@ def roc(record: dict, scores: dict[str, np.ndarray]) -> Figure:
         ylabel="true positive rate, mean over targets",
     )
     axes.set_title(f"Membership inference on {record['config']['dataset']} ({len(members)} targets)", fontsize=10)
-    axes.legend(fontsize=8, loc="lower right", title="dashed: sees probabilities", title_fontsize=7)
+    axes.legend(
+        fontsize=8,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        frameon=False,
+        title="dashed: sees probabilities",
+        title_fontsize=7,
+    )
     return figure
 
 
@@ -59,9 +66,7 @@ def score_histograms(record: dict, scores: dict[str, np.ndarray]) -> Figure:
     names = list(record["attacks"])
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(3.3 * columns, 2.5 * rows), layout="constrained", squeeze=False
-    )
+    figure, grid = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.5 * rows), layout="constrained", squeeze=False)
     members = scores["is_member"]
     for axes, name in zip(grid.flat, names, strict=False):
         values = scores[f"attack/{name}/scores"]

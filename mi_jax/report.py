@@ -50,9 +50,7 @@ def read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
     """(record, scores) of a finished run."""
     for name in FILES[:2]:
         if not (folder / name).is_file():
-            raise ValueError(
-                f"--from={folder}: expected a folder with {' and '.join(FILES[:2])}, {name} is missing"
-            )
+            raise ValueError(f"--from={folder}: expected a folder with {' and '.join(FILES[:2])}, {name} is missing")
     try:
         record = json.loads((folder / "report.json").read_text())
         with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
@@ -198,9 +196,7 @@ _STYLE = (
 
 
 def _rows(entries: dict) -> str:
-    return "".join(
-        f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in entries.items()
-    )
+    return "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in entries.items())
 
 
 def _finite(value):

@@ -7,9 +7,7 @@ import numpy as np
 from mi_jax.types import Split
 
 
-def disjoint(
-    seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows: int, num_reference: int = 0
-) -> Split:
+def disjoint(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows: int, num_reference: int = 0) -> Split:
     """Trials of one target and its shadow models, the shadows on rows disjoint from the target's.
 
     Each trial permutes the pool anew, so trials may share rows with each other. Within a trial the target has n
@@ -21,9 +19,7 @@ def disjoint(
     """
     _check(num_rows, n, num_targets, num_shadows, num_reference)
     size = 2 * n + num_reference
-    rows = np.stack(
-        [_trial(np.random.default_rng([seed, t]), num_rows, size, num_shadows) for t in range(num_targets)]
-    )
+    rows = np.stack([_trial(np.random.default_rng([seed, t]), num_rows, size, num_shadows) for t in range(num_targets)])
     rows = rows.reshape(-1, size).astype(np.int32)  # [K size], K = T (1 + S), the target of a trial first
     members, nonmembers, reference = np.split(rows, [n, 2 * n], axis=1)
     trials = np.arange(len(rows), dtype=np.int32).reshape(num_targets, 1 + num_shadows)

@@ -80,6 +80,7 @@ class Round(NamedTuple):
 
     ask: Callable[[jax.Array, Any], jax.Array]  # (key, state) -> [Q *x], Q fixed
     tell: Callable[[Any, jax.Array], Any]  # (state, answers [Q] labels or [Q C] probabilities) -> state
+    phase: str = "measure"  # the line of the bill it goes on
 
 
 class Repeat(NamedTuple):
@@ -136,3 +137,4 @@ class Answers(NamedTuple):
     features: np.ndarray  # [P M F] float32; 0 where a gated copy was misclassified, NaN where not finished
     queries: np.ndarray  # [P] int64, every question that was put, the gate's included
     finished: np.ndarray  # [P] bool; False once a cap on the total bill was reached
+    phases: dict[str, int] = {}  # the same bill by phase, over all points; "gate" is the first label of every copy

@@ -1,11 +1,6 @@
 """Prints and stores member-steps per second of every way to train an ensemble, beside PyTorch.
 
-    python -m experiments.benchmarks.training --torch_python=PATH --out=FILE
-
-Two jobs: 32 MLPs of Purchase's shape (600-128-100, 1,000 rows) and 8 of the paper's CNNs (32x32x3), batch 100,
-synthetic rows. Every worker is a process of its own (JAX with the compiler setting of `mi_jax/__init__.py`, JAX
-without, PyTorch); they run in turn, A B C A B C, so that a change in the machine's load hits all alike. Read the
-ratios of one run, not times across runs. Compilation and a first run are timed apart.
+python -m experiments.benchmarks.training --torch_python=PATH --out=FILE
 """
 
 import argparse
@@ -20,33 +15,45 @@ import time
 
 import numpy as np
 
-JOBS = {
+BATCH = 100
+JOBS = {  # steps_to_train: of one member in a typical run of the paper's recipe, for members per minute
     "mlp": {"members": 32, "rows": 1000, "epochs": 5, "shape": (600,), "classes": 100, "steps_to_train": 1000},
     "cnn": {"members": 8, "rows": 200, "epochs": 1, "shape": (32, 32, 3), "classes": 10, "steps_to_train": 1125},
 }
-BATCH = 100
-STRATEGIES = {
-    "jax": ["loop", "map", "groups of 2", "groups of 4", "vmap"],
-    "jax, setting off": ["loop", "vmap"],
-    "torch": ["loop", "loop channels_last", "vmap"],
-}
-SKIPPED = {("torch", "mlp", "loop channels_last"), ("jax, setting off", "cnn", "vmap")}
+WAYS = [  # (worker, job, strategy)
+    ("jax", "mlp", "loop"),
+    ("jax, setting off", "mlp", "loop"),
+    ("torch", "mlp", "loop"),
+    ("jax", "mlp", "lax.map"),
+    ("jax", "mlp", "groups of 4"),
+    ("jax", "mlp", "vmap"),
+    ("jax, setting off", "mlp", "vmap"),
+    ("torch", "mlp", "vmap"),
+    ("jax", "cnn", "loop"),
+    ("torch", "cnn", "loop channels_last"),
+    ("jax", "cnn", "lax.map"),
+    ("torch", "cnn", "loop"),
+    ("jax", "cnn", "groups of 2"),
+    ("torch", "cnn", "vmap"),
+    ("jax", "cnn", "vmap"),
+    ("jax, setting off", "cnn", "loop"),
+]
+REFERENCE = {"mlp": ("torch", "mlp", "loop"), "cnn": ("torch", "cnn", "loop channels_last")}
+GROUPS = {"loop": 1, "groups of 2": 2, "groups of 4": 4}
 
 
 def data(job: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x [N *x], y [N], members [K n], the same in every worker."""
     random = np.random.default_rng(0)
-    num_rows = 4 * job["rows"]
-    x = random.random((num_rows, *job["shape"]), np.float32)
-    x = np.round(x) if len(job["shape"]) == 1 else x
-    members = np.stack([random.permutation(num_rows)[: job["rows"]] for _ in range(job["members"])])
-    return x, random.integers(0, job["classes"], num_rows).astype(np.int32), members
+    x = random.random((4 * job["rows"], *job["shape"]), np.float32)
+    members = np.stack([random.permutation(len(x))[: job["rows"]] for _ in range(job["members"])])
+    return x, random.integers(0, job["classes"], len(x)).astype(np.int32), members
 
 
-def jax_runner(setting: bool):
-    """run(kind, strategy) -> seconds that JAX took for the job."""
+def jax_worker(setting: bool):
+    """(run(job, strategy) -> seconds, versions) with this project's trainer."""
     before = os.environ.get("XLA_FLAGS", "")
-    import mi_jax  # noqa: F401 (sets the compiler flag)
+    import mi_jax  # noqa: F401 (sets the compiler flag, which counts from the moment the backend starts)
 
     if not setting:
         os.environ["XLA_FLAGS"] = before
@@ -55,27 +62,183 @@ def jax_runner(setting: bool):
     from mi_jax import models, training
     from mi_jax.types import Recipe
 
-    @functools.partial(jax.jit, static_argnames=("model", "recipe"))
-    def mapped(states, rows, x, y, *, model, recipe):
-        return jax.lax.map(lambda a: training._block(*a, x, y, None, model, recipe), (states, rows))
+    @functools.partial(jax.jit, static_argnames=("model", "recipe"), donate_argnums=0)
+    def mapped(states, rows, x, y, penalty, *, model, recipe):
+        return jax.lax.map(lambda one: training._block(*one, x, y, penalty, model, recipe), (states, rows))
 
     def run(kind: str, strategy: str) -> float:
         job = JOBS[kind]
-        model = models.build(kind, job["shape"], job["classes"])
-        recipe = Recipe(batch_size=BATCH, max_epochs=job["epochs"])
+        static = {
+            "model": models.build(kind, job["shape"], job["classes"]),
+            "recipe": Recipe(batch_size=BATCH, max_epochs=job["epochs"]),
+        }
         x, y, members = map(jax.numpy.asarray, data(job))
-        group = {"loop": 1, "groups of 2": 2, "groups of 4": 4}.get(strategy, job["members"])
-        keys = jax.random.split(jax.random.key(0), job["members"])
+        keys, group = jax.random.split(jax.random.key(0), job["members"]), GROUPS.get(strategy, job["members"])
         parts = [slice(i, i + group) if group > 1 else i for i in range(0, job["members"], group)]
-        start = functools.partial(training._begin_group, model=model, recipe=recipe, vmapped=group > 1)
-        states = jax.block_until_ready([start(keys[part], x[:1]) for part in parts])
-        rows = [members[part] for part in parts]
+        begin = functools.partial(training._begin_group, vmapped=group > 1, **static)
+        inputs = jax.block_until_ready([(begin(keys[part], x[:1]), members[part]) for part in parts])
         block = functools.partial(training._block_of_group, vmapped=group > 1)
+        block = mapped if strategy == "lax.map" else block
         began = time.perf_counter()
-        for state, own in zip(states, rows, strict=True):
-            step = mapped if strategy == "map" else functools.partial(block, penalty=None)
-            jax.block_until_ready(step(state, own, x_pool=x, y_pool=y, model=model, recipe=recipe)
-                                  if strategy != "map" else mapped(state, own, x, y, model=model, recipe=recipe))
+        for state, rows in inputs:
+            jax.block_until_ready(block(state, rows, x, y, None, **static))
         return time.perf_counter() - began
 
-    return run, {"version": jax.__version__, "xla_flags": os.environ.get("XLA_FLAGS", "")}
+    return run, {"jax": jax.__version__, "xla_flags": os.environ.get("XLA_FLAGS", "")}
+
+
+def torch_networks(kind: str, job: dict):
+    """The two networks of `mi_jax/models.py` as a PyTorch module."""
+    from torch import nn
+
+    if kind == "mlp":
+        return nn.Sequential(nn.Linear(600, 128), nn.Tanh(), nn.Linear(128, job["classes"]))
+    layers = []
+    for before, width in ((3, 32), (32, 64)):
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(2304, 512), nn.ReLU(), nn.Linear(512, job["classes"]))
+
+
+def torch_worker():
+    """(run(job, strategy) -> seconds, versions) with PyTorch, eager, its fused Adam throughout."""
+    import torch
+
+    def load(kind, layout):
+        x, y, members = map(torch.from_numpy, data(JOBS[kind]))
+        x = x.permute(0, 3, 1, 2).contiguous(memory_format=layout) if x.ndim == 4 else x
+        return x, y.long(), members
+
+    def adam(parameters):
+        return torch.optim.Adam(parameters, lr=1e-3, eps=1e-7, fused=True)
+
+    def loop(kind, layout) -> float:
+        job = JOBS[kind]
+        x, y, members = load(kind, layout)
+        nets = [torch_networks(kind, job).to(memory_format=layout) for _ in range(job["members"])]
+        began = time.perf_counter()
+        for net, rows in zip(nets, members, strict=True):
+            optimizer = adam(net.parameters())
+            for batch in (b for _ in range(job["epochs"]) for b in rows[torch.randperm(len(rows))].split(BATCH)):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
+                optimizer.step()
+        return time.perf_counter() - began
+
+    def vmapped(kind) -> float:
+        job = JOBS[kind]
+        x, y, members = load(kind, torch.contiguous_format)
+        nets = [torch_networks(kind, job) for _ in range(job["members"])]
+        params, _ = torch.func.stack_module_state(nets)
+        skeleton, optimizer = nets[0], adam(params.values())
+
+        def loss(params, x, y):
+            return torch.nn.functional.cross_entropy(torch.func.functional_call(skeleton, params, (x,)), y)
+
+        gradient = torch.func.vmap(torch.func.grad(loss))
+        began = time.perf_counter()
+        for _ in range(job["epochs"]):
+            for batch in members[:, torch.randperm(members.shape[1])].split(BATCH, dim=1):
+                gradients = gradient({name: p.detach() for name, p in params.items()}, x[batch], y[batch])
+                for name, parameter in params.items():
+                    parameter.grad = gradients[name]
+                optimizer.step()
+        return time.perf_counter() - began
+
+    def run(kind: str, strategy: str) -> float:
+        layout = torch.channels_last if strategy.endswith("channels_last") else torch.contiguous_format
+        return vmapped(kind) if strategy == "vmap" else loop(kind, layout)
+
+    return run, {"torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def serve(name: str) -> None:
+    """Answers each line "job|strategy" on stdin with the seconds it took, until stdin ends."""
+    run, versions = torch_worker() if name == "torch" else jax_worker(setting=name == "jax")
+    print(json.dumps(versions | {"python": platform.python_version()}), flush=True)
+    for line in sys.stdin:
+        print(run(*line.strip().split("|")), flush=True)
+
+
+def start(name: str, python: str) -> subprocess.Popen:
+    command = [python, "-m", "experiments.benchmarks.training", f"--worker={name}"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(worker: subprocess.Popen, way: tuple[str, str, str]) -> float:
+    worker.stdin.write(f"{way[1]}|{way[2]}\n")
+    worker.stdin.flush()
+    line = worker.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{' / '.join(way)}: the worker ended")
+    return float(line)
+
+
+def summary(ways: list, first: dict, seconds: dict) -> list[dict]:
+    """One row a way: medians over the rounds, and the median of the ratios to PyTorch within each round."""
+    rows = []
+    for way in ways:
+        job, median = JOBS[way[1]], statistics.median(seconds[way])
+        steps = job["members"] * job["epochs"] * -(-job["rows"] // BATCH)
+        reference = seconds.get(REFERENCE[way[1]])
+        ratios = [theirs / ours for ours, theirs in zip(seconds[way], reference, strict=True)] if reference else None
+        row = {"worker": way[0], "job": way[1], "strategy": way[2], "ms_per_member_step": 1e3 * median / steps}
+        row |= {"member_steps_per_second": steps / median, "min_ms": 1e3 * min(seconds[way]) / steps}
+        row |= {"members_per_minute": 60 * steps / median / job["steps_to_train"]}
+        row |= {"times_pytorch": statistics.median(ratios) if ratios else None}
+        rows.append(row | {"first_run_extra_seconds": first[way] - median, "seconds": seconds[way]})
+    return rows
+
+
+def show(rows: list[dict]) -> None:
+    print(f"{'job':5}{'worker':18}{'strategy':20}{'ms/step':>9}{'min':>8}{'steps/s':>9}{'x torch':>9}{'compile s':>11}")
+    for row in rows:
+        ratio = "" if row["times_pytorch"] is None else f"{row['times_pytorch']:.2f}"
+        numbers = f"{row['ms_per_member_step']:9.2f}{row['min_ms']:8.2f}{row['member_steps_per_second']:9.1f}"
+        print(
+            f"{row['job']:5}{row['worker']:18}{row['strategy']:20}{numbers}{ratio:>9}{row['first_run_extra_seconds']:11.1f}"
+        )
+
+
+def measure(ways: list, pythons: dict, rounds: int) -> dict:
+    """The record of one sitting: every way once to compile, then `rounds` times in turn."""
+    names = list(dict.fromkeys(way[0] for way in ways))
+    workers = {name: start(name, pythons[name]) for name in names}
+    versions = {name: json.loads(worker.stdout.readline()) for name, worker in workers.items()}
+    try:
+        first = {way: ask(workers[way[0]], way) for way in ways}
+        seconds, load = {way: [] for way in ways}, [os.getloadavg()[0]]
+        for _ in range(rounds):
+            for way in ways:
+                seconds[way].append(ask(workers[way[0]], way))
+            load.append(os.getloadavg()[0])
+    finally:
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.wait()
+    record = {"versions": versions, "cores": os.cpu_count(), "load_average": load, "rounds": rounds}
+    return record | {"platform": platform.platform(), "results": summary(ways, first, seconds)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch_python", help="a Python that has requirements.txt of this folder installed")
+    parser.add_argument("--jobs", default="mlp,cnn", help="which of mlp, cnn")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", help="a JSON file for the record")
+    parser.add_argument("--worker", choices=["jax", "jax, setting off", "torch"], help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.worker:
+        return serve(flags.worker)
+    pythons = {"jax": sys.executable, "jax, setting off": sys.executable, "torch": flags.torch_python}
+    ways = [way for way in WAYS if way[1] in flags.jobs.split(",") and pythons[way[0]]]
+    record = measure(ways, pythons, flags.rounds)
+    show(record["results"])
+    print(f"load average {record['load_average'][0]:.2f} to {max(record['load_average']):.2f}, {record['cores']} cores")
+    if flags.out:
+        with open(flags.out, "w") as file:
+            json.dump(record, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
