@@ -1,4 +1,4 @@
-"""Figures from a record and its scores; nothing is computed here that is not in them. The only importer of matplotlib."""
+"""Figures from a record and its scores; nothing is computed here that is not in them. Alone imports matplotlib."""
 
 import base64
 import io

@@ -90,8 +90,16 @@ def _cells(entry: dict) -> list[str]:
         f"{entry['queries_per_example']:.1f}",
         percent(entry["balanced_accuracy"]),
         _number(entry["auc"]),
-        percent(entry["tpr_at_fpr"]["0.01"]),
+        _tpr(entry),
     ]
+
+
+def _tpr(entry: dict) -> str:
+    """The TPR at 1 % FPR, or why there is none."""
+    achieved = entry["achieved_fpr"]["0.01"]
+    if achieved is not None and max(achieved["values"]) == 0 and entry["tpr_at_fpr"]["0.01"]["mean"] == 0:
+        return "none (tied scores)"
+    return percent(entry["tpr_at_fpr"]["0.01"])
 
 
 def percent(m: dict | None) -> str:
@@ -137,8 +145,11 @@ def _said(name: str, entry: dict, seen: str) -> str:
     verdict = "tells members from non-members"
     if accuracy["low"] is not None and accuracy["low"] <= 0.5:
         verdict = "does not reliably tell members from non-members"
-    tpr = entry["tpr_at_fpr"]["0.01"]
-    low = "" if tpr is None else f" At 1 % false positives it finds {percent(tpr)} of the members."
+    tpr = _tpr(entry)
+    low = f" At 1 % false positives it finds {tpr} of the members."
+    if not tpr[0].isdigit():
+        why = "so many points share its highest score" if tpr.startswith("none") else "too few points were attacked"
+        low = f" Nothing can be said at 1 % false positives: {why}."
     return (
         f"From {seen}, the best attack ({name.replace('_', ' ')}) {verdict}: {percent(accuracy)} of balanced "
         f"guesses are right (50 % is chance), with {entry['queries_per_example']:.1f} queries per example.{low}"
@@ -196,7 +207,8 @@ _STYLE = (
 
 
 def _rows(entries: dict) -> str:
-    return "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in entries.items())
+    shown = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in entries.items()}
+    return "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in shown.items())
 
 
 def _finite(value):

@@ -8,7 +8,7 @@ KEY = jax.random.key(0)
 
 
 def rows(count, seed=0):
-    """Features of which the first tells members apart, with 20 % errors; two classes in which it points opposite ways."""
+    """Features of which the first tells members apart, with 20 % errors; in the two classes it points opposite ways."""
     rng = np.random.default_rng(seed)
     is_member, y = rng.random(count) < 0.5, rng.integers(0, 2, count)
     bit = is_member ^ (rng.random(count) < 0.2) ^ (y == 1)
