@@ -37,7 +37,7 @@ def build(name: str, task: Task) -> tuple[Attack, ...]:
 
 def gap(task: Task) -> tuple[Attack, ...]:
     """Member iff labelled rightly: accuracy 1/2 + (train - test) / 2, one query, never tuned (Yeom et al. 2018)."""
-    return (Attack("gap", "label", perturbations.only_itself, measures.label_is_right(), _first, threshold=0.5),)
+    return (Attack("gap", "label", perturbations.only_itself, measures.label_is_right(), _last, threshold=0.5),)
 
 
 def noise(task: Task) -> tuple[Attack, ...]:
@@ -50,7 +50,7 @@ def noise(task: Task) -> tuple[Attack, ...]:
     else:
         raise ValueError("noise on a table of binary and real columns mixed: expected all binary or all real")
     return tuple(
-        Attack("noise", "label", perturbations.only_itself, measures.hit_rate(kind, s, task.budget), _first, None, at)
+        Attack("noise", "label", perturbations.only_itself, measures.hit_rate(kind, s, task.budget), _last, None, at)
         for kind, s, at in grid
     )
 
@@ -100,7 +100,7 @@ def _column(pick: Score) -> Callable[..., Fitted]:
     return lambda key, features, y, is_member: Fitted(pick, pick(features, y))
 
 
-_first = _column(lambda features, y: features[:, 0, 0])
+_last = _column(lambda features, y: features[:, 0, -1])  # where a measure reads its course, the end of it
 _true_label = _column(lambda features, y: features[np.arange(len(y)), 0, y])
 _largest = _column(lambda features, y: features[:, 0].max(1))
 

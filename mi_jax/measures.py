@@ -21,18 +21,20 @@ def label_is_right() -> Measure:
     return _LABEL_IS_RIGHT
 
 
-def hit_rate(noise: Noise, strength, queries: int) -> Measure:
+def hit_rate(noise: Noise, strength, queries: int | tuple[int, ...]) -> Measure:
     """The share of `queries` noisy copies that the target labels y, F = 1; 0 where x itself is mislabelled.
 
-    Queries per example: 1, and `queries` more where x is labelled rightly. Every copy draws its own noise.
-    `strength` is an array argument of the compiled program: a grid of strengths compiles once.
+    Queries per example: 1, and `queries` more where x is labelled rightly. Every copy draws its own noise. A rising
+    tuple of counts reads the share after each of them (F = their number), for accuracy-against-queries curves of
+    one run. `strength` is an array argument of the compiled program: a grid of strengths compiles once.
 
-    Raises ValueError for queries < 1.
-    Source: noise robustness, SPEC of the paper section 4.5 (arXiv 2007.14321v2, section 4.3 and A.1).
+    Raises ValueError for fewer than 1 query, or counts that do not rise.
+    Source: noise robustness, section 4.3 and A.1 of arXiv 2007.14321v2.
     """
-    if queries < 1:
-        raise ValueError(f"budget={queries}: expected at least 1 noisy query per example")
-    return _hit_rate(noise, queries)._replace(strength=jnp.asarray(strength, jnp.float32))
+    counts = (queries,) if isinstance(queries, int) else tuple(queries)
+    if not counts or counts[0] < 1 or any(a >= b for a, b in zip(counts, counts[1:], strict=False)):
+        raise ValueError(f"budget={queries}: expected at least 1 noisy query per example, and rising counts")
+    return _hit_rate(noise, counts)._replace(strength=jnp.asarray(strength, jnp.float32))
 
 
 def confidences() -> Measure:
@@ -55,21 +57,35 @@ _COPIES_AT_ONCE = 25
 
 
 @lru_cache
-def _hit_rate(noise: Noise, queries: int) -> Measure:
+def _hit_rate(noise: Noise, counts: tuple[int, ...]) -> Measure:
     def init(strength, key, x, y):
         del key
-        return {"strength": strength, "x": x, "y": y, "hits": jnp.zeros((), jnp.int32)}
+        nothing = jnp.zeros((), jnp.int32)
+        return {
+            "strength": strength,
+            "x": x,
+            "y": y,
+            "hits": nothing,
+            "asked": nothing,
+            "course": jnp.zeros(len(counts)),
+        }
 
     def ask(count):
         return lambda key, state: noise(state["strength"], key, state["x"], count)
 
     def tell(state, labels):
-        return state | {"hits": state["hits"] + (labels == state["y"]).sum(dtype=jnp.int32)}
+        hits = state["hits"] + (labels == state["y"]).sum(dtype=jnp.int32)
+        asked = state["asked"] + len(labels)
+        course = jnp.where(asked == jnp.array(counts), hits / asked, state["course"])
+        return state | {"hits": hits, "asked": asked, "course": course}
 
-    full, rest = divmod(queries, _COPIES_AT_ONCE)
-    rounds = (Repeat(full, (Round(ask(_COPIES_AT_ONCE), tell),)),) if full else ()
-    rounds += (Round(ask(rest), tell),) if rest else ()
-    return Measure(init, rounds, lambda state: (state["hits"] / queries)[None])
+    ask = lru_cache(ask)  # one function a width, or every stretch would compile anew
+    rounds = []
+    for stretch in jnp.diff(jnp.array((0, *counts))).tolist():
+        full, rest = divmod(stretch, _COPIES_AT_ONCE)
+        rounds += [Repeat(full, (Round(ask(_COPIES_AT_ONCE), tell),))] if full else []
+        rounds += [Round(ask(rest), tell)] if rest else []
+    return Measure(init, tuple(rounds), lambda state: state["course"])
 
 
 _LABEL_IS_RIGHT = Measure(lambda strength, key, x, y: (), (), lambda state: jnp.ones(1))

@@ -244,3 +244,19 @@ def test_an_attack_gets_no_more_access_than_the_oracle_grants():
         oracle.query(network_oracle(), attack_of(measures.confidences(), access="confidence"), KEY, x, y, rows)
     with pytest.raises(ValueError, match="budget=0"):
         measures.hit_rate(measures.gaussian, 0.1, 0)
+
+
+def test_a_course_reads_the_hit_rate_after_each_count_and_ends_in_the_same_place():
+    x, y, rows = points(30)
+    course = oracle.query(
+        network_oracle(), attack_of(measures.hit_rate(measures.gaussian, 0.3, (1, 5, 60))), KEY, x, y, rows
+    )
+    right = course.features[:, 0, 2] > 0
+    assert course.features.shape == (30, 1, 3) and (course.queries == np.where(right, 61, 1)).all()
+    assert set(np.unique(course.features[:, 0, 0])) <= {0.0, 1.0}
+    np.testing.assert_allclose(course.features[:, 0, 1] * 5, np.round(course.features[:, 0, 1] * 5), atol=1e-5)
+    whole = oracle.query(network_oracle(), ATTACKS["noise"], KEY, x, y, rows)
+    # The same 60 copies of other draws: rates of 60 differ by less than 5 deviations of their difference.
+    assert np.abs(course.features[:, 0, 2] - whole.features[:, 0, 0]).max() < 5 * np.sqrt(2 * 0.25 / 60)
+    with pytest.raises(ValueError, match="rising"):
+        measures.hit_rate(measures.gaussian, 0.1, (5, 5))

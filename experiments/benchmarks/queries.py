@@ -42,7 +42,7 @@ def targets():
 
 def attack(measure, neighbours=perturbations.only_itself) -> Attack:
     """An attack that only asks."""
-    return Attack("benchmark", "label", neighbours, measure, attacks._first)
+    return Attack("benchmark", "label", neighbours, measure, attacks._last)
 
 
 def seconds(function, *arguments) -> float:
