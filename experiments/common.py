@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from mi_jax import attacks, audit, data, defenses, models, oracle, report, splits, training
+from mi_jax import attacks, audit, data, defenses, models, oracle, report, splits, training, white_box
 from mi_jax.types import Dataset, Recipe, Split
 
 IMAGE_ATTACKS = ("gap", "rotation", "translation", "noise", "confidence_threshold", "confidence_network")
@@ -37,6 +37,8 @@ class Config:
     attacks: tuple[str, ...] | None = None
     defense: str = "none"
     budget: int | None = None
+    cap: int | None = None
+    allow_random_target: bool = False
     seed: int = 0
     preset: str = "cpu"
 
@@ -52,6 +54,8 @@ HELP = {
     "attacks": f"comma-separated, of: {', '.join(attacks.ATTACKS)}",
     "defense": f"NAME or NAME:STRENGTH, of: {', '.join(defenses.DEFENSES)}",
     "budget": "queries per example for attacks that can spend any number (noise)",
+    "cap": "queries an attack may put to one target in all; what it leaves unfinished is marked; default: no cap",
+    "allow_random_target": "go on although a target answers the same input differently when asked again",
     "seed": "of the split, of training and of every attack",
     "preset": "smoke (seconds), cpu (the default run), paper (the paper's sizes)",
 }
@@ -102,6 +106,8 @@ def define_flags() -> None:
         text, default = HELP[field.name], field.default
         if field.name == "attacks":
             flags.DEFINE_list(field.name, default, text)
+        elif field.type is bool:
+            flags.DEFINE_bool(field.name, default, text)
         elif "int" in str(field.type):
             flags.DEFINE_integer(field.name, default, text)
         else:
@@ -126,6 +132,8 @@ def resolve(config: Config, dataset: Dataset) -> Config:
     for name in ("n_train", "num_targets", "num_shadows", "num_points", "budget"):
         if values[name] < 1:
             raise ValueError(f"{name}={values[name]}: expected at least 1")
+    if config.cap is not None and config.cap < 1:
+        raise ValueError(f"cap={config.cap}: expected at least 1")
     if values["num_points"] > values["n_train"]:
         raise ValueError(f"num_points={values['num_points']}: expected at most n_train={values['n_train']}")
     if not values["attacks"] or len(set(values["attacks"])) != len(values["attacks"]):
@@ -157,13 +165,23 @@ def run(config: Config, *, recipe: Recipe = Recipe()) -> tuple[dict, dict[str, n
     params, history = train(training_key, model, recipe, dataset, split, penalty=defense.penalty)
     trained = time.perf_counter()
 
-    def target(k: int, access: str) -> oracle.Oracle:
+    def target(k: int, access: str) -> oracle.Oracle | white_box.Glass:
         own = jax.tree.map(lambda p: p[k], params)
+        if access == "gradient":
+            return white_box.Glass(model.apply, own)
         return oracle.of_model(model, own, dataset.num_classes, access=access, output=defense.output)
 
     with bar("attacking", unit="conversation") as progress:
         record, scores = audit.audit(
-            attack_key, dataset, split, target, chosen, num_points=config.num_points, progress=progress
+            attack_key,
+            dataset,
+            split,
+            target,
+            chosen,
+            num_points=config.num_points,
+            cap=config.cap,
+            allow_random_target=config.allow_random_target,
+            progress=progress,
         )
     seconds = {"training": round(trained - started, 2), **record.pop("seconds")}
     seconds["total"] = round(time.perf_counter() - started, 2)

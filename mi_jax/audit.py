@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mi_jax import metrics, oracle, splits
+from mi_jax import metrics, oracle, splits, white_box
 from mi_jax.types import Answers, Attack, Dataset, Split
 
 FPRS = (0.1, 0.01, 0.001)
@@ -34,24 +34,30 @@ class Points(NamedTuple):
     is_member: np.ndarray  # [2n] bool
 
 
-Ask = Callable[[Attack, int], Answers]  # (attack, model) -> what that model answers about its points
+Ask = Callable[..., Answers]  # (attack, model, cap=None) -> what that model answers about its points
 
 
 def audit(
     key: jax.Array,
     dataset: Dataset,
     split: Split,
-    target: Callable[[int, str], oracle.Oracle],
+    target: Callable[[int, str], oracle.Oracle | white_box.Glass],
     attacks: dict[str, tuple[Attack, ...]],
     *,
     num_points: int | None = None,
+    cap: int | None = None,
+    allow_random_target: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """The record of an audit and its scores: every attack on every trial of `split`.
 
-    `target(k, access)` is model k as an oracle; `attacks` maps names to candidates (`attacks.build`); `num_points`
-    bounds the members and the non-members attacked of each model (None: all). `progress` is told conversations
-    done, their total, and the attack's name.
+    `target(k, access)` is model k as an oracle (as a `Glass` for "gradient"); `attacks` maps names to candidates
+    (`attacks.build`); `num_points` bounds the members and the non-members attacked of each model (None: all); `cap`
+    bounds the queries an attack may put to a target (points it leaves unfinished have score NaN and count in no
+    number but `finished`). `progress` is told conversations done, their total, and the attack's name.
+
+    Every target is first asked the same few points twice. One that answers differently is refused, unless
+    `allow_random_target`; the share of changed answers is on record either way.
 
     The record holds the keys `split_digest`, `models`, `attacks` and `seconds` of report.json; see `report.py`,
     which documents both returns.
@@ -67,15 +73,19 @@ def audit(
     for name, candidates in attacks.items():
         started, attack_key = time.perf_counter(), jax.random.fold_in(key, zlib.crc32(name.encode()))
 
-        def ask(attack: Attack, k: int, key=attack_key, name=name) -> Answers:
+        def ask(attack: Attack, k: int, cap: int | None = None, key=attack_key, name=name) -> Answers:
             nonlocal done
-            x, y = dataset.x[points[k].rows], dataset.y[points[k].rows]
-            answers = oracle.query(target(k, attack.access), attack, jax.random.fold_in(key, k), x, y, points[k].rows)
+            rows, seen = points[k].rows, target(k, attack.access)
+            if attack.access == "gradient":
+                answers = white_box.query(seen, dataset.x[rows], dataset.y[rows])
+            else:
+                own = jax.random.fold_in(key, k)
+                answers = oracle.query(seen, attack, own, dataset.x[rows], dataset.y[rows], rows, cap=cap)
             done += 1
             progress(done, total, name)
             return answers
 
-        trials = [_trial(attack_key, ask, dataset, points, candidates, trial) for trial in split.trials]
+        trials = [_trial(attack_key, ask, dataset, points, candidates, trial, cap) for trial in split.trials]
         record["attacks"][name] = _summary(
             [chosen for chosen, *_ in trials],
             [answers for _, answers, _ in trials],
@@ -89,15 +99,18 @@ def audit(
     return record | {"seconds": seconds}, scores
 
 
-def _trial(key, ask: Ask, dataset: Dataset, points: list[Points], candidates: tuple[Attack, ...], trial: np.ndarray):
+def _trial(
+    key, ask: Ask, dataset: Dataset, points: list[Points], candidates: tuple[Attack, ...], trial: np.ndarray, cap
+):
     """(chosen attack, the target's answers, its scores [2n]) of one trial."""
     target, shadows = trial[0], trial[1:]
     y = np.concatenate([dataset.y[points[k].rows] for k in shadows])
     is_member = np.concatenate([points[k].is_member for k in shadows])
     asked = [[ask(attack, k) for k in shadows] for attack in candidates]
     chosen = choose(jax.random.fold_in(key, target), candidates, asked, y, is_member)
-    answers = ask(chosen.attack, target)
-    return chosen, answers, chosen.score(answers.features, dataset.y[points[target].rows])
+    answers = ask(chosen.attack, target, cap)
+    scores = chosen.score(np.nan_to_num(answers.features), dataset.y[points[target].rows])
+    return chosen, answers, np.where(answers.finished, scores, np.nan)
 
 
 def choose(
@@ -154,19 +167,23 @@ def _attacked(dataset: Dataset, split: Split, points: list[Points]) -> dict[str,
 
 
 def _accuracies(dataset: Dataset, split: Split, target, points: list[Points]) -> dict:
-    """Train and test accuracy of every target on the points it is attacked on."""
-    right = []
+    """Train and test accuracy of every target on the points it is attacked on, and its flip rate on a few of them."""
+    found = []
     for k in split.trials[:, 0]:
-        rows, is_member = points[k]
-        correct = oracle.labels_of(target(k, "label"), dataset.x[rows]) == dataset.y[rows]
-        right.append((correct[is_member].mean(), correct[~is_member].mean()))
-    train, test = np.array(right).T
-    return {"train_accuracy": metrics.summary(train), "test_accuracy": metrics.summary(test)}
+        (rows, is_member), seen = points[k], target(k, "label")
+        labels = oracle.labels_of(seen, dataset.x[rows])
+        few = np.unique(np.linspace(0, len(rows) - 1, 64).astype(int))
+        flipped = oracle.labels_of(seen, dataset.x[rows[few]]) != labels[few]
+        correct = labels == dataset.y[rows]
+        found.append((correct[is_member].mean(), correct[~is_member].mean(), flipped.mean()))
+    names = ("train_accuracy", "test_accuracy", "flip_rate")
+    return {name: metrics.summary(column) for name, column in zip(names, zip(*found, strict=True), strict=True)}
 
 
 def _summary(chosen: list[Chosen], answers: list[Answers], scores: np.ndarray, is_member: np.ndarray) -> dict:
     """The entry of one attack in report.json; every number is a mean over targets with its interval."""
-    pairs = list(zip(scores, is_member, strict=True))
+    done = np.isfinite(scores) | np.isposinf(scores)
+    pairs = [(s[d], m[d]) for s, m, d in zip(scores, is_member, done, strict=True)]
     at = {str(fpr): [metrics.tpr_at_fpr(s, m, fpr) for s, m in pairs] for fpr in FPRS}
     accuracies = [metrics.balanced_accuracy(s, m, c.threshold) for (s, m), c in zip(pairs, chosen, strict=True)]
     return {
@@ -176,5 +193,6 @@ def _summary(chosen: list[Chosen], answers: list[Answers], scores: np.ndarray, i
         "auc": metrics.summary([metrics.auc(s, m) for s, m in pairs]),
         "tpr_at_fpr": {fpr: metrics.summary([f and f[0] for f in found]) for fpr, found in at.items()},
         "achieved_fpr": {fpr: metrics.summary([f and f[1] for f in found]) for fpr, found in at.items()},
+        "finished": float(done.mean()),
         "tuned": {"settings": [c.attack.settings for c in chosen], "threshold": [c.threshold for c in chosen]},
     }

@@ -93,7 +93,7 @@ def _packed(key, flat, groups, is_member) -> tuple[_Problem, np.ndarray]:
     rows, row_of, count = np.unique(table, axis=0, return_inverse=True, return_counts=True)  # sorted by group
     group = rows[:, 0].astype(int)
     start = np.searchsorted(group, np.arange(group.max() + 1))
-    R = 64 * -(-np.bincount(group).max() // 64)  # few shapes, few compilations
+    R = max(64, 1 << int(np.bincount(group).max() - 1).bit_length())  # few shapes, few compilations
     packed = np.zeros((group.max() + 1, R, rows.shape[1] + 1), np.float32)
     packed[group, np.arange(len(rows)) - start[group]] = np.column_stack([rows, count])
     member, half, features, weight = packed[..., 1], packed[..., 2], packed[..., 3:-1], packed[..., -1]

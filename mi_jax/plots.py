@@ -70,9 +70,10 @@ def score_histograms(record: dict, scores: dict[str, np.ndarray]) -> Figure:
     members = scores["is_member"]
     for axes, name in zip(grid.flat, names, strict=False):
         values = scores[f"attack/{name}/scores"]
-        bins = np.linspace(values.min(), values.max() + 1e-9, 31)
+        finite = values[np.isfinite(values)]
+        bins = np.linspace(finite.min(), finite.max() + 1e-9, 31)
         for side, colour, label in ((members, COLOURS[1], "members"), (~members, COLOURS[0], "non-members")):
-            axes.hist(values[side], bins, color=colour, alpha=0.55, label=label)
+            axes.hist(values[side & np.isfinite(values)], bins, color=colour, alpha=0.55, label=label)
         thresholds = [t for t in record["attacks"][name]["tuned"]["threshold"] if isinstance(t, float)]
         if thresholds:
             axes.axvline(np.mean(thresholds), color="0.2", lw=1, ls=":", label="threshold (mean)")
@@ -101,7 +102,8 @@ def data_url(image: bytes) -> str:
 
 
 def _steps(scores: np.ndarray, is_member: np.ndarray, at: np.ndarray) -> np.ndarray:
-    fpr, tpr, _ = metrics.roc(scores, is_member)
+    done = ~np.isnan(scores)
+    fpr, tpr, _ = metrics.roc(scores[done], is_member[done])
     return tpr[np.searchsorted(fpr, at + 1e-12, side="right") - 1]
 
 

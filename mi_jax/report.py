@@ -6,12 +6,15 @@ report.json, stable: others read it. M = {"mean", "low", "high", "values"}: the 
     {"config": {...},                         every flag of the run, as resolved
      "environment": {"python", "jax", ..., "device", "commit"},
      "split_digest": "...",                   changes with any row of the split
-     "models": {"train_accuracy": M, "test_accuracy": M},    of the evaluated members and non-members
+     "models": {"train_accuracy": M, "test_accuracy": M,     of the evaluated members and non-members
+                "flip_rate": M,                              answers that changed when asked again
+                "epochs": [one per model]},
      "attacks": {NAME: {"access": "label" | "confidence",
                         "queries_per_example": float,        mean bill of the target, misclassified points included
                         "balanced_accuracy": M, "auc": M,
                         "tpr_at_fpr": {"0.1": M, "0.01": M, "0.001": M},     null: cannot be resolved with the
                         "achieved_fpr": {the same keys},                     non-members at hand
+                        "finished": float,                   share of points a cap on queries left finished
                         "tuned": {"settings": [one per target], "threshold": [one per target]}}},
      "seconds": {...}}
 
@@ -129,6 +132,11 @@ def findings(record: dict) -> list[str]:
             best = max(found, key=lambda name: found[name]["balanced_accuracy"]["mean"])
             said.append(_said(best, found[best], seen))
     said.append(_against_gap(attacks))
+    cut = [f"{name} ({1 - e['finished']:.0%})" for name, e in attacks.items() if e["finished"] < 1]
+    if cut:
+        said.append(f"The cap on queries left points unfinished, which count nowhere: {', '.join(cut)}.")
+    if record["models"]["flip_rate"]["mean"] > 0:
+        said.append(f"Asked again, targets changed {percent(record['models']['flip_rate'])} of their answers.")
     said.append(
         f"Attacks were tuned and thresholded on {config['num_shadows']} shadow models per target, trained like the "
         "target on rows disjoint from its own. An attacker with less data, or another architecture, may do worse."

@@ -122,9 +122,9 @@ class Attack(NamedTuple):
     """A membership inference attack: whom to ask about, what to ask, how to turn answers into a score."""
 
     name: str
-    access: str  # "label" | "confidence": what one answer of the target holds
+    access: str  # what one answer of the target holds: "label", "confidence", or "gradient" (white_box.py)
     neighbours: Perturbation
-    measure: Measure
+    measure: Measure | None  # None: gradient access, which asks no questions
     fit: Callable[[jax.Array, np.ndarray, np.ndarray, np.ndarray], Fitted]
     # (key, features [s M F], y [s], is_member [s]) -> Fitted; it is shown rows of shadow models only
     threshold: float | None = None  # fixed in advance (the gap attack); None: chosen on the shadow models
