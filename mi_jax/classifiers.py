@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
-from mi_jax.types import Fitted, Params
+from mi_jax.types import Fitted
 
 # The paper's grid (A.1). It keeps the rate that does best on the rows it trains on; here, on held-out rows.
 LEARNING_RATES = (1e-3, 5e-3, 1e-2, 5e-2)
@@ -25,14 +24,7 @@ class _Problem(NamedTuple):
     half: jax.Array  # [G R] 0 or 1: the networks 0 and 1 are trained without the rows of that half
 
 
-class _Network(nn.Module):
-    hidden: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self, features):
-        for width in self.hidden:
-            features = nn.leaky_relu(nn.Dense(width, kernel_init=nn.initializers.glorot_normal())(features), 0.01)
-        return nn.Dense(2, kernel_init=nn.initializers.glorot_normal())(features)
+Layers = list[tuple[jax.Array, jax.Array]]  # kernels [in out] and biases [out]
 
 
 def network(hidden: tuple[int, ...], *, per_class: bool, steps: int = 100) -> Callable[..., Fitted]:
@@ -47,36 +39,36 @@ def network(hidden: tuple[int, ...], *, per_class: bool, steps: int = 100) -> Ca
     Deviations: full batches and `steps` updates where the authors' code takes batches of one and a single epoch;
     members and non-members weigh the same in every class; the learning rate is chosen on held-out rows.
     """
-    net = _Network(hidden)
 
     def fit(key: jax.Array, features: np.ndarray, y: np.ndarray, is_member: np.ndarray) -> Fitted:
         flat = features.reshape(len(features), -1)
         mean, scale = flat.mean(0), flat.std(0) + 1e-6
         classes = np.unique(y) if per_class else np.zeros(1, y.dtype)
         groups = np.searchsorted(classes, y) if per_class else np.zeros(len(y), int)
-        params, held_out = _fit_groups(key, net, steps, (flat - mean) / scale, groups, is_member)
+        params, held_out = _fit_groups(key, hidden, steps, (flat - mean) / scale, groups, is_member)
 
         def score(features: np.ndarray, y: np.ndarray) -> np.ndarray:
             flat = (features.reshape(len(features), -1) - mean) / scale
             group = np.searchsorted(classes, y) if per_class else np.zeros(len(y), int)
             group = np.clip(group, 0, len(classes) - 1)
             known = (classes[group] == y) if per_class else np.ones(len(y), bool)
-            return np.where(known, _apply_rows(net, params, jnp.asarray(flat), jnp.asarray(group)), 0.0)
+            return np.where(known, _log_odds_of_rows(params, jnp.asarray(flat), jnp.asarray(group)), 0.0)
 
         return Fitted(score, held_out)
 
     return fit
 
 
-def _fit_groups(key, net, steps, flat, groups, is_member) -> tuple[Params, np.ndarray]:
+def _fit_groups(key, hidden, steps, flat, groups, is_member) -> tuple[Layers, np.ndarray]:
     """(parameters [G ...] of one network a group, held-out scores of all rows), at the best learning rate.
 
     Trained at once: at each rate, without the rows of either half, and on all.
     """
     problem, place = _packed(key, flat, groups, is_member)
     kept = jnp.stack([problem.weight * (problem.half != side) for side in (0, 1, 2)])  # [3 G R]
-    trained = _train(net, steps, key, problem, jnp.asarray(LEARNING_RATES), kept)  # [L 3 G ...]
-    loss, scores = map(np.asarray, _held_out(net, trained, problem))  # [L], [L G R]
+    start = _begin(key, len(problem.weight), (flat.shape[1], *hidden, 2))
+    trained = _train(steps, start, problem, jnp.asarray(LEARNING_RATES), kept)  # [L 3 G ...]
+    loss, scores = map(np.asarray, _held_out(trained, problem))  # [L], [L G R]
     best = int(np.argmin(np.where(np.isfinite(loss), loss, np.inf)))
     return jax.tree.map(lambda p: p[best, 2], trained), scores[best][groups, place].astype(np.float64)
 
@@ -101,12 +93,33 @@ def _packed(key, flat, groups, is_member) -> tuple[_Problem, np.ndarray]:
     return _Problem(*map(jnp.asarray, (features, member.astype(np.int32), weight, half.astype(np.int32)))), place
 
 
-@partial(jax.jit, static_argnums=0)
-def _held_out(net, trained: Params, problem: _Problem) -> tuple[jax.Array, jax.Array]:
+def _begin(key: jax.Array, groups: int, widths: tuple[int, ...]) -> Layers:
+    """Glorot-normal kernels and zero biases [G ...]; drawn by NumPy, whose normals need no compilation."""
+    draw = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    pairs = zip(widths, widths[1:], strict=False)
+    return [
+        (
+            draw.normal(scale=np.sqrt(2 / (a + b)), size=(groups, a, b)).astype(np.float32),
+            np.zeros((groups, b), np.float32),
+        )
+        for a, b in pairs
+    ]
+
+
+def _logits(params: Layers, rows: jax.Array) -> jax.Array:
+    """[R 2] of rows [R F] by one network."""
+    *inner, (kernel, bias) = params
+    for w, b in inner:
+        rows = jax.nn.leaky_relu(rows @ w + b, 0.01)
+    return rows @ kernel + bias
+
+
+@jax.jit
+def _held_out(trained: Layers, problem: _Problem) -> tuple[jax.Array, jax.Array]:
     """(loss [L], scores [L G R]) of every row by the network that was trained without it."""
 
     def at_rate(params):  # [3 G ...]
-        both = jax.vmap(jax.vmap(net.apply), (0, None))(params, problem.features)  # [3 G R 2]
+        both = jax.vmap(jax.vmap(_logits), (0, None))(params, problem.features)  # [3 G R 2]
         logits = jnp.where(problem.half[..., None] == 0, both[0], both[1])
         return _losses(logits, problem, problem.weight).sum(), logits[..., 1] - logits[..., 0]
 
@@ -121,16 +134,15 @@ def _losses(logits: jax.Array, problem: _Problem, weight: jax.Array) -> jax.Arra
     return (losses * balanced).sum(1)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _train(net, steps: int, key, problem: _Problem, rates, kept):
+@partial(jax.jit, static_argnums=0)
+def _train(steps: int, start: Layers, problem: _Problem, rates: jax.Array, kept: jax.Array) -> Layers:
     """Parameters [L W G ...] after `steps` full-batch Adam updates, for L learning rates and W weightings [W G R]."""
-    start = jax.vmap(lambda k: net.init(k, problem.features[0, :1]))(jax.random.split(key, len(problem.features)))
 
     def train(rate, weight):
         optimizer = optax.adam(rate)
 
         def loss(params):
-            return _losses(jax.vmap(net.apply)(params, problem.features), problem, weight).sum()
+            return _losses(jax.vmap(_logits)(params, problem.features), problem, weight).sum()
 
         def step(_, carry):
             params, state = carry
@@ -142,8 +154,9 @@ def _train(net, steps: int, key, problem: _Problem, rates, kept):
     return jax.vmap(lambda rate: jax.vmap(lambda weight: train(rate, weight))(kept))(rates)
 
 
-@partial(jax.jit, static_argnums=0)
-def _apply_rows(net, params, flat, group):
+@jax.jit
+def _log_odds_of_rows(params: Layers, flat: jax.Array, group: jax.Array) -> jax.Array:
     """Log-odds of membership [P] of rows [P F], each by the network of its group [P]."""
-    logits = jax.vmap(lambda row, g: net.apply(jax.tree.map(lambda p: p[g], params), row))(flat, group)
+    by_every = jax.vmap(_logits, (0, None))(params, flat)  # [G P 2]
+    logits = jnp.take_along_axis(by_every, group[None, :, None], 0)[0]
     return logits[:, 1] - logits[:, 0]
