@@ -35,4 +35,4 @@ if __name__ == "__main__":
     common.define_flags()
     flags.DEFINE_string("out", None, "folder of the results; default: a dated folder in results/")
     flags.DEFINE_string("from", None, "folder of a finished run: redraw its table, figures and page")
-    app.run(lambda argv: sys.exit(common.main(body)(argv)))
+    app.run(lambda argv: sys.exit(common.main(body)(argv)), flags_parser=common.parse)

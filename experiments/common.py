@@ -3,10 +3,12 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import itertools
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -138,8 +140,8 @@ def resolve(config: Config, dataset: Dataset) -> Config:
         raise ValueError(f"num_points={values['num_points']}: expected at most n_train={values['n_train']}")
     if not values["attacks"] or len(set(values["attacks"])) != len(values["attacks"]):
         raise ValueError(f"attacks={','.join(values['attacks'])}: expected at least one, none of them twice")
-    if values["seed"] < 0:
-        raise ValueError(f"seed={values['seed']}: expected a whole number >= 0")
+    if not 0 <= values["seed"] < 2**32:
+        raise ValueError(f"seed={values['seed']}: expected a whole number in 0..{2**32 - 1}")
     return dataclasses.replace(config, **values)
 
 
@@ -158,6 +160,9 @@ def run(config: Config, *, recipe: Recipe = Recipe()) -> tuple[dict, dict[str, n
     model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
     task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
     chosen = {name: attacks.build(name, task) for name in config.attacks}
+    example = jax.ShapeDtypeStruct(dataset.x.shape[1:], dataset.x.dtype)
+    for candidate in itertools.chain(*chosen.values()):  # a perturbation of images refuses a table here
+        jax.eval_shape(candidate.neighbours, jax.random.key(0), example)
     split = splits.disjoint(
         config.seed, len(dataset.x), config.n_train, num_targets=config.num_targets, num_shadows=config.num_shadows
     )
@@ -250,17 +255,25 @@ def _commit() -> str:
 
 
 def out_folder(out: str | None, name: str) -> Path:
-    """The folder of this run, made and shown to be writable before anything is computed."""
+    """The folder of this run, shown to be writable before anything is computed; made when there is a result."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
     folder = Path(out) if out else Path("results") / f"{stamp}-{name.replace(':', '-').replace('/', '-')}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write-probe"
-        probe.touch()
-        probe.unlink()
+        standing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=standing):
+            pass
     except OSError as error:
         raise ValueError(f"--out={folder}: expected a folder that can be written ({error.strerror})") from None
     return folder
+
+
+def parse(argv: list[str]) -> list[str]:
+    """What remains of the arguments when the flags are taken; a flag that cannot be ends the program in one line."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
 
 
 def main(body: Callable[[], None]) -> Callable[[list[str]], int]:

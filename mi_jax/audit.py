@@ -185,6 +185,9 @@ def _summary(chosen: list[Chosen], answers: list[Answers], scores: np.ndarray, i
     done = np.isfinite(scores) | np.isposinf(scores)
     pairs = [(s[d], m[d]) for s, m, d in zip(scores, is_member, done, strict=True)]
     at = {str(fpr): [metrics.tpr_at_fpr(s, m, fpr) for s, m in pairs] for fpr in FPRS}
+    if not all(m.any() and not m.all() for _, m in pairs):
+        name = chosen[0].attack.name
+        raise ValueError(f"the cap on queries let {name} finish no member or no non-member of a target: raise it")
     accuracies = [metrics.balanced_accuracy(s, m, c.threshold) for (s, m), c in zip(pairs, chosen, strict=True)]
     return {
         "access": chosen[0].attack.access,

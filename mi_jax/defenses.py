@@ -48,7 +48,10 @@ def memguard(strength: float) -> Defense:
 
     Source: arXiv 2007.14321v2, section 7.1, with strength 1e-3. The confidence vector then says nothing beyond the
     label. The predicted class is taken from the logits, so that no tie of rounded probabilities can move it.
+    Strengths that float32 would lose, and those that could make a probability negative (C = 2), are refused.
     """
+    if not 1e-6 <= strength <= 0.5:
+        raise ValueError(f"defense memguard:{strength:g}: expected a strength in 1e-6..0.5")
 
     def output(logits: jax.Array) -> jax.Array:
         C = logits.shape[-1]

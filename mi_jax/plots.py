@@ -15,7 +15,7 @@ from mi_jax import metrics
 
 # Okabe and Ito's palette: told apart in print and by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-STYLES = {"label": "-", "confidence": "--"}
+STYLES = {"label": "-", "confidence": "--", "gradient": ":"}
 
 
 def roc(record: dict, scores: dict[str, np.ndarray]) -> Figure:
@@ -55,7 +55,7 @@ def roc(record: dict, scores: dict[str, np.ndarray]) -> Figure:
         loc="center left",
         bbox_to_anchor=(1, 0.5),
         frameon=False,
-        title="dashed: sees probabilities",
+        title="dashed: sees probabilities, dotted: gradients",
         title_fontsize=7,
     )
     return figure
@@ -74,7 +74,8 @@ def score_histograms(record: dict, scores: dict[str, np.ndarray]) -> Figure:
         bins = np.linspace(finite.min(), finite.max() + 1e-9, 31)
         for side, colour, label in ((members, COLOURS[1], "members"), (~members, COLOURS[0], "non-members")):
             axes.hist(values[side & np.isfinite(values)], bins, color=colour, alpha=0.55, label=label)
-        thresholds = [t for t in record["attacks"][name]["tuned"]["threshold"] if isinstance(t, float)]
+        thresholds = record["attacks"][name]["tuned"]["threshold"]
+        thresholds = [t for t in map(float, thresholds) if np.isfinite(t)]  # float("inf") is a number too
         if thresholds:
             axes.axvline(np.mean(thresholds), color="0.2", lw=1, ls=":", label="threshold (mean)")
         axes.set_yscale("symlog", linthresh=10)

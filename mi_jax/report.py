@@ -9,7 +9,7 @@ report.json, stable: others read it. M = {"mean", "low", "high", "values"}: the 
      "models": {"train_accuracy": M, "test_accuracy": M,     of the evaluated members and non-members
                 "flip_rate": M,                              answers that changed when asked again
                 "epochs": [one per model]},
-     "attacks": {NAME: {"access": "label" | "confidence",
+     "attacks": {NAME: {"access": "label" | "confidence" | "gradient",
                         "queries_per_example": float,        mean bill of the target, misclassified points included
                         "balanced_accuracy": M, "auc": M,
                         "tpr_at_fpr": {"0.1": M, "0.01": M, "0.001": M},     null: cannot be resolved with the
@@ -42,10 +42,11 @@ FILES = ("report.json", "scores.npz", "roc.png", "scores.png", "report.html")
 
 def write(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
     """Writes the five files of a run; each appears whole or not at all."""
-    buffer = io.BytesIO()
+    buffer, text = io.BytesIO(), json.dumps(_finite(record), indent=1, allow_nan=False)
     np.savez_compressed(buffer, **scores)
+    folder.mkdir(parents=True, exist_ok=True)
     _put(folder / "scores.npz", buffer.getvalue())
-    _put(folder / "report.json", (json.dumps(_finite(record), indent=1, allow_nan=False) + "\n").encode())
+    _put(folder / "report.json", (text + "\n").encode())
     draw(folder)
 
 
@@ -57,15 +58,28 @@ def read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
     try:
         record = json.loads((folder / "report.json").read_text())
         with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
-            return record, dict(arrays)
-    except (ValueError, OSError, EOFError) as error:
+            scores = dict(arrays)
+    except Exception as error:  # a damaged file makes zipfile, zlib and NumPy raise whatever they come across
         raise ValueError(f"--from={folder}: the record cannot be read ({error})") from None
+    missing = _missing(record, scores)
+    if missing:
+        raise ValueError(f"--from={folder}: the record of a run lacks {missing[0]}")
+    return record, scores
+
+
+def _missing(record, scores: dict[str, np.ndarray]) -> list[str]:
+    """What `draw` needs and is not there."""
+    keys = ("config", "environment", "split_digest", "models", "attacks", "seconds")
+    if not isinstance(record, dict) or not all(key in record for key in keys):
+        return [key for key in keys if not isinstance(record, dict) or key not in record]
+    return [name for name in ("is_member", *(f"attack/{a}/scores" for a in record["attacks"])) if name not in scores]
 
 
 def draw(folder: Path, into: Path | None = None) -> dict:
     """Draws the figures and the page from the record in `folder`, and returns the record."""
     record, scores = read(folder)
     into = into or folder
+    into.mkdir(parents=True, exist_ok=True)
     images = {
         "roc.png": plots.png(plots.roc(record, scores)),
         "scores.png": plots.png(plots.score_histograms(record, scores)),
@@ -118,15 +132,22 @@ def _number(m: dict) -> str:
     return f"{m['mean']:.3f}{interval}"
 
 
+SEEN = {
+    "label": "predicted labels alone",
+    "confidence": "the probability vector",
+    "gradient": "parameters and gradients (no label-only attack, a bound on them)",
+}
+
+
 def findings(record: dict) -> list[str]:
     """What was found, with what access, at what cost, and what was not tested: one plain sentence each."""
-    attacks, config = record["attacks"], record["config"]
-    T = len(record["models"]["train_accuracy"]["values"])
+    attacks, config, models = record["attacks"], record["config"], record["models"]
+    T = len(models["train_accuracy"]["values"])
     said = [
-        f"The {T} target models label {percent(record['models']['train_accuracy'])} of their members and "
-        f"{percent(record['models']['test_accuracy'])} of their non-members rightly."
+        f"The {_count(T, 'target model')} label{'s' if T == 1 else ''} {percent(models['train_accuracy'])} of members "
+        f"and {percent(models['test_accuracy'])} of non-members rightly."
     ]
-    for access, seen in (("label", "predicted labels alone"), ("confidence", "the probability vector")):
+    for access, seen in SEEN.items():
         found = {name: entry for name, entry in attacks.items() if entry["access"] == access}
         if found:
             best = max(found, key=lambda name: found[name]["balanced_accuracy"]["mean"])
@@ -138,20 +159,30 @@ def findings(record: dict) -> list[str]:
     if record["models"]["flip_rate"]["mean"] > 0:
         said.append(f"Asked again, targets changed {percent(record['models']['flip_rate'])} of their answers.")
     said.append(
-        f"Attacks were tuned and thresholded on {config['num_shadows']} shadow models per target, trained like the "
+        f"Attacks were tuned and thresholded on {_count(config['num_shadows'], 'shadow model')} per target, trained like the "
         "target on rows disjoint from its own. An attacker with less data, or another architecture, may do worse."
     )
     said.append(
-        f"Not tested: {_untested(attacks)}; defenses other than {config['defense']}; rows singled out as outliers; "
-        "an attacker who can poison the training set. A low number here bounds these attacks, not every attack."
+        f"Not tested: {_untested(attacks)}; {_undefended(config['defense'])}; rows singled out as outliers; an "
+        "attacker who can poison the training set. A low number here bounds these attacks, not every attack."
     )
     return said
+
+
+def _undefended(defense: str) -> str:
+    return "any defense" if defense == "none" else f"defenses other than {defense}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _said(name: str, entry: dict, seen: str) -> str:
     accuracy = entry["balanced_accuracy"]
     verdict = "tells members from non-members"
-    if accuracy["low"] is not None and accuracy["low"] <= 0.5:
+    if accuracy["low"] is None:
+        verdict = "was tried on one target, which does not show how reliably it tells members from non-members"
+    elif accuracy["low"] <= 0.5:
         verdict = "does not reliably tell members from non-members"
     tpr = _tpr(entry)
     low = f" At 1 % false positives it finds {tpr} of the members."
