@@ -170,12 +170,7 @@ def run(config: Config, *, recipe: Recipe = Recipe()) -> tuple[dict, dict[str, n
     params, history = train(training_key, model, recipe, dataset, split, penalty=defense.penalty)
     trained = time.perf_counter()
 
-    def target(k: int, access: str) -> oracle.Oracle | white_box.Glass:
-        own = jax.tree.map(lambda p: p[k], params)
-        if access == "gradient":
-            return white_box.Glass(model.apply, own)
-        return oracle.of_model(model, own, dataset.num_classes, access=access, output=defense.output)
-
+    target = oracles(model, params, dataset, output=defense.output)
     with bar("attacking", unit="conversation") as progress:
         record, scores = audit.audit(
             attack_key,
@@ -212,6 +207,18 @@ def train(key: jax.Array, model, recipe: Recipe, dataset: Dataset, split: Split,
             penalty=penalty,
             progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
         )
+
+
+def oracles(model, params, dataset: Dataset, *, output=None) -> Callable[[int, str], oracle.Oracle | white_box.Glass]:
+    """(k, access) -> model k of the ensemble as an attack may see it."""
+
+    def target(k: int, access: str) -> oracle.Oracle | white_box.Glass:
+        own = jax.tree.map(lambda p: p[k], params)
+        if access == "gradient":
+            return white_box.Glass(model.apply, own)
+        return oracle.of_model(model, own, dataset.num_classes, access=access, output=output)
+
+    return target
 
 
 class bar:

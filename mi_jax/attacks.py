@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mi_jax import classifiers, measures, perturbations
-from mi_jax.types import Attack, Fitted, Perturbation, Score
+from mi_jax.boundary import boundary_distance, schedule
+from mi_jax.rays import rays as ray_distance
+from mi_jax.types import Attack, Fitted, Measure, Perturbation, Score
 
 
 class Task(NamedTuple):
@@ -72,6 +74,34 @@ def confidence_network(task: Task) -> tuple[Attack, ...]:
     return (Attack("confidence_network", "confidence", perturbations.only_itself, measures.confidences(), fit),)
 
 
+def boundary(task: Task) -> tuple[Attack, ...]:
+    """The L2 distance to the decision boundary, by HopSkipJump from labels alone (paper, 4.4)."""
+    return (Attack("boundary", "label", perturbations.only_itself, _distance(task), _last),)
+
+
+def rays(task: Task) -> tuple[Attack, ...]:
+    """The shortest way to another label along random rays: cheaper than the boundary distance at small budgets."""
+    return (Attack("rays", "label", perturbations.only_itself, ray_distance(task.budget), _last),)
+
+
+def combined(task: Task) -> tuple[Attack, ...]:
+    """The boundary distances of the image and of its four shifts by a pixel, and a 10-10-2 network on the five.
+
+    Every copy labelled rightly is measured with the whole budget, so the bill is up to five times `boundary`'s.
+    Source: the paper, 4.4 and A.1.
+    """
+    return (Attack("combined", "label", perturbations.translate(1), _distance(task), _network_at_end),)
+
+
+def white_box(task: Task) -> tuple[Attack, ...]:
+    """The boundary distance as gradients find it (Carlini and Wagner): no label-only attack, a bound on them."""
+    return (Attack("white_box", "gradient", perturbations.only_itself, None, _last),)
+
+
+def _distance(task: Task) -> Measure:
+    return boundary_distance(schedule(task.budget, int(np.prod(task.example_shape))))
+
+
 def of_perturbation(name: str, candidates: dict[str, Perturbation]) -> tuple[Attack, ...]:
     """The paper's augmentation attack for any perturbation: one bit a neighbour (labelled rightly or not), and a
     10-10-2 network on the bits. `candidates`: setting -> perturbation, chosen among on shadow models.
@@ -79,9 +109,8 @@ def of_perturbation(name: str, candidates: dict[str, Perturbation]) -> tuple[Att
     Deviation: one network for all classes. A bit says "right", whatever the class; with 100 training rows the
     authors' network per class would see about twenty rows.
     """
-    fit = classifiers.network((10, 10), per_class=False)
     return tuple(
-        Attack(name, "label", neighbours, measures.label_is_right(), fit, None, {"perturbation": setting})
+        Attack(name, "label", neighbours, measures.label_is_right(), _ten_ten, None, {"perturbation": setting})
         for setting, neighbours in candidates.items()
     )
 
@@ -104,10 +133,23 @@ _last = _column(lambda features, y: features[:, 0, -1])  # where a measure reads
 _true_label = _column(lambda features, y: features[np.arange(len(y)), 0, y])
 _largest = _column(lambda features, y: features[:, 0].max(1))
 
+_ten_ten = classifiers.network((10, 10), per_class=False)
+
+
+def _network_at_end(key, features: np.ndarray, y: np.ndarray, is_member: np.ndarray) -> Fitted:
+    """The paper's small network on where each copy's course ended."""
+    score, held_out = _ten_ten(key, features[:, :, -1:], y, is_member)
+    return Fitted(lambda features, y: score(features[:, :, -1:], y), held_out)
+
+
 ATTACKS: dict[str, Callable[[Task], tuple[Attack, ...]]] = {
     "gap": gap,
     **{name: _family(name) for name in perturbations.PERTURBATIONS},
     "noise": noise,
+    "boundary": boundary,
+    "rays": rays,
+    "combined": combined,
     "confidence_threshold": confidence_threshold,
     "confidence_network": confidence_network,
+    "white_box": white_box,
 }

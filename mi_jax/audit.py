@@ -62,7 +62,7 @@ def audit(
     The record holds the keys `split_digest`, `models`, `attacks` and `seconds` of report.json; see `report.py`,
     which documents both returns.
     """
-    T, points = len(split.trials), [_points(split, k, num_points) for k in range(len(split.members))]
+    T, points = len(split.trials), [points_of(split, k, num_points) for k in range(len(split.members))]
     total = sum(T * (len(candidates) * (split.trials.shape[1] - 1) + 1) for candidates in attacks.values())
     done, seconds, scores = 0, {}, _attacked(dataset, split, points)
     record = {
@@ -150,7 +150,8 @@ def _folds(is_member: np.ndarray) -> np.ndarray:
     return fold
 
 
-def _points(split: Split, k: int, num_points: int | None) -> Points:
+def points_of(split: Split, k: int, num_points: int | None) -> Points:
+    """The rows model k is attacked on: the first `num_points` of either side (None: all)."""
     members, nonmembers = split.members[k][:num_points], split.nonmembers[k][:num_points]
     is_member = np.arange(len(members) + len(nonmembers)) < len(members)
     return Points(np.concatenate([members, nonmembers]), is_member)

@@ -3,33 +3,34 @@
 `digits` comes with scikit-learn, `npz:FILE` holds arrays of the user's own, the others are made from originals
 that the user has. An original is read once, by its TFDS builder in `datasets/`, and kept as plain arrays in the
 cache folder ($MI_JAX_CACHE, else ~/.cache/mi_jax) under its checksum; folders of originals are never written to.
+`synthetic:purchase` and `synthetic:texas` are drawn, not collected, and say so.
 
-A new data set is one builder file and one line in `DATASETS`.
+A new data set is one file in `datasets/` and one line in `datasets/originals.py`.
 """
 
 import argparse
 import contextlib
-import hashlib
-import importlib
-import io
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from mi_jax.datasets import Original, listed, raw, synthetic
+from mi_jax.datasets.cache import cache_folder, read_npz, write
+from mi_jax.datasets.fetch import fetch
+from mi_jax.datasets.originals import ORIGINALS
 from mi_jax.types import Dataset
 
 Loader = Callable[[str | None], Dataset]  # data_dir -> Dataset
-SHOKRI = "privacytrustlab/datasets on GitHub"
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
     """Returns the data set called `name`, checked.
 
     Args:
-      name: a name in `DATASETS`, or `npz:FILE` with arrays `x` and `y` (see `from_npz`).
+      name: a name in `DATASETS`, `npz:FILE` with arrays `x` and `y` (see `from_npz`), or `synthetic:KIND` or
+        `synthetic:KIND:ROWS` (see `datasets/synthetic.py`).
       data_dir: the folder that holds the original; None means $MI_JAX_DATA/NAME. Only data sets made from
         originals use it.
 
@@ -38,12 +39,16 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     kind, colon, file = name.partition(":")
     if kind == "npz" and colon:
         return from_npz(file)
+    if kind == "synthetic" and colon:
+        return from_generator(file)
     if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(sorted(DATASETS))}, npz:FILE")
+        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(known_names())}")
+    return check(DATASETS[name](data_dir or _default_dir(name)))
+
+
+def _default_dir(name: str) -> str | None:
     root = os.environ.get("MI_JAX_DATA")
-    if data_dir is None and root:
-        data_dir = str(Path(root) / name)
-    return check(DATASETS[name](data_dir))
+    return str(Path(root) / name) if root else None
 
 
 def check(dataset: Dataset) -> Dataset:
@@ -110,20 +115,31 @@ def _check_binary(name: str, x: np.ndarray, binary: np.ndarray | None) -> None:
 
 
 def _binary_columns(x: np.ndarray) -> np.ndarray:
-    return ((x == 0) | (x == 1)).all(axis=0)  # [N features] -> [features]
+    binary = np.ones(x.shape[1:], bool)  # [N features] -> [features]
+    for start in range(0, len(x), 4096):  # in parts: Texas-100 is more than a gigabyte
+        part = x[start : start + 4096]
+        binary &= ((part == 0) | (part == 1)).all(axis=0)
+    return binary
 
 
 def from_arrays(
-    name: str, x: np.ndarray, y: np.ndarray, *, num_classes: int | None = None, source: str = ""
+    name: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    num_classes: int | None = None,
+    binary: np.ndarray | None = None,
+    source: str = "",
 ) -> Dataset:
     """Returns arrays as a checked `Dataset`.
 
     Args:
       name: what errors and records call it.
       x: images [N H W C] or [N H W], or a table [N features]. uint8 images are divided by 255, everything else
-        must already lie in [0, 1]; bool is 0/1. Columns of a table that hold only 0 and 1 count as binary.
+        must already lie in [0, 1]; bool is 0/1.
       y: integer labels [N].
       num_classes: None means the highest label + 1.
+      binary: bool [features], which columns of a table are 0/1; None means those that hold nothing else.
       source: one line on where the rows come from.
 
     Raises ValueError as `check` does; also for uint8 images without a value above 1, which are 0/1 rather than
@@ -136,41 +152,31 @@ def from_arrays(
     if x.ndim == 4 and x.dtype == np.uint8:
         if x.max() <= 1:
             raise ValueError(f"{name}: x is uint8 up to {x.max()}; expected 0..255 in images, or 0/1 as bool")
-        x = _as_float32(x) / 255
+        x = _as_float32(x)
+        x /= 255
     x = _as_float32(x)
-    binary = _binary_columns(x) if x.ndim == 2 else None
-    return check(Dataset(name, x, y, int(y.max()) + 1 if num_classes is None else num_classes, binary, source))
+    if binary is None and x.ndim == 2:
+        binary = _binary_columns(x)
+    return check(Dataset(name, x, y, int(y.max()) + 1 if num_classes is None else int(num_classes), binary, source))
 
 
 def from_npz(file: str) -> Dataset:
-    """Returns the data set in an .npz file: arrays `x` and `y`, perhaps an integer `num_classes`.
+    """Returns the data set in an .npz file: arrays `x` and `y`, perhaps an integer `num_classes` and a bool `binary`.
 
     Shapes and dtypes as for `from_arrays`. Pickled objects are refused (they could run code).
     """
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"npz:{file}: no such file; expected npz:FILE, an .npz with arrays x and y")
-    x, y, num_classes = _read_npz(path)
-    return from_arrays(f"npz:{file}", x, y, num_classes=num_classes, source=f"{path.name}, sha256 {_sha256(path)}")
+    return from_arrays(f"npz:{file}", **read_npz(path), source=f"{path.name}, sha256 {raw.sha256(path)}")
 
 
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, int | None]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            damaged = stored.zip.testzip()  # NumPy may stop short of the end of a member, where its checksum is
-            if damaged:
-                raise ValueError(f"checksum of {damaged} does not match")
-            arrays = {key: stored[key] for key in ("x", "y", "num_classes") if key in stored}
-            held = ", ".join(stored.files) or "none"
-    except Exception as error:  # a damaged file makes zipfile and NumPy raise whatever they come across
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: expected an .npz of plain arrays, cannot read this ({reason})") from error
-    if "x" not in arrays or "y" not in arrays:
-        raise ValueError(f"{path}: expected arrays x and y, found {held}")
-    classes = arrays.get("num_classes")
-    if classes is not None and (classes.ndim != 0 or classes.dtype.kind not in "iu"):
-        raise ValueError(f"{path}: num_classes is {classes.dtype} {list(classes.shape)}; expected one integer")
-    return arrays["x"], arrays["y"], None if classes is None else int(classes)
+def from_generator(wanted: str) -> Dataset:
+    """Returns the synthetic data set `KIND` or `KIND:ROWS`, the same at every call."""
+    kind, rows = synthetic.parse(wanted)
+    x, y = synthetic.draw(kind, rows)
+    source = f"SYNTHETIC, not real data: {rows} rows drawn by mi_jax in the shape of {kind.shaped_like}"
+    return from_arrays(f"synthetic:{wanted}", x, y, num_classes=kind.classes, source=source)
 
 
 def digits(data_dir: str | None = None) -> Dataset:
@@ -182,87 +188,50 @@ def digits(data_dir: str | None = None) -> Dataset:
     return from_arrays("digits", bunch.images[..., None] / 16, bunch.target, num_classes=10, source=source)
 
 
-def original(name: str, *alternatives: tuple[str, ...], upstream: str) -> Loader:
-    """Returns the loader of a data set that `datasets/NAME.py` makes from files of the user.
-
-    Args:
-      name: of the data set and of its module.
-      alternatives: each a set of files, relative to data_dir, that together are the original; the first one
-        that is there counts. The builder must look for them in the same order.
-      upstream: who publishes it, for the message that says what to put where.
-    """
+def from_original(name: str, original: Original) -> Loader:
+    """Returns the loader of a data set that is made from files of the user."""
+    wanted = " or ".join(map(listed, original.alternatives))
+    expected = f"expected the original there: {wanted} (published by {original.upstream}; python -m mi_jax.data {name} --download fetches it)"
 
     def loader(data_dir: str | None) -> Dataset:
-        wanted = " or ".join(" + ".join(files) for files in alternatives)
-        expected = f"expected the original there: {wanted} (published by {upstream})"
         if data_dir is None:
             raise ValueError(f"{name}: no data_dir given and MI_JAX_DATA not set; {expected}")
         folder = Path(data_dir).expanduser()
         if not folder.is_dir():
             raise ValueError(f"{name}: no folder {data_dir}; {expected}")
-        for files in alternatives:
-            if all((folder / file).is_file() for file in files):
-                return prepare(name, folder, files, upstream=upstream)
-        raise ValueError(f"{name}: folder {data_dir} lacks the data; {expected}")
+        present = [files for files in original.alternatives if all((folder / file).is_file() for file in files)]
+        if not present:
+            raise ValueError(f"{name}: folder {data_dir} lacks the data; {expected}")
+        return prepare(name, original, folder, present)
 
     return loader
 
 
-def prepare(name: str, folder: Path, files: tuple[str, ...], *, upstream: str) -> Dataset:
-    """Returns the data set made from `files` in `folder`, from the cache if they were prepared before.
+def prepare(name: str, original: Original, folder: Path, present: list[tuple[str, ...]]) -> Dataset:
+    """Returns the data set made from `folder`, from the cache if it was prepared before.
+
+    Args:
+      name: of the data set.
+      original: how it is read.
+      folder: of its files.
+      present: the alternatives that are there. The first is read; the others must agree with it, which is
+        checked when the data set is prepared, and again as soon as any of the files is another one.
 
     The cache entry appears whole or not at all; one that cannot be read is made anew.
     """
-    digest = _sha256(*(folder / file for file in files))
-    source = f"{' + '.join(files)} of {upstream}, sha256 {digest}"
-    entry = cache_folder() / f"{name}-{digest[:16]}.npz"
+    digests = [raw.sha256(*(folder / file for file in files)) for files in present]
+    source = f"{listed(present[0])} of {original.upstream}, sha256 {digests[0]}"
+    entry = cache_folder() / f"{name}-{'-'.join(digest[:16] for digest in digests)}.npz"
 
     def cached() -> Dataset:
-        x, y, num_classes = _read_npz(entry)
-        return from_arrays(name, x, y, num_classes=num_classes, source=source)
+        return from_arrays(name, **read_npz(entry), source=source)
 
     with contextlib.suppress(ValueError):
         return cached()
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=entry.parent, prefix=f".{name}-") as scratch:
-            np.savez(Path(scratch) / entry.name, **_build(name, folder, Path(scratch)))
-            os.replace(Path(scratch) / entry.name, entry)
-    except OSError as error:
-        raise ValueError(f"{name}: cannot write to {entry.parent} ({error}); MI_JAX_CACHE names another") from error
+    for other in present[1:]:
+        raw.check_agreement(folder, present[0], other)
+    write(entry, name, original, folder, present[0])
     return cached()
-
-
-def cache_folder() -> Path:
-    """Returns the folder of prepared data sets: $MI_JAX_CACHE, else ~/.cache/mi_jax. It need not exist yet."""
-    return Path(os.environ.get("MI_JAX_CACHE") or "~/.cache/mi_jax").expanduser()
-
-
-def _build(name: str, folder: Path, scratch: Path) -> dict[str, np.ndarray]:
-    import tensorflow_datasets as tfds  # takes a second or two
-
-    tfds.disable_progress_bar()
-    module = importlib.import_module(f"mi_jax.datasets.{name}")
-    builder = module.Builder(data_dir=str(scratch / "tfds"), file_format="array_record")
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself there
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(folder)))
-    rows, spec = builder.as_data_source(split="pool"), builder.info.features
-    x = np.empty((len(rows), *spec["x"].shape), spec["x"].np_dtype)
-    y = np.empty(len(rows), np.int32)
-    for i, row in enumerate(rows):
-        x[i], y[i] = row["x"], row["y"]
-    return {"x": x, "y": y, "num_classes": np.int64(spec["y"].num_classes)}
-
-
-def _sha256(*files: Path) -> str:
-    digests = []
-    for path in files:
-        try:
-            with path.open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error})") from error
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def card(dataset: Dataset) -> str:
@@ -275,22 +244,46 @@ def card(dataset: Dataset) -> str:
         "binary": "an image" if binary is None else f"{binary.sum()} of {len(binary)} columns",
         "source": dataset.source,
     }
+    if dataset.name in TERMS:
+        lines["terms"] = TERMS[dataset.name]
     return "\n".join([dataset.name, *(f"  {title:8} {text}" for title, text in lines.items())])
 
 
 DATASETS: dict[str, Loader] = {
     "digits": digits,
-    "location30": original("location30", ("dataset_location.tgz",), ("bangkok",), upstream=SHOKRI),
+    **{name: from_original(name, original) for name, original in ORIGINALS.items()},
 }
+TERMS: dict[str, str] = {
+    "digits": "CC BY 4.0 (UCI); Alpaydin and Kaynak 1998",
+    **{name: original.terms for name, original in ORIGINALS.items()},
+}
+
+
+def known_names() -> list[str]:
+    """Returns what may be given to `load`: the names in `DATASETS`, then what takes a file or a size."""
+    return [*sorted(DATASETS), *(f"synthetic:{kind}[:ROWS]" for kind in synthetic.KINDS), "npz:FILE"]
+
+
+def download(name: str, data_dir: str | None = None) -> list[str]:
+    """Returns the files of the original that were fetched into the folder, because it lacked them."""
+    folder = data_dir or _default_dir(name)
+    if name not in ORIGINALS:
+        raise ValueError(f"{name}: nothing to download; expected one of {', '.join(ORIGINALS)}")
+    if folder is None:
+        raise ValueError(f"{name}: no data_dir given and MI_JAX_DATA not set; expected a folder to download to")
+    return fetch(ORIGINALS[name], Path(folder).expanduser())
 
 
 def main() -> None:
     """Prints the card of the data set named on the command line, preparing it if need be."""
     parser = argparse.ArgumentParser(prog="python -m mi_jax.data", description="Prints the card of a data set.")
-    parser.add_argument("name", metavar="NAME", help=f"{', '.join(sorted(DATASETS))} or npz:FILE")
+    parser.add_argument("name", metavar="NAME", help=", ".join(known_names()))
     parser.add_argument("--data_dir", help="folder with the original; default $MI_JAX_DATA/NAME")
+    parser.add_argument("--download", action="store_true", help="first fetch what that folder lacks")
     arguments = parser.parse_args()
     try:
+        if arguments.download:
+            download(arguments.name, arguments.data_dir)
         print(card(load(arguments.name, arguments.data_dir)))
     except ValueError as error:
         raise SystemExit(f"mi_jax.data: {error}") from None

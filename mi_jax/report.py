@@ -45,8 +45,8 @@ def write(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
     buffer, text = io.BytesIO(), json.dumps(_finite(record), indent=1, allow_nan=False)
     np.savez_compressed(buffer, **scores)
     folder.mkdir(parents=True, exist_ok=True)
-    _put(folder / "scores.npz", buffer.getvalue())
-    _put(folder / "report.json", (text + "\n").encode())
+    put(folder / "scores.npz", buffer.getvalue())
+    put(folder / "report.json", (text + "\n").encode())
     draw(folder)
 
 
@@ -85,8 +85,8 @@ def draw(folder: Path, into: Path | None = None) -> dict:
         "scores.png": plots.png(plots.score_histograms(record, scores)),
     }
     for name, image in images.items():
-        _put(into / name, image)
-    _put(into / "report.html", page(record, images).encode())
+        put(into / name, image)
+    put(into / "report.html", page(record, images).encode())
     return record
 
 
@@ -159,8 +159,8 @@ def findings(record: dict) -> list[str]:
     if record["models"]["flip_rate"]["mean"] > 0:
         said.append(f"Asked again, targets changed {percent(record['models']['flip_rate'])} of their answers.")
     said.append(
-        f"Attacks were tuned and thresholded on {_count(config['num_shadows'], 'shadow model')} per target, trained like the "
-        "target on rows disjoint from its own. An attacker with less data, or another architecture, may do worse."
+        f"Attacks were tuned and thresholded on {_count(config['num_shadows'], 'shadow model')} per target, trained "
+        "like it on rows disjoint from its own. An attacker with less data, or another architecture, may do worse."
     )
     said.append(
         f"Not tested: {_untested(attacks)}; {_undefended(config['defense'])}; rows singled out as outliers; an "
@@ -206,9 +206,9 @@ def _against_gap(attacks: dict) -> str:
 
 
 def _untested(attacks: dict) -> str:
-    known = ("gap", "rotation", "translation", "noise", "confidence_threshold", "confidence_network")
+    known = ("gap", "rotation", "translation", "noise", "boundary", "combined", "confidence_threshold", "white_box")
     missing = [name.replace("_", " ") for name in known if name not in attacks]
-    return ", ".join([*missing, "distance to the decision boundary"])
+    return "the attacks " + ", ".join(missing) if missing else "attacks beyond those above"
 
 
 def page(record: dict, images: dict[str, bytes]) -> str:
@@ -259,7 +259,8 @@ def _finite(value):
     return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
 
 
-def _put(path: Path, content: bytes) -> None:
+def put(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -140,15 +140,19 @@ def _block_of_group(state: _State, rows: jax.Array, x_pool: jax.Array, y_pool: j
 def default_models_at_once(model: Model, x_pool: Array, num_models: int) -> int:
     """How many models one compiled block trains side by side where the caller does not say.
 
-    All of them, rounded up to a multiple of the devices; but one by one where a CPU trains a convolution, because
-    vmap over kernels makes grouped convolutions, several times slower there (`experiments/benchmarks/training.py`).
+    On CPU one for each device: a block of one fills the cores, compiles sooner and ends when its member stops, and
+    side by side was never faster (`experiments/benchmarks/training.py`). Convolutions stay alone there even on
+    several devices, because vmap over kernels makes grouped ones, several times slower. On an accelerator all
+    models, rounded up to a multiple of the devices.
     """
-    params = jax.eval_shape(model.init, jax.random.key(0), x_pool[:1])
-    convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
-    if convolutional and jax.default_backend() == "cpu":
+    if num_models == 1:
         return 1
     devices = jax.device_count()
-    return -(-num_models // devices) * devices if num_models > 1 else 1
+    if jax.default_backend() != "cpu":
+        return -(-num_models // devices) * devices
+    params = jax.eval_shape(model.init, jax.random.key(0), x_pool[:1])
+    convolutional = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
+    return 1 if convolutional else devices
 
 
 def _shardings(group: int) -> tuple[Any, Any]:

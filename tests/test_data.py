@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mi_jax import data
+from mi_jax.datasets import synthetic
 from mi_jax.types import Dataset
 
 PLACES = 446
@@ -148,6 +149,13 @@ def test_uint8_values_are_never_scaled_unseen(tmp_path):
     np.testing.assert_array_equal(binary_images.x[..., 0], GREY > 99)
 
 
+def test_binary_in_the_file_counts(tmp_path):
+    x, y = np.array([[0, 1.0], [1, 0]]), np.array([0, 1])
+    assert data.load(saved(tmp_path, x=x, y=y, binary=np.array([True, False]))).binary.tolist() == [True, False]
+    assert "bool [2]" in refusal(data.load, saved(tmp_path, x=x, y=y, binary=np.array([1, 0])))
+    assert "column 1" in refusal(data.load, saved(tmp_path, x=x / 2, y=y, binary=np.array([False, True])))
+
+
 def test_num_classes_in_the_file_counts(tmp_path):
     x, y = np.zeros((2, 3)), np.array([0, 1])
     assert data.load(saved(tmp_path, x=x, y=y, num_classes=5)).num_classes == 5
@@ -255,6 +263,52 @@ def test_digits_are_those_of_scikit_learn(monkeypatch):
     assert np.bincount(dataset.y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     again = data.load("digits", "a folder that does not exist")
     np.testing.assert_array_equal(again.x, dataset.x)
+
+
+# ---- synthetic tables ----
+
+
+@pytest.mark.parametrize(("name", "features"), [("purchase", 600), ("texas", 6169)])
+def test_a_synthetic_table_says_so_and_is_the_same_at_every_call(name, features):
+    dataset, again, more = (data.load(f"synthetic:{name}:{rows}") for rows in (200, 200, 300))
+    assert dataset.x.shape == (200, features) and dataset.num_classes == 100 and dataset.binary.all()
+    assert (
+        dataset.name == f"synthetic:{name}:200" and "SYNTHETIC" in dataset.source and "SYNTHETIC" in data.card(dataset)
+    )
+    np.testing.assert_array_equal(dataset.x, again.x)
+    np.testing.assert_array_equal(dataset.x, more.x[:200])
+    np.testing.assert_array_equal(dataset.y, more.y[:200])
+
+
+def test_synthetic_rows_are_prototypes_with_as_many_bits_flipped_as_stated():
+    kind = synthetic.Kind("a test", 600, 100, density=0.3, apart=0.1, flips=0.0)
+    x, y = synthetic.draw(kind, 3000)
+    prototypes = np.array([x[y == label][0] for label in range(100)])
+    np.testing.assert_array_equal(x, prototypes[y])  # without flips a class has one row
+    noisy, same = synthetic.draw(kind._replace(flips=0.2), 3000)
+    np.testing.assert_array_equal(same, y)
+    # 1.8 million bits: the share of flips lies within 5 standard deviations of sqrt(.2 * .8 / 1.8e6) = 3e-4
+    assert abs((noisy != prototypes[y]).mean() - 0.2) < 0.0015
+    # two prototypes differ in a bit with probability 2 * .1 * .9 = .18; over 600 bits and 4,950 pairs, which share
+    # 60,000 flips, the mean is within 5 * .0012 of it
+    differ = (prototypes[:, None] != prototypes[None]).mean(axis=2)[np.triu_indices(100, 1)]
+    assert abs(differ.mean() - 0.18) < 0.006
+    assert not np.array_equal(synthetic.draw(kind, 50, seed=1)[0], x[:50])
+
+
+def test_the_default_of_a_synthetic_table_fills_four_sets_of_the_papers_size():
+    assert synthetic.parse("purchase") == (synthetic.KINDS["purchase"], 40_000)
+    assert synthetic.parse("texas:100") == (synthetic.KINDS["texas"], 100)
+
+
+@pytest.mark.parametrize(
+    "wanted", ["", "location", "purchase:", "purchase:99", "texas:-5", "texas:1e4", "texas:10000000"]
+)
+def test_another_synthetic_table_is_refused(wanted):
+    message = refusal(data.load, f"synthetic:{wanted}")
+    assert message.startswith(f"synthetic:{wanted}: ") and (
+        "known: purchase, texas" in message or "100..1000000" in message
+    )
 
 
 # ---- Location-30: small files of the true format ----
@@ -412,7 +466,7 @@ def test_the_second_load_reads_the_cache_and_the_original_folder_stays_as_it_was
     digest = hashlib.sha256(content).hexdigest()
     assert [entry.name for entry in cache.iterdir()] == [f"location30-{digest[:16]}.npz"]
     assert os.listdir(folder) == ["bangkok"]
-    monkeypatch.setattr(data, "_build", None)  # cannot be called
+    monkeypatch.setattr(data, "write", None)  # cannot be called
     second = data.load("location30", folder)
     np.testing.assert_array_equal(second.x, first.x)
     np.testing.assert_array_equal(second.y, first.y)

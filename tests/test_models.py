@@ -41,15 +41,16 @@ def test_parameters_are_as_many_as_in_the_paper(name, example_shape, num_classes
 def test_both_modes_give_the_same_logits_of_the_right_shape(name, shape):
     model = models.build(name, shape, 5)
     x = jax.random.uniform(jax.random.key(1), (6, *shape))
-    params = model.init(jax.random.key(2), x[:1])
-    asked, trained = model.apply(params, x), model.apply(params, x, jax.random.key(3))
+    params = jax.jit(model.init)(jax.random.key(2), x[:1])  # op by op it would compile dozens of programs
+    apply = jax.jit(model.apply)
+    asked, trained = apply(params, x), apply(params, x, jax.random.key(3))
     assert asked.shape == (6, 5)
     np.testing.assert_allclose(asked, trained, rtol=0, atol=1e-6)  # the same sums, possibly fused differently
 
 
 def test_weights_are_glorot_uniform_and_biases_zero():
     model = models.build("cnn", (32, 32, 3), 10)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     for name, layer in params.items():
         *receptive, fan_in, fan_out = layer["kernel"].shape
         bound = np.sqrt(6 / (np.prod(receptive, dtype=int) * (fan_in + fan_out)))
@@ -75,7 +76,7 @@ def test_pooling_takes_the_maximum_of_each_square(training_mode, height, width):
     np.testing.assert_array_equal(models.max_pool(jnp.asarray(x), training_mode), squares.max((2, 4)))
 
 
-@pytest.mark.parametrize("channels, features, padding", [(3, 32, 1), (32, 32, 0), (5, 7, 1), (5, 7, 0)])
+@pytest.mark.parametrize("channels, features, padding", [(3, 32, 1), (32, 16, 0)])
 def test_own_gradient_of_the_convolution_equals_that_of_autodiff(channels, features, padding):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (4, 9, 8, channels))
@@ -115,7 +116,8 @@ def is_canonical(equation):
 def convolutions_in_the_loops_of_training():
     model, recipe = models.cnn((10, 10, 1), 3), Recipe(batch_size=4, max_epochs=2)
     x, y = jnp.zeros((8, 10, 10, 1)), jnp.zeros(8, jnp.int32)
-    state = training._begin(jax.random.key(0), x[:1], model, recipe)
+    begin = functools.partial(training._begin, model=model, recipe=recipe)
+    state = jax.eval_shape(begin, jax.random.key(0), x[:1])
     block = functools.partial(training._block, model=model, recipe=recipe)
     jaxpr = jax.make_jaxpr(block)(state, jnp.arange(8), x, y, None)
     return [equation for equation, in_loop in convolutions(jaxpr.jaxpr) if in_loop]

@@ -18,7 +18,7 @@ import numpy as np
 BATCH = 100
 JOBS = {  # steps_to_train: of one member in a typical run of the paper's recipe, for members per minute
     "mlp": {"members": 32, "rows": 1000, "epochs": 5, "shape": (600,), "classes": 100, "steps_to_train": 1000},
-    "cnn": {"members": 8, "rows": 200, "epochs": 1, "shape": (32, 32, 3), "classes": 10, "steps_to_train": 1125},
+    "cnn": {"members": 8, "rows": 100, "epochs": 1, "shape": (32, 32, 3), "classes": 10, "steps_to_train": 1125},
 }
 WAYS = [  # (worker, job, strategy)
     ("jax", "mlp", "loop"),
@@ -153,11 +153,13 @@ def torch_worker():
 
 
 def serve(name: str) -> None:
-    """Answers each line "job|strategy" on stdin with the seconds it took, until stdin ends."""
+    """Answers each line "job|strategy" on stdin with [seconds, CPU seconds of the call], until stdin ends."""
     run, versions = torch_worker() if name == "torch" else jax_worker(setting=name == "jax")
     print(json.dumps(versions | {"python": platform.python_version()}), flush=True)
     for line in sys.stdin:
-        print(run(*line.strip().split("|")), flush=True)
+        before = time.process_time()
+        seconds = run(*line.strip().split("|"))
+        print(json.dumps([seconds, time.process_time() - before]), flush=True)
 
 
 def start(name: str, python: str) -> subprocess.Popen:
@@ -165,20 +167,22 @@ def start(name: str, python: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def ask(worker: subprocess.Popen, way: tuple[str, str, str]) -> float:
+def ask(worker: subprocess.Popen, way: tuple[str, str, str]) -> tuple[float, float]:
+    """The seconds and CPU seconds one way took; the second includes making its inputs."""
     worker.stdin.write(f"{way[1]}|{way[2]}\n")
     worker.stdin.flush()
     line = worker.stdout.readline()
     if not line:
         raise RuntimeError(f"{' / '.join(way)}: the worker ended")
-    return float(line)
+    return tuple(json.loads(line))
 
 
-def summary(ways: list, first: dict, seconds: dict) -> list[dict]:
+def summary(ways: list, first: dict, measured: dict) -> list[dict]:
     """One row a way: medians over the rounds, and the median of the ratios to PyTorch within each round."""
-    rows = []
+    seconds, rows = {way: [wall for wall, _ in pairs] for way, pairs in measured.items()}, []
     for way in ways:
-        job, median = JOBS[way[1]], statistics.median(seconds[way])
+        job, cpu = JOBS[way[1]], statistics.median(cpu for _, cpu in measured[way])
+        median = statistics.median(seconds[way])
         steps = job["members"] * job["epochs"] * -(-job["rows"] // BATCH)
         reference = seconds.get(REFERENCE[way[1]])
         ratios = [theirs / ours for ours, theirs in zip(seconds[way], reference, strict=True)] if reference else None
@@ -186,18 +190,18 @@ def summary(ways: list, first: dict, seconds: dict) -> list[dict]:
         row |= {"member_steps_per_second": steps / median, "min_ms": 1e3 * min(seconds[way]) / steps}
         row |= {"members_per_minute": 60 * steps / median / job["steps_to_train"]}
         row |= {"times_pytorch": statistics.median(ratios) if ratios else None}
-        rows.append(row | {"first_run_extra_seconds": first[way] - median, "seconds": seconds[way]})
+        row |= {"cpu_ms": 1e3 * cpu / steps, "first_run_extra_seconds": first[way][0] - median}
+        rows.append(row | {"seconds": seconds[way]})
     return rows
 
 
 def show(rows: list[dict]) -> None:
-    print(f"{'job':5}{'worker':18}{'strategy':20}{'ms/step':>9}{'min':>8}{'steps/s':>9}{'x torch':>9}{'compile s':>11}")
+    print(f"{'job':5}{'worker':18}{'strategy':20}" + "  ms/step     min  CPU ms  steps/s  x torch  compile s")
     for row in rows:
         ratio = "" if row["times_pytorch"] is None else f"{row['times_pytorch']:.2f}"
-        numbers = f"{row['ms_per_member_step']:9.2f}{row['min_ms']:8.2f}{row['member_steps_per_second']:9.1f}"
-        print(
-            f"{row['job']:5}{row['worker']:18}{row['strategy']:20}{numbers}{ratio:>9}{row['first_run_extra_seconds']:11.1f}"
-        )
+        times = f"{row['ms_per_member_step']:9.2f}{row['min_ms']:8.2f}{row['cpu_ms']:8.2f}"
+        rates = f"{row['member_steps_per_second']:9.1f}{ratio:>9}{row['first_run_extra_seconds']:11.1f}"
+        print(f"{row['job']:5}{row['worker']:18}{row['strategy']:20}{times}{rates}")
 
 
 def measure(ways: list, pythons: dict, rounds: int) -> dict:
@@ -208,7 +212,8 @@ def measure(ways: list, pythons: dict, rounds: int) -> dict:
     try:
         first = {way: ask(workers[way[0]], way) for way in ways}
         seconds, load = {way: [] for way in ways}, [os.getloadavg()[0]]
-        for _ in range(rounds):
+        for i in range(rounds):
+            print(f"round {i + 1} of {rounds}, load average {load[-1]:.2f}", file=sys.stderr)
             for way in ways:
                 seconds[way].append(ask(workers[way[0]], way))
             load.append(os.getloadavg()[0])

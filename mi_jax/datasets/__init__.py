@@ -1,44 +1,41 @@
-"""TFDS builders that need no TensorFlow, one file for each data set, named as in `mi_jax.data.DATASETS`.
+"""One file for each data set that is made from originals: what its files are, and how they are read.
 
-Every file defines one class `Builder` with
-* features `x`, uint8 or float32 (an image [H W C], or a table row [F]; uint8 images are divided by 255 on
-  loading, uint8 tables stay as they are), and `y`, a 0-based `ClassLabel`;
-* one split, `pool`, which yields the rows in the order of the original (`disable_shuffling=True`, integer keys);
-* `skip_registration=True`, so that our `mnist` and TFDS's own do not collide.
-
-A builder takes its original from `dl_manager.manual_dir` and raises one `ValueError` line where the original is
-not what it should be. It knows nothing of caches and checksums; those are `mi_jax.data`'s. `import
-tensorflow_datasets` takes a second or two, so these modules are imported only when a data set is prepared.
+Every file defines `ORIGINAL`, an `Original`; `builder.py` turns it into a TFDS builder that needs no TensorFlow,
+and `cache.py` keeps what the builder prepared. A reader knows nothing of caches: it yields the rows of its files,
+in their order, and raises one `ValueError` line, naming the file and the row, where a file is not what it should
+be. `raw.py` holds what the readers share, `fetch.py` downloads. Nothing here imports `tensorflow_datasets` (a
+second or two) before a data set must be prepared.
 """
 
-import gzip
-import tarfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+Rows = Iterator[tuple[int, np.ndarray]]  # (0-based label, x), in the order of the pool
+Files = tuple[str, ...]  # relative to the folder of originals, / between folders
 
 
-def read_from_archive(path: Path, member: str) -> Iterator[bytes]:
-    """Returns the lines of the file called `member`, in whatever folder, of the .tgz at `path`.
+class Original(NamedTuple):
+    """A data set as it is published: its files, and how rows are read from them."""
 
-    Nothing is held in memory. The archive is decompressed once to its end before the first line is given out:
-    gzip has its checksum there, and tarfile stops before it, so that a flipped bit could pass as data.
-
-    Raises ValueError if the archive is damaged, truncated or without that file.
-    """
-    try:
-        with gzip.open(path) as packed:
-            while packed.read(1 << 20):
-                pass
-        with tarfile.open(path, "r:gz") as archive:
-            yield from archive.extractfile(_find(archive, path, member))
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise ValueError(f"{path}: damaged or truncated archive ({error}); fetch it again") from error
+    alternatives: tuple[Files, ...]  # each a set of files that together hold the data; the first one there is read
+    read_rows: Callable[[Path, Files], Rows]  # (folder, one of the alternatives) -> rows
+    shape: tuple[int | None, ...]  # of x: (H, W, C) or (F,); (None,): the original says how many columns there are
+    num_classes: int
+    description: str  # the docstring of its module
+    upstream: str  # who publishes it and where, for the message that says what to put where
+    homepage: str
+    terms: str  # the licence, as far as it is known
+    urls: dict[str, str]  # file -> its public address, for the files of one alternative
+    dtype: type = np.uint8  # of x, or float32; uint8 images are divided by 255 on loading, uint8 tables are not
+    binary: np.ndarray | None = None  # bool [F], which columns of a table are 0/1; None: told from the values
 
 
-def _find(archive: tarfile.TarFile, path: Path, member: str) -> tarfile.TarInfo:
-    for entry in archive:
-        if entry.isfile() and Path(entry.name).name == member:
-            return entry
-    held = ", ".join(archive.getnames()[:5]) or "nothing"
-    raise ValueError(f"{path}: expected an archive with a file {member!r}, this one holds {held}")
+def listed(files: Files) -> str:
+    """Returns the names of the files in one phrase, a folder that they share named once."""
+    folder, slash, _ = files[0].rpartition("/")
+    if len(files) == 1 or not slash:
+        return " + ".join(files)
+    return f"{folder}/{{{', '.join(file.rpartition('/')[2] for file in files)}}}"
