@@ -191,7 +191,8 @@ def digits(data_dir: str | None = None) -> Dataset:
 def from_original(name: str, original: Original) -> Loader:
     """Returns the loader of a data set that is made from files of the user."""
     wanted = " or ".join(map(listed, original.alternatives))
-    expected = f"expected the original there: {wanted} (published by {original.upstream}; python -m mi_jax.data {name} --download fetches it)"
+    where = f"published by {original.upstream}; python -m mi_jax.data {name} --download fetches it"
+    expected = f"expected the original there: {wanted} ({where})"
 
     def loader(data_dir: str | None) -> Dataset:
         if data_dir is None:
