@@ -65,11 +65,13 @@ def audit(
     T, points = len(split.trials), [points_of(split, k, num_points) for k in range(len(split.members))]
     total = sum(T * (len(candidates) * (split.trials.shape[1] - 1) + 1) for candidates in attacks.values())
     done, seconds, scores = 0, {}, _attacked(dataset, split, points)
-    record = {
-        "split_digest": splits.digest(split),
-        "models": _accuracies(dataset, split, target, points),
-        "attacks": {},
-    }
+    models = _accuracies(dataset, split, target, points)
+    if max(models["flip_rate"]["values"]) > 0 and not allow_random_target:
+        raise ValueError(
+            f"a target answered {max(models['flip_rate']['values']):.1%} of its points differently when asked again: "
+            "expected a deterministic target, or --allow_random_target"
+        )
+    record = {"split_digest": splits.digest(split), "models": models, "attacks": {}}
     for name, candidates in attacks.items():
         started, attack_key = time.perf_counter(), jax.random.fold_in(key, zlib.crc32(name.encode()))
 
@@ -185,10 +187,10 @@ def _summary(chosen: list[Chosen], answers: list[Answers], scores: np.ndarray, i
     """The entry of one attack in report.json; every number is a mean over targets with its interval."""
     done = np.isfinite(scores) | np.isposinf(scores)
     pairs = [(s[d], m[d]) for s, m, d in zip(scores, is_member, done, strict=True)]
-    at = {str(fpr): [metrics.tpr_at_fpr(s, m, fpr) for s, m in pairs] for fpr in FPRS}
     if not all(m.any() and not m.all() for _, m in pairs):
         name = chosen[0].attack.name
         raise ValueError(f"the cap on queries let {name} finish no member or no non-member of a target: raise it")
+    at = {str(fpr): [metrics.tpr_at_fpr(s, m, fpr) for s, m in pairs] for fpr in FPRS}
     accuracies = [metrics.balanced_accuracy(s, m, c.threshold) for (s, m), c in zip(pairs, chosen, strict=True)]
     return {
         "access": chosen[0].attack.access,

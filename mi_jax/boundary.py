@@ -57,7 +57,7 @@ PAPER = Schedule(10, 200, 18, 11, 20)  # 2,409 queries; iterations and gradient 
 class State(NamedTuple):
     """What a point remembers between rounds; the dimension of the basis is D >= d."""
 
-    key: jax.Array  # [2] words of the point's key
+    key: jax.Array
     x: jax.Array  # [*x]
     y: jax.Array
     best: jax.Array  # [*x] the nearest point that the target labelled otherwise
@@ -65,7 +65,8 @@ class State(NamedTuple):
     course: jax.Array  # [F] distances after the first line and after each iteration
     turn: jax.Array  # checkpoints passed
     anchor: jax.Array  # [*x] where the path of the search begins
-    tangent: jax.Array  # [*x] the side it bends to, as long as the anchor is far
+    tangent: jax.Array  # [*x] the side it bends to ..
+    stretch: jax.Array  # .. and by what factor that has to be as long as the anchor is far
     probe: jax.Array  # [*x] the next question of a search
     angle: jax.Array  # where on the path the probe is
     near: jax.Array  # the bracket, angles: labelled otherwise at `near` ..
@@ -83,10 +84,7 @@ class State(NamedTuple):
 
 
 def schedule(budget: int, dimension: int) -> Schedule:
-    """The best use found of `budget` queries for a rightly labelled point of `dimension` numbers (gate excluded).
-
-    Raises ValueError where the budget does not allow one iteration.
-    """
+    """The best use found of `budget` queries a point (gate excluded); ValueError where one iteration needs more."""
     smallest = total_queries(Schedule(1, 4, 3, 2))
     if budget < smallest:
         raise ValueError(f"budget={budget}: expected at least {smallest} queries, which allow one iteration")
@@ -121,7 +119,7 @@ def farthest_corner(x: Array) -> jax.Array:
 def never_flipped(features: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Which of P points no question ever flipped [P M]; `features` [P M F], `x` [P M *x] (or [P *x] where M = 1).
 
-    They read the distance to the farthest corner; that of any other point is smaller.
+    They read the distance to the farthest corner; any other point reads less.
     """
     x = np.asarray(x).reshape(*features.shape[:2], -1)
     corner = np.sqrt((np.maximum(x, 1 - x).astype(np.float64) ** 2).sum(-1))
@@ -143,11 +141,16 @@ def boundary_distance(schedule: Schedule) -> Measure:
 def _boundary_distance(schedule: Schedule) -> Measure:
     iteration = *_gradient_rounds(schedule.gradient), *_step_rounds(schedule)
     rounds = (
-        Round(partial(_ask_starts, schedule.starts), partial(_tell_starts, schedule.starts), "start"),
+        _start_round(schedule.starts),
         *_search_rounds(schedule.bisections, "bisection", _begin_iteration),
         Repeat(schedule.iterations, iteration),
     )
     return Measure(partial(_begin, schedule.iterations + 1), rounds, lambda state: state.course)
+
+
+@lru_cache  # one object for equal rounds, here and below: the driver compiles by identity
+def _start_round(count: int) -> Round:
+    return Round(partial(_ask_starts, count), partial(_tell_starts, count), "start")
 
 
 def _gradient_rounds(questions: int) -> list[Round]:
@@ -156,7 +159,7 @@ def _gradient_rounds(questions: int) -> list[Round]:
     return rounds[:-1] + [_gradient_round(blocks[-1][-1], True, True)]
 
 
-@lru_cache  # one object for equal rounds: the driver compiles by identity
+@lru_cache
 def _gradient_round(Q: int, ends_block: bool, ends_phase: bool) -> Round:
     one = Round(partial(_ask_gradient, Q), partial(_tell_gradient, Q), "gradient")
     one = _followed(one, _end_block) if ends_block else one
@@ -171,8 +174,14 @@ def _step_rounds(schedule: Schedule) -> list[Round | Repeat]:
 
 
 def _search_rounds(count: int, phase: str, then: Callable[[State], State]) -> list[Round | Repeat]:
+    one, last = _search_round(phase, None), _search_round(phase, then)
+    return ([Repeat(count - 1, (one,))] if count > 1 else []) + [last]
+
+
+@lru_cache
+def _search_round(phase: str, then: Callable[[State], State] | None) -> Round:
     one = Round(lambda key, state: state.probe[None], _tell_search, phase)
-    return ([Repeat(count - 1, (one,))] if count > 1 else []) + [_followed(one, then)]
+    return _followed(one, then) if then else one
 
 
 def _followed(turn: Round, then: Callable[[State], State]) -> Round:
@@ -194,22 +203,22 @@ def _spread(points: int, rule: str) -> tuple[float, ...]:
 
 def _begin(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> State:
     del strength
-    words, zero, corner = jax.random.key_data(key), jnp.float32(0), farthest_corner(x)
-    distance, D = _norm(corner - x), int(np.prod(directions.basis(x.size)))
+    zero, corner = jnp.float32(0), farthest_corner(x)
+    distance, D = directions.norm(corner - x), int(np.prod(directions.basis(x.size)))
     return State(
-        key=words, x=x, y=y, best=corner, distance=distance, course=jnp.full(F, distance), turn=jnp.int32(0),
-        anchor=corner, tangent=jnp.zeros_like(x), probe=x, angle=zero, near=zero, beyond=_RIGHT_ANGLE,
-        guess=_RIGHT_ANGLE / 2, total=jnp.zeros_like(x), answers=jnp.zeros(D), along=jnp.zeros(D),
-        signs=directions.signs(_fold(words, 1), D), epoch=jnp.int32(0), row=jnp.int32(0),
-        centre=zero, shift=zero, lean=zero,
+        key=key, x=x, y=y, best=corner, distance=distance, course=jnp.full(F, distance), turn=jnp.int32(0),
+        anchor=corner, tangent=jnp.zeros_like(x), stretch=jnp.float32(1), probe=x, angle=zero, near=zero,
+        beyond=_RIGHT_ANGLE, guess=_RIGHT_ANGLE / 2, total=jnp.zeros_like(x), answers=jnp.zeros(D), along=jnp.zeros(D),
+        signs=directions.signs(jax.random.fold_in(key, 1), D), epoch=jnp.int32(0), row=jnp.int32(0), centre=zero,
+        shift=zero, lean=zero,
     )  # fmt: skip
 
 
 def _ask_starts(count: int, key, state: State) -> jax.Array:
     """Uniform noise (the paper's start), and last the farthest corner, which differs from x the most."""
     del key
-    noise = _uniform(_fold(state.key, 0), (count, *state.x.shape))
-    return noise.at[-1].set(farthest_corner(state.x))
+    words = randomness.bits(jax.random.fold_in(state.key, 0), count * state.x.size).reshape(count, *state.x.shape)
+    return ((words >> 8) * np.float32(2**-24)).at[-1].set(farthest_corner(state.x))
 
 
 def _tell_starts(count: int, state: State, labels: jax.Array) -> State:
@@ -219,7 +228,7 @@ def _tell_starts(count: int, state: State, labels: jax.Array) -> State:
 
 def _keep_best(state: State, asked: jax.Array, labels: jax.Array) -> State:
     """The state that remembers the nearest of `asked` [Q *x] that are labelled otherwise, if nearer than the best."""
-    far = jnp.where(labels != state.y, jax.vmap(lambda z: _norm(z - state.x))(asked), jnp.inf)
+    far = jnp.where(labels != state.y, jax.vmap(lambda z: directions.norm(z - state.x))(asked), jnp.inf)
     i = far.argmin()
     nearer = far[i] < state.distance
     best, distance = jnp.where(nearer, asked[i], state.best), jnp.where(nearer, far[i], state.distance)
@@ -228,8 +237,9 @@ def _keep_best(state: State, asked: jax.Array, labels: jax.Array) -> State:
 
 def _path(state: State, angle: jax.Array) -> jax.Array:
     """The point at an angle on the semicircle from the anchor (0) to x (a right angle); a line where tangent is 0."""
-    radial = jnp.cos(angle) * (state.anchor - state.x) + jnp.sin(angle) * state.tangent
-    return jnp.clip(state.x + jnp.cos(angle) * radial, 0, 1)
+    # Not a sum of two products: either may be fused with the addition, and a lone point's is not a batch's.
+    cos, sin = jnp.cos(angle), jnp.sin(angle) * state.stretch
+    return jnp.clip(state.x + (cos * sin) * (state.tangent + (cos / sin) * (state.anchor - state.x)), 0, 1)
 
 
 def _aim(state: State, angle: jax.Array) -> State:
@@ -276,7 +286,7 @@ def _fresh_block(state: State) -> State:
     m, p = directions.basis(state.x.size)
     used_up = state.row + min(_IN_BLOCK, m * p) > m * p
     epoch = state.epoch + used_up
-    signs = jnp.where(used_up, directions.signs(_fold(state.key, epoch + 1), m * p), state.signs)
+    signs = jnp.where(used_up, directions.signs(jax.random.fold_in(state.key, epoch + 1), m * p), state.signs)
     line = jnp.pad(((state.best - state.x) / state.distance).ravel(), (0, m * p - state.x.size))
     return state._replace(
         epoch=epoch, row=jnp.where(used_up, 0, state.row), signs=signs,
@@ -326,9 +336,9 @@ def _begin_step(state: State) -> State:
     line = (state.best - state.x) / state.distance
     stopped = ((state.best <= 0) & (state.total < 0)) | ((state.best >= 1) & (state.total > 0))
     total = jnp.where(stopped, 0, state.total)
-    total = total - (total * line).sum() * line
-    tangent = total * (state.distance / jnp.maximum(_norm(total), 1e-30))
-    state = state._replace(anchor=state.best, tangent=tangent, near=jnp.float32(0), beyond=_RIGHT_ANGLE)
+    total = total - directions.total((total * line).ravel()) * line
+    stretch = state.distance / jnp.maximum(directions.norm(total), 1e-12)
+    state = state._replace(anchor=state.best, tangent=total, stretch=stretch, near=jnp.float32(0), beyond=_RIGHT_ANGLE)
     return _aim(state, state.guess)
 
 
@@ -336,15 +346,3 @@ def _end_step(state: State) -> State:
     """Turns shrink from one iteration to the next, so that the last says where to begin."""
     guess = jnp.where(state.near > 0, jnp.minimum(1.5 * state.near, _RIGHT_ANGLE / 2), state.guess / 4)
     return _begin_iteration(state._replace(guess=guess))
-
-
-def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return (randomness.bits(key, int(np.prod(shape))) >> 8).astype(jnp.float32).reshape(shape) * np.float32(2**-24)
-
-
-def _fold(words: jax.Array, number) -> jax.Array:
-    return jax.random.fold_in(jax.random.wrap_key_data(words), number)
-
-
-def _norm(x: jax.Array) -> jax.Array:
-    return jnp.sqrt((x * x).sum())

@@ -32,21 +32,29 @@ def rows(indices: jax.Array, m: int, p: int) -> jax.Array:
 
 
 def transform(x: jax.Array, cosines: np.ndarray) -> jax.Array:
-    """`cosines` [m m] times, as Kronecker product, the orthonormal Hadamard matrix [p p], applied to x [m p].
-
-    In three small factors. Sums are not left to a matrix product, whose order may change with the batch.
-    """
+    """The basis with `cosines` [m m] in it, times x [m p]: its coefficients; with `cosines.T`, the way back."""
     m, p = len(cosines), len(x) // len(cosines)
-    a = 1 << (p.bit_length() // 2)
-    x = (cosines[:, :, None] * x.reshape(m, p)).sum(1).reshape(m, a, p // a)
-    x = (_hadamard(a)[:, :, None] * x[:, None]).sum(2)
-    return (x[:, :, None] * _hadamard(p // a)).sum(3).reshape(-1)
+    x = x.reshape(m, p)
+    for half in (1 << i for i in range(p.bit_length() - 1)):
+        pairs = x.reshape(m, -1, 2, half)
+        x = jnp.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2).reshape(m, p)
+    products = jnp.asarray(cosines * np.float32(p**-0.5))[:, :, None] * x  # [m m p]
+    return total(products.swapaxes(0, 1)).reshape(-1)
 
 
-def _hadamard(p: int) -> np.ndarray:
-    """The orthonormal Hadamard matrix [p p], Sylvester's order."""
-    parity = np.bitwise_count(np.arange(p)[:, None] & np.arange(p)) & 1
-    return ((1 - 2.0 * parity) * p**-0.5).astype(np.float32)
+def total(x: jax.Array) -> jax.Array:
+    """The sum of x over its first axis, by halves: XLA's own sums change order, and last bits, with the batch."""
+    size = 1 << max(0, len(x) - 1).bit_length()
+    x = jnp.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
+    while size > 1:
+        size //= 2
+        x = x[:size] + x[size:]
+    return x[0]
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """The L2 norm of an array, the same to the bit in every batch."""
+    return jnp.sqrt(total((x * x).ravel()))
 
 
 def signs(key: jax.Array, count: int) -> jax.Array:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mi_jax import randomness
+from mi_jax import directions, randomness
 from mi_jax.boundary import farthest_corner
 from mi_jax.types import Measure, Repeat, Round
 
@@ -16,7 +16,7 @@ LONGEST = 2.0  # a ray ends where its noise has this standard deviation: most of
 class Ray(NamedTuple):
     """What a point remembers between questions; lengths are standard deviations of the noise a ray goes along."""
 
-    key: jax.Array  # [2] words of the point's key
+    key: jax.Array
     x: jax.Array  # [*x]
     y: jax.Array
     course: jax.Array  # [F] L2 distance of the nearest point labelled otherwise, after each query
@@ -54,10 +54,10 @@ def _rays(queries: int, bisections: int) -> Measure:
 
 def _begin(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> Ray:
     del strength
-    words, longest = jax.random.key_data(key), jnp.float32(LONGEST)
-    course = jnp.full(F, _norm(farthest_corner(x) - x))
+    longest = jnp.float32(LONGEST)
+    course = jnp.full(F, directions.norm(farthest_corner(x) - x))
     asked = jnp.int32(0)
-    return Ray(words, x, y, course, asked, _direction(words, asked, x), jnp.float32(0), longest, jnp.int32(0))
+    return Ray(key, x, y, course, asked, _direction(key, asked, x), jnp.float32(0), longest, jnp.int32(0))
 
 
 def _length(state: Ray) -> jax.Array:
@@ -70,7 +70,7 @@ def _probe(state: Ray) -> jax.Array:
 
 def _tell(bisections: int, state: Ray, labels: jax.Array) -> Ray:
     flipped, fresh, length = labels[0] != state.y, state.left == 0, _length(state)
-    far = jnp.where(flipped, _norm(_probe(state) - state.x), jnp.inf)
+    far = jnp.where(flipped, directions.norm(_probe(state) - state.x), jnp.inf)
     course = jnp.where(jnp.arange(len(state.course)) >= state.asked, jnp.minimum(state.course, far), state.course)
     left = jnp.where(fresh, jnp.where(flipped, bisections, 0), state.left - 1)
     asked = state.asked + 1
@@ -84,9 +84,5 @@ def _tell(bisections: int, state: Ray, labels: jax.Array) -> Ray:
     )
 
 
-def _direction(words: jax.Array, number: jax.Array, x: jax.Array) -> jax.Array:
-    return randomness.normal(jax.random.fold_in(jax.random.wrap_key_data(words), number), x.shape)
-
-
-def _norm(x: jax.Array) -> jax.Array:
-    return jnp.sqrt((x * x).sum())
+def _direction(key: jax.Array, number: jax.Array, x: jax.Array) -> jax.Array:
+    return randomness.normal(jax.random.fold_in(key, number), x.shape)

@@ -1,16 +1,18 @@
 """The whole path against models whose leakage is known: none (untrained), all (planted), and what both imply."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import attacks, audit, metrics, oracle, splits
+from mi_jax import attacks, audit, metrics, oracle, splits, white_box
 from mi_jax.types import Answers, Attack, Dataset, Fitted, Model
 
 SHAPE, C, N = (8, 8, 1), 4, 400
 KEY = jax.random.key(0)
-TASK = attacks.Task(SHAPE, C, None, budget=30)
+TASK = attacks.Task(SHAPE, C, None, budget=40)
 
 
 def noise_dataset() -> Dataset:
@@ -33,6 +35,8 @@ MEMORY = memory()  # one object: compiled programs are found by the identity of 
 
 def run(dataset, split, params_of, model, names=tuple(attacks.ATTACKS), task=TASK, **options):
     def target(k, access):
+        if access == "gradient":
+            return white_box.Glass(model.apply, params_of(k))
         return oracle.of_model(model, params_of(k), C, access=access)
 
     chosen = {name: attacks.build(name, task) for name in names}
@@ -42,7 +46,7 @@ def run(dataset, split, params_of, model, names=tuple(attacks.ATTACKS), task=TAS
 @pytest.fixture(scope="module")
 def planted():
     dataset = noise_dataset()
-    split = splits.disjoint(0, N, 40, num_targets=3, num_shadows=2)
+    split = splits.disjoint(0, N, 40, num_targets=2, num_shadows=1)
 
     def params_of(k):
         rows = split.members[k]
@@ -61,12 +65,12 @@ def test_every_attack_finds_planted_members(planted, name):
 
 
 def test_no_attack_finds_members_of_untrained_models():
-    dataset, split = noise_dataset(), splits.disjoint(1, N, 50, num_targets=8, num_shadows=1)
+    dataset, split = noise_dataset(), splits.disjoint(1, N, 50, num_targets=5, num_shadows=1)
     weights = np.random.default_rng(5).normal(size=(len(split.members), 64, C)).astype(np.float32)
     linear = Model(lambda key, x: None, lambda params, x, key=None: x.reshape(len(x), -1) @ params)
     record, _ = run(dataset, split, lambda k: jnp.asarray(weights[k]), linear)
     # Under the null the AUC of one target has standard deviation sqrt((m + n + 1) / (12 m n)) or less (ties).
-    bound = 3.3 * np.sqrt(101 / (12 * 50 * 50) / 8)  # 3.3 deviations of a mean of 8: one in a thousand
+    bound = 3.3 * np.sqrt(101 / (12 * 50 * 50) / 5)  # 3.3 deviations of a mean of 5: one in a thousand
     for name, entry in record["attacks"].items():
         assert abs(entry["auc"]["mean"] - 0.5) < bound, name
 
@@ -84,7 +88,7 @@ def test_bills_of_the_target_are_exact(planted):
     for k in split.trials[:, 0]:
         rows = np.concatenate([split.members[k], split.nonmembers[k]])
         right.append(oracle.labels_of(oracle.of_model(MEMORY, params_of(k), C), dataset.x[rows]) == dataset.y[rows])
-    np.testing.assert_array_equal(scores["attack/noise/queries"], 1 + 30 * np.array(right))
+    np.testing.assert_array_equal(scores["attack/noise/queries"], 1 + 40 * np.array(right))
     settings = record["attacks"]["translation"]["tuned"]["settings"]
     assert {s["perturbation"] for s in settings} <= {"translation 1", "translation 2"}
     bits = [4 * int(s["perturbation"][-1]) + 1 for s in settings]
@@ -128,8 +132,8 @@ def test_a_target_is_asked_only_by_the_attack_as_tuned(planted):
 
     _, scores = audit.audit(KEY, dataset, split, target, {"noise": attacks.build("noise", TASK)})
     for t, trial in enumerate(split.trials):
-        # 80 labels for its accuracy, then the bill.
-        assert seen[trial[0]] == 80 + scores["attack/noise/queries"][t].sum()
+        # 80 labels for its accuracy, 64 asked again, then the bill.
+        assert seen[trial[0]] == 80 + 64 + scores["attack/noise/queries"][t].sum()
 
 
 def test_num_points_attacks_the_first_rows_of_each_side(planted):
@@ -163,3 +167,39 @@ def test_the_threshold_of_a_learned_attack_comes_from_held_out_scores():
         KEY, (Attack("memoriser", "label", None, None, fit),), [[answers]], np.zeros(20, int), is_member
     )
     assert chosen.threshold == np.inf
+
+
+def test_a_target_that_changes_its_answers_is_refused_unless_allowed(planted):
+    dataset, split, params_of, _ = planted
+    asked = []
+
+    def target(k, access):
+        own = oracle.of_model(MEMORY, params_of(k), C, access=access)
+
+        def answer(x, live):
+            asked.append(live)
+            return (np.asarray(own.answer(x, live)) + len(asked)) % C  # another label at every call
+
+        return own._replace(answer=answer)
+
+    gap = {"gap": attacks.build("gap", TASK)}
+    with pytest.raises(ValueError, match="differently when asked again.*--allow_random_target"):
+        audit.audit(KEY, dataset, split, target, gap)
+    record, _ = audit.audit(KEY, dataset, split, target, gap, allow_random_target=True)
+    assert min(record["models"]["flip_rate"]["values"]) == 1.0
+
+
+def test_a_cap_leaves_points_that_count_nowhere_but_in_finished(planted, monkeypatch):
+    dataset, split, params_of, (_, whole) = planted
+    monkeypatch.setattr(oracle, "query", functools.partial(oracle.query, points_at_once=8))
+    bill = whole["attack/noise/queries"].sum(1)
+    record, scores = run(dataset, split, params_of, MEMORY, names=("noise",), cap=int(bill.min()) - 1)
+    done = ~np.isnan(scores["attack/noise/scores"])
+    assert record["attacks"]["noise"]["finished"] == done.mean() < 1
+    np.testing.assert_array_equal(scores["attack/noise/scores"][done], whole["attack/noise/scores"][done])
+    for t, threshold in enumerate(record["attacks"]["noise"]["tuned"]["threshold"]):
+        own, is_member = scores["attack/noise/scores"][t][done[t]], scores["is_member"][t][done[t]]
+        expected = metrics.balanced_accuracy(own, is_member, threshold)
+        assert record["attacks"]["noise"]["balanced_accuracy"]["values"][t] == expected
+    with pytest.raises(ValueError, match="let noise finish no member or no non-member"):
+        run(dataset, split, params_of, MEMORY, names=("noise",), cap=85)

