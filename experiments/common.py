@@ -67,10 +67,10 @@ DEFAULTS = {
     "digits": {
         "model": "mlp",
         "n_train": 100,
-        "num_targets": 10,
+        "num_targets": 15,
         "num_shadows": 4,
         "attacks": IMAGE_ATTACKS,
-        "budget": 250,
+        "budget": 500,
     },
     "location30": {
         "model": "mlp2",

@@ -63,7 +63,8 @@ def audit(
     which documents both returns.
     """
     T, points = len(split.trials), [points_of(split, k, num_points) for k in range(len(split.members))]
-    total = sum(T * (len(candidates) * (split.trials.shape[1] - 1) + 1) for candidates in attacks.values())
+    asks = [len(candidates) + (candidates[0].final is not None) for candidates in attacks.values()]
+    total = sum(T * (times * (split.trials.shape[1] - 1) + 1) for times in asks)
     done, seconds, scores = 0, {}, _attacked(dataset, split, points)
     models = _accuracies(dataset, split, target, points)
     if max(models["flip_rate"]["values"]) > 0 and not allow_random_target:
@@ -109,7 +110,11 @@ def _trial(
     y = np.concatenate([dataset.y[points[k].rows] for k in shadows])
     is_member = np.concatenate([points[k].is_member for k in shadows])
     asked = [[ask(attack, k) for k in shadows] for attack in candidates]
-    chosen = choose(jax.random.fold_in(key, target), candidates, asked, y, is_member)
+    own = jax.random.fold_in(key, target)
+    chosen = choose(own, candidates, asked, y, is_member)
+    if chosen.attack.final is not None:
+        final = chosen.attack.final
+        chosen = choose(own, (final,), [[ask(final, k) for k in shadows]], y, is_member)
     answers = ask(chosen.attack, target, cap)
     scores = chosen.score(np.nan_to_num(answers.features), dataset.y[points[target].rows])
     return chosen, answers, np.where(answers.finished, scores, np.nan)

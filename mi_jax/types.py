@@ -128,6 +128,7 @@ class Attack(NamedTuple):
     fit: Callable[[jax.Array, np.ndarray, np.ndarray, np.ndarray], Fitted]
     # (key, features [s M F], y [s], is_member [s]) -> Fitted; it is shown rows of shadow models only
     threshold: float | None = None  # fixed in advance (the gap attack); None: chosen on the shadow models
+    final: "Attack | None" = None  # the same with the whole budget, where candidates are tried with less of it
     settings: dict[str, Any] = {}  # what distinguishes it among the candidates of its grid, for the record
 
 
