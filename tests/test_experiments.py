@@ -442,3 +442,9 @@ def test_the_program_exits_with_2_and_one_line(tmp_path, arguments):
     assert (done.returncode, done.stdout) == (2, "")
     assert is_one_error_line(done.stderr), done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_tables_in_the_readme_are_those_of_the_committed_records():
+    readme, records = (REPOSITORY / "README.md").read_text(), REPOSITORY / "results" / "records"
+    for name in ("audit-digits", "audit-location30"):
+        assert report.table(json.loads((records / name / "report.json").read_text())) in readme
