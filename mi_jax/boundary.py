@@ -38,6 +38,8 @@ from mi_jax.types import Array, Measure, Repeat, Round
 RADIUS = 0.3
 _AT_ONCE, _IN_BLOCK = 25, 64  # questions a round, and a transform: memory is points x 25 x d
 _RIGHT_ANGLE = np.float32(np.pi / 2)
+_gradient_questions = lru_cache(lambda Q: partial(_ask_gradient, Q))  # one object: programs are found by identity
+_probe_question = lru_cache(lambda: lambda key, state: state.probe[None])
 
 
 class Schedule(NamedTuple):
@@ -161,7 +163,7 @@ def _gradient_rounds(questions: int) -> list[Round]:
 
 @lru_cache
 def _gradient_round(Q: int, ends_block: bool, ends_phase: bool) -> Round:
-    one = Round(partial(_ask_gradient, Q), partial(_tell_gradient, Q), "gradient")
+    one = Round(_gradient_questions(Q), partial(_tell_gradient, Q), "gradient")
     one = _followed(one, _end_block) if ends_block else one
     return _followed(one, _begin_step) if ends_phase else one
 
@@ -180,7 +182,7 @@ def _search_rounds(count: int, phase: str, then: Callable[[State], State]) -> li
 
 @lru_cache
 def _search_round(phase: str, then: Callable[[State], State] | None) -> Round:
-    one = Round(lambda key, state: state.probe[None], _tell_search, phase)
+    one = Round(_probe_question(), _tell_search, phase)
     return _followed(one, then) if then else one
 
 

@@ -63,6 +63,7 @@ def test_distance_is_within_five_percent_of_the_truth_at_2500_queries_and_never_
     assert (answers.queries <= 1 + 2500).all()
 
 
+@pytest.mark.slow
 def test_distance_improves_with_the_budget_to_two_percent_at_10000_queries():
     target, x, y, true = flat_problem(192, 16)
     medians = [
@@ -71,6 +72,7 @@ def test_distance_improves_with_the_budget_to_two_percent_at_10000_queries():
     assert medians[0] > medians[1] > medians[2] and medians[2] <= 1.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [PAPER, Schedule(10, 20, 18, 11, 20), Schedule(10, 192, 12, 11, 6, "geometric")])
 def test_other_schedules_find_the_boundary_too(plan):
     target, x, y, true = flat_problem(192, 16)
@@ -241,8 +243,9 @@ def test_programs_compiled_grow_neither_with_points_nor_with_models_nor_with_ite
 
     before = [f._cache_size() for f in compiled]
     run(1.0, 10, 2)
-    # Questions: starts, 25 of the gradient in three roles, a search. Answers: the same, and a search's two ends.
-    assert oracle._ask._cache_size() - before[2] <= 6 and oracle._tell._cache_size() - before[3] <= 8
+    # Questions: starts, 25 of the gradient, one of a search. Answers: starts, a gradient round in its three roles,
+    # and a search with its two ends, on the first line and in an iteration.
+    assert oracle._ask._cache_size() - before[2] == 3 and oracle._tell._cache_size() - before[3] <= 8
     before = [f._cache_size() for f in compiled]
     for factor, count in ((2.0, 10), (1.0, 20), (3.0, 3)):
         run(factor, count, 2)
