@@ -206,7 +206,8 @@ def _against_gap(attacks: dict) -> str:
 
 
 def _untested(attacks: dict) -> str:
-    known = ("gap", "rotation", "translation", "noise", "boundary", "combined", "confidence_threshold", "white_box")
+    known = ("gap", "rotation", "translation", "noise", "boundary", "combined")
+    known += ("confidence_threshold", "confidence_network", "white_box")
     missing = [name.replace("_", " ") for name in known if name not in attacks]
     return "the attacks " + ", ".join(missing) if missing else "attacks beyond those above"
 
