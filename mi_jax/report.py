@@ -209,6 +209,7 @@ def _untested(attacks: dict) -> str:
     known = ("gap", "rotation", "translation", "noise", "boundary", "combined")
     known += ("confidence_threshold", "confidence_network", "white_box")
     missing = [name.replace("_", " ") for name in known if name not in attacks]
+    missing = ["distance to the decision boundary" if name == "boundary" else name for name in missing]
     return "the attacks " + ", ".join(missing) if missing else "attacks beyond those above"
 
 
