@@ -2,7 +2,7 @@
 
 Artefact: record.json and fig2.png in --out (default results/records/fig2-PRESET): attack accuracy by (a) rotation
           r = 0..15, (b) translation d = 0..5, (c) queries per example for noise, boundary, rays, combined, white-box.
-Command:  python -m experiments.fig2_query_budget --preset=smoke     digits; minutes on two cores
+Command:  python -m experiments.fig2_query_budget --preset=smoke     digits; minutes, it is expected
           python -m experiments.fig2_query_budget --preset=cpu --data_dir=DIR      CIFAR-10, n = 2,500, one trial
           python -m experiments.fig2_query_budget --preset=paper --data_dir=DIR    CIFAR-10, n = 2,500, three trials
 Method:   a curve is read off the intermediate states of one run, not of a run each; at every number of queries its
@@ -10,7 +10,7 @@ Method:   a curve is read off the intermediate states of one run, not of a run e
           are the mean bill of the target per example, misclassified points included.
 Expected: CIFAR-10: gap 75.0, rotation best at r = 4 (78.7), translation at d = 1 (79.0), boundary above noise from
           about 200 queries on, 84.7 at 2,409, white-box 85.0 (the paper's Fig 2; PAPER below).
-Status:   smoke run and committed; cpu and paper: not yet run.
+Status:   not yet run, at any preset; the times above are expectations.
 """
 
 import dataclasses
