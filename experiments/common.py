@@ -55,7 +55,7 @@ HELP = {
     "num_points": "members, and as many non-members, attacked of each model; default: all n_train",
     "attacks": f"comma-separated, of: {', '.join(attacks.ATTACKS)}",
     "defense": f"NAME or NAME:STRENGTH, of: {', '.join(defenses.DEFENSES)}",
-    "budget": "queries per example for attacks that can spend any number (noise, boundary, rays, each copy of combined)",
+    "budget": "queries per example of attacks that can spend any number (noise, boundary, rays; each copy of combined)",
     "cap": "queries an attack may put to one target in all; what it leaves unfinished is marked; default: no cap",
     "allow_random_target": "go on although a target answers the same input differently when asked again",
     "seed": "of the split, of training and of every attack",
