@@ -27,7 +27,7 @@ def body() -> None:
         return
     config = common.config_from_flags()
     folder = common.out_folder(FLAGS.out, config.dataset)
-    record, scores = common.run(config)
+    record, scores = common.run(config, out=folder)
     common.finish(folder, record, scores)
 
 

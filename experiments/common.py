@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from mi_jax import attacks, audit, data, defenses, models, oracle, report, splits, training, white_box
+from mi_jax import attacks, audit, data, defenses, models, oracle, report, splits, store, training, white_box
 from mi_jax.types import Dataset, Recipe, Split
 
 IMAGE_ATTACKS = ("gap", "rotation", "translation", "noise", "confidence_threshold", "confidence_network")
@@ -145,10 +146,11 @@ def resolve(config: Config, dataset: Dataset) -> Config:
     return dataclasses.replace(config, **values)
 
 
-def run(config: Config, *, recipe: Recipe = Recipe()) -> tuple[dict, dict[str, np.ndarray]]:
+def run(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -> tuple[dict, dict[str, np.ndarray]]:
     """Data, split, ensemble, attacks, record: (record, scores) as `report.py` documents them.
 
-    Everything named in the config is looked up before the first model is trained.
+    Everything named in the config is looked up before the first model is trained. Finished members and conversations
+    are kept in `out`, where the same run finds them again (`finish` removes them).
     """
     started = time.perf_counter()
     for name in config.attacks or ():
@@ -167,11 +169,13 @@ def run(config: Config, *, recipe: Recipe = Recipe()) -> tuple[dict, dict[str, n
         config.seed, len(dataset.x), config.n_train, num_targets=config.num_targets, num_shadows=config.num_shadows
     )
     training_key, attack_key = jax.random.split(jax.random.key(config.seed))
-    params, history = train(training_key, model, recipe, dataset, split, penalty=defense.penalty)
+    environment = surroundings(config, dataset, recipe)
+    keep = keeper(out, environment)
+    params, history = train(training_key, model, recipe, dataset, split, penalty=defense.penalty, keep=keep)
     trained = time.perf_counter()
 
     target = oracles(model, params, dataset, output=defense.output)
-    with bar("attacking", unit="conversation") as progress:
+    with bar("attacking", unit="query") as progress:
         record, scores = audit.audit(
             attack_key,
             dataset,
@@ -181,6 +185,7 @@ def run(config: Config, *, recipe: Recipe = Recipe()) -> tuple[dict, dict[str, n
             num_points=config.num_points,
             cap=config.cap,
             allow_random_target=config.allow_random_target,
+            keep=keep,
             progress=progress,
         )
     seconds = {"training": round(trained - started, 2), **record.pop("seconds")}
@@ -188,13 +193,42 @@ def run(config: Config, *, recipe: Recipe = Recipe()) -> tuple[dict, dict[str, n
     record["models"]["epochs"] = [int(e) for e in np.asarray(history.epochs)]
     return {
         "config": dataclasses.asdict(config),
-        "environment": environment(),
+        "environment": environment,
         **record,
         "seconds": seconds,
     }, scores
 
 
-def train(key: jax.Array, model, recipe: Recipe, dataset: Dataset, split: Split, *, penalty=None):
+def surroundings(config: Config, dataset: Dataset, recipe: Recipe) -> dict:
+    """The environment of a run, with a digest of all that its results depend on: settings, data, versions, code."""
+    settings = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in ("attacks", "data_dir")
+    }
+    settings |= {"recipe": recipe, "pool": [zlib.crc32(np.ascontiguousarray(a)) for a in (dataset.x, dataset.y)]}
+    settings |= {name: value for name, value in environment().items() if name != "commit"}
+    here = Path(__file__).parent
+    return environment() | {"run_digest": store.digest(settings, [here, here.parent / "mi_jax"])}
+
+
+def keeper(out: Path | None, environment: dict) -> store.Keep:
+    """Keeps what is finished of a run in `out`, where the same run finds it again; how much it found is on record."""
+    if out is None:
+        return store.keep_nothing
+    folder = parts(out, environment)
+    environment["parts_found"] = len(list(folder.iterdir())) if folder.is_dir() else 0
+    if environment["parts_found"]:
+        print(f"going on with the {environment['parts_found']} finished parts in {folder}", file=sys.stderr)
+    return store.keep_in(folder)
+
+
+def parts(out: Path, environment: dict) -> Path:
+    """The folder in `out` of what is finished of a run: another one for other settings or another line of code."""
+    return out / "parts" / environment["run_digest"]
+
+
+def train(
+    key: jax.Array, model, recipe: Recipe, dataset: Dataset, split: Split, *, penalty=None, keep=store.keep_nothing
+):
     """(params [K ...], history) of every model of the split, under a progress bar."""
     with bar("training", unit="model") as progress:
         return training.train_ensemble(
@@ -205,6 +239,7 @@ def train(key: jax.Array, model, recipe: Recipe, dataset: Dataset, split: Split,
             dataset.y,
             split.members,
             penalty=penalty,
+            keep=keep,
             progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
         )
 
@@ -222,21 +257,24 @@ def oracles(model, params, dataset: Dataset, *, output=None) -> Callable[[int, s
 
 
 class bar:
-    """A tqdm bar as a context; called with (done, total, what is being done)."""
+    """A tqdm bar with the time left, as a context; called with (done, total, what is being done)."""
 
-    def __init__(self, title: str, unit: str):
-        self.bar = tqdm(desc=title, unit=unit, dynamic_ncols=True)
+    def __init__(self, title: str, unit: str, total: int | None = None):
+        self.bar = tqdm(desc=title, unit=unit, unit_scale=unit == "query", total=total, dynamic_ncols=True)
 
-    def __enter__(self) -> Callable[[int, int, str], None]:
-        return self.update
+    def __enter__(self) -> "bar":
+        return self
 
     def __exit__(self, *_):
         self.bar.close()
 
-    def update(self, done: int, total: int, what: str) -> None:
+    def __call__(self, done: int, total: int, what: str) -> None:
         self.bar.total = total
         self.bar.set_postfix_str(what, refresh=False)
-        self.bar.update(done - self.bar.n)
+        self.add(done - self.bar.n)
+
+    def add(self, more: int) -> None:
+        self.bar.update(more)
 
 
 def environment() -> dict:
@@ -300,8 +338,9 @@ def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
 
 
 def finish(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
-    """Writes a run and prints its table."""
+    """Writes a run, removes the parts it was put together from, and prints its table."""
     report.write(folder, record, scores)
+    store.remove(parts(folder, record["environment"]))
     show(record, folder)
 
 

@@ -1,21 +1,26 @@
 """Figure 2: what label-only attacks gain per query, and how the augmentation attacks depend on their strength.
 
 Artefact: record.json and fig2.png in --out (default results/records/fig2-PRESET): attack accuracy by (a) rotation
-          r = 0..15, (b) translation d = 0..5, (c) queries per example for noise, boundary, rays, combined, white-box.
-Command:  python -m experiments.fig2_query_budget --preset=smoke     digits; minutes, it is expected
-          python -m experiments.fig2_query_budget --preset=cpu --data_dir=DIR      CIFAR-10, n = 2,500, one trial
-          python -m experiments.fig2_query_budget --preset=paper --data_dir=DIR    CIFAR-10, n = 2,500, three trials
+          r = 0..15, (b) translation d = 0..5, (c) queries per example for noise, boundary, rays, combined, white-box;
+          beside them gap, confidence and the best augmentation, and boundary against confidence on the same points.
+Command:  python -m experiments.fig2_query_budget --preset=smoke     digits; about a minute
+          python -m experiments.fig2_query_budget --preset=cpu --data_dir=DIR      CIFAR-10, n = 2,500
+          python -m experiments.fig2_query_budget --preset=paper --data_dir=DIR    everything on all points
 Method:   a curve is read off the intermediate states of one run, not of a run each; at every number of queries its
-          threshold (and sigma) is chosen anew on the shadow models, as an attacker with that budget would. Queries
-          are the mean bill of the target per example, misclassified points included.
+          threshold is chosen anew on the shadow models, as an attacker with that budget would (sigma once, with 100
+          queries). Queries are the mean bill of the target per example, misclassified points included.
 Expected: CIFAR-10: gap 75.0, rotation best at r = 4 (78.7), translation at d = 1 (79.0), boundary above noise from
           about 200 queries on, 84.7 at 2,409, white-box 85.0 (the paper's Fig 2; PAPER below).
-Status:   not yet run, at any preset; the times above are expectations.
+Status:   cpu preset not yet run to its end; two cores need about four hours for it. Resumable: the same command
+          with the same --out goes on where it was stopped.
 """
 
 import dataclasses
+import functools
 import json
 import sys
+import zlib
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,19 +28,42 @@ from absl import app, flags
 from matplotlib import pyplot as plt
 
 from experiments import common
-from mi_jax import attacks, audit, data, measures, metrics, models, oracle, perturbations, plots, report, splits
-from mi_jax.boundary import boundary_distance, checkpoints, schedule
+from mi_jax import (
+    attacks,
+    audit,
+    boundary,
+    data,
+    measures,
+    metrics,
+    models,
+    perturbations,
+    plots,
+    report,
+    splits,
+    store,
+)
+from mi_jax.interview import Ask, Points, interview, points_of
 from mi_jax.rays import rays
-from mi_jax.types import Attack, Recipe
+from mi_jax.types import Attack, Dataset, Recipe, Split
 
 FLAGS = flags.FLAGS
 ROTATIONS, TRANSLATIONS = tuple(range(16)), tuple(range(6))
 COUNTS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 350, 500, 1000, 1500, 2500)
-CIFAR = {"dataset": "cifar10", "n_train": 2500, "num_shadows": 1, "budget": 2500}
+CHEAP = ("gap", "confidence_threshold", "confidence_network", "augmentation")
+CIFAR = {"dataset": "cifar10", "n_train": 2500, "num_targets": 3, "num_shadows": 1, "budget": 2409}
 PRESETS = {
-    "smoke": {"dataset": "digits", "num_targets": 5, "num_shadows": 2, "num_points": 100, "budget": 1000},
-    "cpu": CIFAR | {"num_targets": 1, "num_points": 300},
-    "paper": CIFAR | {"num_targets": 3, "num_points": 2500},
+    "smoke": {"dataset": "digits", "num_targets": 2, "num_shadows": 2, "n_train": 100, "budget": 200},
+    "cpu": CIFAR,
+    "paper": CIFAR,
+}
+SIZES = {  # (points attacked a side, trials, queries per copy at most); anything else: all of them
+    "cpu": {
+        "noise": (2500, 3, 500),
+        "boundary": (300, 1, 2409),
+        "rays": (300, 1, 500),
+        "combined": (100, 1, 2409),
+        "white_box": (100, 1, 0),
+    },
 }
 _TURNED = (75.1, 76.5, 77.7, 78.1, 78.7, 78.6, 78.1, 77.1, 75.9, 75.6, 75.7, 75.4, 75.1, 75.4, 74.8, 75.1)
 PAPER = {  # accuracy in per cent on CIFAR-10, read off the paper's vector graphics
@@ -47,55 +75,46 @@ PAPER = {  # accuracy in per cent on CIFAR-10, read off the paper's vector graph
 }
 
 
-def courses(task: attacks.Task) -> dict[str, tuple[tuple[Attack, ...], np.ndarray]]:
-    """name -> (candidates whose features are a course, queries at each of its checkpoints, the gate not included)."""
+def course(name: str, task: attacks.Task) -> tuple[tuple[Attack, ...], np.ndarray, list[int]]:
+    """(candidates whose features are a course, queries at its checkpoints without the gate's, their columns in it)."""
     counts = tuple(c for c in COUNTS if c <= task.budget)
-    noise = tuple(
-        a._replace(measure=measures.hit_rate(measures.gaussian, a.settings["sigma"], counts))
-        for a in attacks.build("noise", task)
-    )
-    plan = schedule(task.budget, int(np.prod(task.example_shape)))
-    boundary = attacks.build("boundary", task)[0]._replace(measure=boundary_distance(plan))
-    combined = attacks.build("combined", task)[0]._replace(measure=boundary_distance(plan))
-    few = np.array([c for c in COUNTS if c <= min(task.budget, 500)])
-    ray = attacks.build("rays", task)[0]._replace(measure=rays(int(few[-1])))
-    return {
-        "noise": (noise, np.array(counts)),
-        "boundary": ((boundary,), checkpoints(plan)),
-        "rays": ((ray,), few),
-        "combined": ((combined,), checkpoints(plan)),
-    }
+    candidates, plan = attacks.build(name, task), boundary.schedule(task.budget, int(np.prod(task.example_shape)))
+    if name == "noise":
+
+        def read_often(attack: Attack) -> Attack:
+            last = (attack.final or attack)._replace(settings=attack.settings | {"queries": counts})
+            return attack._replace(final=last._replace(measure=_noise(last, counts)))
+
+        return tuple(map(read_often, candidates)), np.array(counts), list(range(len(counts)))
+    if name == "rays":  # read after every query
+        return (candidates[0]._replace(measure=rays(counts[-1])),), np.array(counts), [c - 1 for c in counts]
+    at = boundary.checkpoints(plan)
+    return (candidates[0]._replace(measure=boundary.boundary_distance(plan)),), at, list(range(len(at)))
 
 
-def curve(key, ask, dataset, points, trial, candidates, at: np.ndarray) -> list[dict]:
-    """Accuracy, AUC and queries of one trial at every checkpoint of one run per model."""
-    target, shadows = trial[0], trial[1:]
-    asked = [[ask(attack, k) for k in shadows] for attack in candidates]
-    y = np.concatenate([dataset.y[points[k].rows] for k in shadows])
-    is_member = np.concatenate([points[k].is_member for k in shadows])
-    answers, found = {}, []
-    for queries in at:
-        column = checkpoint(candidates[0], at, queries)
-        seen = [[a._replace(features=a.features[:, :, column]) for a in of_one] for of_one in asked]
-        chosen = audit.choose(key, candidates, seen, y, is_member)
-        strength = str(chosen.attack.settings)
-        if strength not in answers:
-            answers[strength] = ask(chosen.attack, target)
-        features = answers[strength].features
-        scores, own = chosen.score(features[:, :, column], dataset.y[points[target].rows]), points[target].is_member
-        right = (features[:, :, -1] > 0).sum(1)  # copies that were measured
+def _noise(attack: Attack, counts: tuple[int, ...]):
+    return measures.hit_rate(measures.gaussian, attack.settings["sigma"], counts)
+
+
+def curve(key, ask: Ask, dataset: Dataset, points: list[Points], trial, plan) -> tuple[list[dict], np.ndarray]:
+    """(accuracy, AUC and queries of one trial at every checkpoint of one run per model, the target's hits at last)."""
+    (candidates, at, columns), target = plan, trial[0]
+    y, is_member = (np.concatenate(parts) for parts in zip(*((dataset.y[points[k].rows], points[k].is_member)
+                                                             for k in trial[1:]), strict=True))  # fmt: skip
+    chosen, asked = audit.tune(key, ask, dataset, points, candidates, trial[1:])
+    answers, own, found = ask(chosen.attack, target, points[target]), points[target], []
+    for queries, column in zip(at, columns, strict=True):
+        cut = slice(column, column + 1)
+        seen = [[a._replace(features=a.features[:, :, cut]) for a in asked]]
+        chosen = audit.choose(key, (chosen.attack,), seen, y, is_member)
+        scores = chosen.score(answers.features[:, :, cut], dataset.y[own.rows])
+        measured = (answers.features[:, :, -1] > 0).sum(1)  # copies
         found.append({
-            "queries": float(features.shape[1] + (right * queries).mean()),
-            "balanced_accuracy": metrics.balanced_accuracy(scores, own, chosen.threshold),
-            "auc": metrics.auc(scores, own),
+            "queries": float(answers.features.shape[1] + (measured * queries).mean()),
+            "balanced_accuracy": metrics.balanced_accuracy(scores, own.is_member, chosen.threshold),
+            "auc": metrics.auc(scores, own.is_member),
         })  # fmt: skip
-    return found
-
-
-def checkpoint(attack: Attack, at: np.ndarray, queries: int) -> slice:
-    """Where in an attack's course its state after so many queries stands: rays are read after every one."""
-    column = queries - 1 if attack.name == "rays" else int(np.searchsorted(at, queries))
-    return slice(column, column + 1)
+    return found, (scores >= chosen.threshold) == own.is_member
 
 
 def mean_curve(trials: list[list[dict]]) -> list[dict]:
@@ -106,54 +125,90 @@ def mean_curve(trials: list[list[dict]]) -> list[dict]:
     ]
 
 
-def measure(config: common.Config) -> dict:
-    """The record: panels a and b by the audit, panel c by courses, gap and white-box as single points."""
+def measure(config: common.Config, out: Path) -> dict:
+    """The record: panels a and b and single attacks by the audit, panel c by courses."""
     dataset = data.load(config.dataset, config.data_dir)
     config = common.resolve(config, dataset)
-    model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
+    model, recipe = models.build(config.model, dataset.x.shape[1:], dataset.num_classes), Recipe()
     split = splits.disjoint(config.seed, len(dataset.x), config.n_train,
                             num_targets=config.num_targets, num_shadows=config.num_shadows)  # fmt: skip
+    environment = common.surroundings(config, dataset, recipe)
+    keep = common.keeper(out, environment)
     training_key, attack_key = jax.random.split(jax.random.key(config.seed))
-    params, _ = common.train(training_key, model, Recipe(), dataset, split)
+    params, _ = common.train(training_key, model, recipe, dataset, split, keep=keep)
     target = common.oracles(model, params, dataset)
     task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
-    single = {
-        f"rotation {r}": attacks.of_perturbation("rotation", {str(r): perturbations.rotate(r)}) for r in ROTATIONS
-    }
+
+    def size(name: str) -> tuple[int, Split, attacks.Task]:
+        whole = (config.num_points, len(split.trials), task.budget)
+        points, trials, budget = SIZES.get(config.preset, {}).get(name, whole)
+        points, budget = min(points, config.num_points), min(budget, task.budget)
+        return points, split._replace(trials=split.trials[:trials]), task._replace(budget=budget)
+
+    def audited(title: str, chosen: dict[str, tuple[Attack, ...]], name: str) -> dict:
+        points, part, _ = size(name)
+        with common.bar(title, unit="query") as progress:
+            record, scores = audit.audit(attack_key, dataset, part, target, chosen, num_points=points, keep=keep,
+                                         progress=progress)  # fmt: skip
+        return record | {"scores": scores}
+
+    curves, hits = {}, {}
+    for name in ("boundary", "noise", "rays", "combined"):
+        most, part, own = size(name)
+        points = [points_of(split, k, most) for k in range(len(split.members))]
+        key, plan = jax.random.fold_in(attack_key, zlib.crc32(name.encode())), course(name, own)
+        total = audit.planned(dataset, part, points, {name: plan[0]})
+        with common.bar(f"panel c, {name}", unit="query", total=total) as progress:
+            ask = interview(key, dataset, target, keep=keep, tell=progress.add)
+            found = [curve(key, ask, dataset, points, trial, plan) for trial in part.trials]
+        curves[name], hits[name] = mean_curve([entries for entries, _ in found]), [hit for _, hit in found]
+    cheap = audited("single attacks", {name: SINGLE[name](task) for name in CHEAP}, "augmentation")
+    beside = audited("confidence beside boundary", {n: attacks.build(n, task) for n in CHEAP[:2]}, "boundary")
+    panels = audited("panels a, b", turned_and_shifted(task), "augmentation")
+    white_box = audited("white-box", {"white_box": attacks.build("white_box", task)}, "white_box")
+    return {"config": dataclasses.asdict(config), "sizes": SIZES.get(config.preset), "environment": environment,
+            "models": cheap["models"], "attacks": cheap["attacks"] | white_box["attacks"],
+            "panels": panels["attacks"], "curves": curves,
+            "boundary_minus_confidence": differences(beside, hits["boundary"])}  # fmt: skip
+
+
+def augmentation(task: attacks.Task) -> tuple[Attack, ...]:
+    """The better of all rotations and translations that an attacker tries on shadow models (the paper's rows)."""
+    return attacks.build("rotation", task) + attacks.build("translation", task)
+
+
+SINGLE = {name: functools.partial(attacks.build, name) for name in CHEAP[:-1]} | {"augmentation": augmentation}
+
+
+def turned_and_shifted(task: attacks.Task) -> dict[str, tuple[Attack, ...]]:
+    """The attacks of panels a and b, one for each strength; shifts no larger than the image."""
     fits = [d for d in TRANSLATIONS if d < min(task.example_shape[:2])]
-    single |= {
-        f"translation {d}": attacks.of_perturbation("translation", {str(d): perturbations.translate(d)}) for d in fits
-    }
-    single |= {name: attacks.build(name, task) for name in ("gap", "white_box", "confidence_threshold")}
-    with common.bar("panels a, b", unit="conversation") as progress:
-        points_record, _ = audit.audit(attack_key, dataset, split, target, single,
-                                       num_points=config.num_points, progress=progress)  # fmt: skip
-    points = [audit.points_of(split, k, config.num_points) for k in range(len(split.members))]
-    curves = {}
-    for name, (candidates, at) in courses(task).items():
-        total = len(split.trials) * (len(candidates) * config.num_shadows + 1)
-        with common.bar(f"panel c, {name}", unit="conversation") as progress:
+    grid = [("rotation", r) for r in ROTATIONS] + [("translation", d) for d in fits]
+    make = {"rotation": perturbations.rotate, "translation": perturbations.translate}
+    return {f"{n} {at}": attacks.of_perturbation(n, {f"{n} {at}": make[n](at)}) for n, at in grid}
 
-            def ask(attack: Attack, k: int, count=iter(range(1, 10**9)), total=total, progress=progress):
-                rows = points[k].rows
-                own = jax.random.fold_in(attack_key, k)
-                answers = oracle.query(target(k, "label"), attack, own, dataset.x[rows], dataset.y[rows], rows)
-                progress(next(count), total, attack.name)
-                return answers
 
-            trials = [curve(attack_key, ask, dataset, points, trial, candidates, at) for trial in split.trials]
-        curves[name] = mean_curve(trials)
-    return {"config": dataclasses.asdict(config), "environment": common.environment(), "curves": curves,
-            "models": points_record["models"], "points": points_record["attacks"]}  # fmt: skip
+def differences(beside: dict, hits: list[np.ndarray]) -> list[dict]:
+    """For each trial, balanced accuracy of boundary less that of the confidence threshold, on the same points."""
+    entry, found = beside["attacks"]["confidence_threshold"], []
+    scores, members = (beside["scores"][name] for name in ("attack/confidence_threshold/scores", "is_member"))
+    for i, threshold in enumerate(entry["tuned"]["threshold"]):
+        confident = (scores[i] >= threshold) == members[i]
+        both = {"boundary": balanced(hits[i], members[i]), "confidence": balanced(confident, members[i])}
+        found.append(both | metrics.paired_difference(hits[i], confident, members[i]))
+    return found
+
+
+def balanced(hit: np.ndarray, is_member: np.ndarray) -> float:
+    return float((hit[is_member].mean() + hit[~is_member].mean()) / 2)
 
 
 def draw(record: dict) -> plt.Figure:
     """The three panels; the paper's points where the data are the paper's."""
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained", width_ratios=(1, 1, 1.7))
-    points, paper = record["points"], record["config"]["dataset"] == "cifar10"
-    gap = 100 * points["gap"]["balanced_accuracy"]["mean"]
+    single, paper = record["attacks"], record["config"]["dataset"] == "cifar10"
     for panel, name, unit in zip(axes, ("rotation", "translation"), ("r (degrees)", "d (pixels)"), strict=False):
-        found = {int(key.split()[1]): entry for key, entry in points.items() if key.startswith(f"{name} ")}
+        found = {int(key.split()[1]): entry for key, entry in record["panels"].items() if key.startswith(f"{name} ")}
         band(panel, list(found), [entry["balanced_accuracy"] for entry in found.values()], plots.COLOURS[1], name)
         panel.set(xlabel=unit, title=f"({'a' if name == 'rotation' else 'b'}) {name}")
         if paper:
@@ -163,13 +218,13 @@ def draw(record: dict) -> plt.Figure:
         band(axes[2], queries, [entry["balanced_accuracy"] for entry in entries], colour, name)
         if paper and name in PAPER:
             axes[2].plot(*zip(*PAPER[name].items(), strict=True), "x", color=colour)
-    white = points["white_box"]
-    band(
-        axes[2], [white["queries_per_example"]], [white["balanced_accuracy"]], plots.COLOURS[6], "white-box", marker="*"
-    )
+    for name, colour, style in (("white_box", plots.COLOURS[6], ":"), ("confidence_threshold", plots.COLOURS[7], "-.")):
+        axes[2].axhline(
+            100 * single[name]["balanced_accuracy"]["mean"], color=colour, lw=1, ls=style, label=name.replace("_", " ")
+        )
     axes[2].set(xscale="log", xlabel="queries per example (mean bill of the target)", title="(c) query budget")
     for panel in axes:
-        panel.axhline(gap, color="0.5", lw=1, ls="--", label="gap")
+        panel.axhline(100 * single["gap"]["balanced_accuracy"]["mean"], color="0.5", lw=1, ls="--", label="gap")
         panel.set_ylabel("attack accuracy (%)")
         panel.legend(fontsize=8)
     return figure
@@ -189,17 +244,19 @@ def body() -> None:
     if given.preset not in PRESETS:
         raise ValueError(f"unknown preset {given.preset!r}: known are {', '.join(PRESETS)}")
     said = {key: value for key, value in dataclasses.asdict(given).items() if FLAGS[key].present}
-    config = common.Config(**PRESETS[given.preset] | {"data_dir": given.data_dir} | said | {"preset": "cpu"})
     folder = common.out_folder(FLAGS.out or f"results/records/fig2-{given.preset}", "")
-    record = measure(config)
-    record["config"]["preset"] = given.preset
+    record = measure(common.Config(**PRESETS[given.preset] | said), folder)
     folder.mkdir(parents=True, exist_ok=True)
-    report.put(folder / "record.json", (json.dumps(record, indent=1) + "\n").encode())
-    report.put(folder / "fig2.png", plots.png(draw(record)))
+    store.put(folder / "record.json", (json.dumps(record, indent=1) + "\n").encode())
+    store.put(folder / "fig2.png", plots.png(draw(record)))
+    store.remove(common.parts(folder, record["environment"]))
     for name, entries in record["curves"].items():
         print(name, " ".join(f"{e['queries']['mean']:.0f}:{100 * e['balanced_accuracy']['mean']:.1f}" for e in entries))
-    for name, entry in record["points"].items():
-        print(f"{name:16} {entry['queries_per_example']:8.1f}  {report.percent(entry['balanced_accuracy'])}")
+    for name, entry in (record["panels"] | record["attacks"]).items():
+        print(f"{name:20} {entry['queries_per_example']:8.1f}  {report.percent(entry['balanced_accuracy'])}")
+    for difference in record["boundary_minus_confidence"]:
+        print("boundary less confidence, pp: {mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(
+            **{k: 100 * v for k, v in difference.items()}))  # fmt: skip
 
 
 if __name__ == "__main__":

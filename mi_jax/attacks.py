@@ -55,6 +55,7 @@ def noise(task: Task) -> tuple[Attack, ...]:
 
     def at(kind, strength, settings: dict, queries: int) -> Attack:
         measure = measures.hit_rate(kind, strength, queries)
+        settings = settings | {"queries": queries}
         return Attack("noise", "label", perturbations.only_itself, measure, _last, settings=settings)
 
     tried = min(task.budget, TUNING_BUDGET)

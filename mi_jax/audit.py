@@ -12,10 +12,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mi_jax import metrics, oracle, splits, white_box
+from mi_jax import metrics, oracle, splits, store
+from mi_jax.interview import Ask, Points, Target, interview, points_of, price
 from mi_jax.types import Answers, Attack, Dataset, Split
 
 FPRS = (0.1, 0.01, 0.001)
+TUNING_POINTS = 300  # members, and as many non-members, of each shadow model that a strength is chosen on
 
 
 class Chosen(NamedTuple):
@@ -27,26 +29,17 @@ class Chosen(NamedTuple):
     shadow_scores: np.ndarray  # [s] held out, what the threshold was chosen on
 
 
-class Points(NamedTuple):
-    """The rows of the pool a model is attacked on, members first."""
-
-    rows: np.ndarray  # [2n]
-    is_member: np.ndarray  # [2n] bool
-
-
-Ask = Callable[..., Answers]  # (attack, model, cap=None) -> what that model answers about its points
-
-
 def audit(
     key: jax.Array,
     dataset: Dataset,
     split: Split,
-    target: Callable[[int, str], oracle.Oracle | white_box.Glass],
+    target: Target,
     attacks: dict[str, tuple[Attack, ...]],
     *,
     num_points: int | None = None,
     cap: int | None = None,
     allow_random_target: bool = False,
+    keep: store.Keep = store.keep_nothing,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """The record of an audit and its scores: every attack on every trial of `split`.
@@ -54,7 +47,8 @@ def audit(
     `target(k, access)` is model k as an oracle (as a `Glass` for "gradient"); `attacks` maps names to candidates
     (`attacks.build`); `num_points` bounds the members and the non-members attacked of each model (None: all); `cap`
     bounds the queries an attack may put to a target (points it leaves unfinished have score NaN and count in no
-    number but `finished`). `progress` is told conversations done, their total, and the attack's name.
+    number but `finished`). `keep` (`store.py`) makes a run resumable. `progress` is told how many queries are done,
+    how many there are if every point is labelled rightly, and the attack's name.
 
     Every target is first asked the same few points twice. One that answers differently is refused, unless
     `allow_random_target`; the share of changed answers is on record either way.
@@ -62,10 +56,9 @@ def audit(
     The record holds the keys `split_digest`, `models`, `attacks` and `seconds` of report.json; see `report.py`,
     which documents both returns.
     """
-    T, points = len(split.trials), [points_of(split, k, num_points) for k in range(len(split.members))]
-    asks = [len(candidates) + (candidates[0].final is not None) for candidates in attacks.values()]
-    total = sum(T * (times * (split.trials.shape[1] - 1) + 1) for times in asks)
-    done, seconds, scores = 0, {}, _attacked(dataset, split, points)
+    points = [points_of(split, k, num_points) for k in range(len(split.members))]
+    done, total, seconds = 0, planned(dataset, split, points, attacks), {}
+    scores = _attacked(dataset, split, points)
     models = _accuracies(dataset, split, target, points)
     if max(models["flip_rate"]["values"]) > 0 and not allow_random_target:
         raise ValueError(
@@ -76,18 +69,12 @@ def audit(
     for name, candidates in attacks.items():
         started, attack_key = time.perf_counter(), jax.random.fold_in(key, zlib.crc32(name.encode()))
 
-        def ask(attack: Attack, k: int, cap: int | None = None, key=attack_key, name=name) -> Answers:
+        def tell(queries: int, name=name) -> None:
             nonlocal done
-            rows, seen = points[k].rows, target(k, attack.access)
-            if attack.access == "gradient":
-                answers = white_box.query(seen, dataset.x[rows], dataset.y[rows])
-            else:
-                own = jax.random.fold_in(key, k)
-                answers = oracle.query(seen, attack, own, dataset.x[rows], dataset.y[rows], rows, cap=cap)
-            done += 1
+            done += queries
             progress(done, total, name)
-            return answers
 
+        ask = interview(attack_key, dataset, target, keep=keep, tell=tell)
         trials = [_trial(attack_key, ask, dataset, points, candidates, trial, cap) for trial in split.trials]
         record["attacks"][name] = _summary(
             [chosen for chosen, *_ in trials],
@@ -102,22 +89,58 @@ def audit(
     return record | {"seconds": seconds}, scores
 
 
+def planned(dataset: Dataset, split: Split, points: list[Points], attacks: dict[str, tuple[Attack, ...]]) -> int:
+    """The queries of an audit if every point is labelled rightly."""
+    total = 0
+    for trial in split.trials:
+        target, *shadows = (points[k] for k in trial)
+        for candidates in attacks.values():
+            final, prices = candidates[0].final, [price(dataset, a) for a in candidates]
+            tried = sum(len(p.first(TUNING_POINTS).rows if final else p.rows) for p in shadows) * sum(prices)
+            last = price(dataset, final) if final else prices[0]
+            total += tried + last * (len(target.rows) + sum(len(p.rows) for p in shadows if final))
+    return total
+
+
 def _trial(
     key, ask: Ask, dataset: Dataset, points: list[Points], candidates: tuple[Attack, ...], trial: np.ndarray, cap
 ):
     """(chosen attack, the target's answers, its scores [2n]) of one trial."""
-    target, shadows = trial[0], trial[1:]
-    y = np.concatenate([dataset.y[points[k].rows] for k in shadows])
-    is_member = np.concatenate([points[k].is_member for k in shadows])
-    asked = [[ask(attack, k) for k in shadows] for attack in candidates]
-    own = jax.random.fold_in(key, target)
-    chosen = choose(own, candidates, asked, y, is_member)
-    if chosen.attack.final is not None:
-        final = chosen.attack.final
-        chosen = choose(own, (final,), [[ask(final, k) for k in shadows]], y, is_member)
-    answers = ask(chosen.attack, target, cap)
+    target = trial[0]
+    chosen, _ = tune(jax.random.fold_in(key, target), ask, dataset, points, candidates, trial[1:])
+    answers = ask(chosen.attack, target, points[target], cap)
     scores = chosen.score(np.nan_to_num(answers.features), dataset.y[points[target].rows])
     return chosen, answers, np.where(answers.finished, scores, np.nan)
+
+
+def tune(
+    key: jax.Array,
+    ask: Ask,
+    dataset: Dataset,
+    points: list[Points],
+    candidates: tuple[Attack, ...],
+    shadows: np.ndarray,
+) -> tuple[Chosen, list[Answers]]:
+    """The attack that the shadow models decide on, and what each of them answered to it.
+
+    Candidates with a `final` attack are tried on at most TUNING_POINTS points a side of each shadow model; the
+    final attack is fitted on all their points.
+    """
+
+    def decide(candidates: tuple[Attack, ...], points: list[Points]) -> tuple[Chosen, list[Answers]]:
+        y, is_member = (
+            np.concatenate([dataset.y[p.rows] for p in points]),
+            np.concatenate([p.is_member for p in points]),
+        )
+        asked = [[ask(attack, k, p) for k, p in zip(shadows, points, strict=True)] for attack in candidates]
+        chosen = choose(key, candidates, asked, y, is_member)
+        return chosen, asked[next(i for i, attack in enumerate(candidates) if attack is chosen.attack)]
+
+    own = [points[k] for k in shadows]
+    if candidates[0].final is None:
+        return decide(candidates, own)
+    tried, _ = decide(candidates, [p.first(TUNING_POINTS) for p in own])
+    return decide((tried.attack.final,), own)
 
 
 def choose(
@@ -155,13 +178,6 @@ def _folds(is_member: np.ndarray) -> np.ndarray:
     for side in (True, False):
         fold[is_member == side] = np.arange((is_member == side).sum()) % 2
     return fold
-
-
-def points_of(split: Split, k: int, num_points: int | None) -> Points:
-    """The rows model k is attacked on: the first `num_points` of either side (None: all)."""
-    members, nonmembers = split.members[k][:num_points], split.nonmembers[k][:num_points]
-    is_member = np.arange(len(members) + len(nonmembers)) < len(members)
-    return Points(np.concatenate([members, nonmembers]), is_member)
 
 
 def _attacked(dataset: Dataset, split: Split, points: list[Points]) -> dict[str, np.ndarray]:

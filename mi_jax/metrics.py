@@ -121,6 +121,29 @@ def paired_interval(
     return mean_interval(np.subtract(a, b), level)
 
 
+def paired_difference(a: np.ndarray, b: np.ndarray, is_member: np.ndarray, level: float = 0.95) -> dict[str, float]:
+    """Returns {"mean", "low", "high"}: the balanced accuracy of hits a less that of hits b, and its normal interval.
+
+    The interval is about other points of the same models. Pairing takes out what is common to both: points that
+    either attack gets right, or neither.
+
+    Args:
+      a, b: [P] bool, whether each attack is right about each point.
+      is_member: [P] bool, with at least two members and two nonmembers.
+
+    Raises:
+      ValueError: unequal lengths, fewer than two points on a side, a level outside (0, 1).
+    """
+    _check_level(level)
+    if not len(a) == len(b) == len(is_member) or min(is_member.sum(), (~is_member).sum()) < 2:
+        sizes = f"{len(a)}, {len(b)} and {len(is_member)} values, {is_member.sum()} of them members"
+        raise ValueError(f"{sizes}: expected as many of each, with two members and two nonmembers")
+    sides = [np.subtract(a[side], b[side], dtype=float) for side in (is_member, ~is_member)]
+    mean = float(np.mean([side.mean() for side in sides]))
+    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(sum(side.var(ddof=1) / len(side) for side in sides)) / 2
+    return {"mean": mean, "low": mean - float(half), "high": mean + float(half)}
+
+
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Returns (low, high), the exact interval for a probability after k successes in n independent trials.
 

@@ -8,14 +8,14 @@ is why there is no second driver that loops on the device.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mi_jax.types import Answers, Array, Attack, Measure, Model, Params, Repeat, Round
+from mi_jax.types import Answers, Array, Attack, Measure, Model, Params, Perturbation, Repeat, Round
 
 # The inner forward batch has one fixed padded shape. XLA rounds batches of different size differently, so a score
 # would otherwise depend on how many points were attacked together; chunking only ever happens outside of it.
@@ -119,7 +119,7 @@ def query(
         raise ValueError(f"attack {attack.name} needs {attack.access} access, the oracle grants {oracle.access}")
     bill = _Bill(cap, progress or (lambda queries: None))
     point_keys = _point_keys(key, jnp.asarray(rows, jnp.uint32))
-    M, F, cost = _plan(oracle, attack, key, x)
+    M, F, cost = _plan(attack, x.shape[1:], oracle.num_classes)
     if attack.measure.gated:
         passed, asked, queries = _gate(oracle, attack, point_keys, x, y, M, points_at_once, bill)
     else:
@@ -203,10 +203,25 @@ def _unrolled(rounds: tuple[Round | Repeat, ...]) -> Iterator[Round]:
             yield item
 
 
-def _plan(oracle: Oracle, attack: Attack, key: jax.Array, x: np.ndarray) -> tuple[int, int, int]:
+def price(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> int:
+    """The most queries that one example may cost: what it does cost where all of its copies are labelled rightly."""
+    M, _, cost = _plan(attack, example_shape, num_classes)
+    return M * (attack.measure.gated + cost)
+
+
+def _plan(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> tuple[int, int, int]:
     """(M, F, questions per measured copy), found by shapes alone, before anything is asked."""
-    one, label = jax.ShapeDtypeStruct(x.shape[1:], jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
-    M, measure = _num_neighbours(attack, key, one), attack.measure
+    one = jax.ShapeDtypeStruct(example_shape, jnp.float32)
+    M = _num_neighbours(attack.name, attack.neighbours, one)
+    answer = ((), jnp.int32) if attack.access == "label" else ((num_classes,), jnp.float32)
+    strength, tree = jax.tree.flatten(jax.eval_shape(lambda strength: strength, attack.measure.strength))
+    return M, *_played(attack.measure._replace(strength=tree), tuple(strength), one, answer)
+
+
+@lru_cache(maxsize=64)  # the candidates of a grid are one entry: strengths differ in value, not in shape
+def _played(measure: Measure, strength: tuple, one: jax.ShapeDtypeStruct, answer: tuple) -> tuple[int, int]:
+    key, label = jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32)
+    tail, dtype = answer
 
     def play(rounds, state):
         cost = 0
@@ -216,13 +231,13 @@ def _plan(oracle: Oracle, attack: Attack, key: jax.Array, x: np.ndarray) -> tupl
                 cost += item.times * once
             else:
                 Q = jax.eval_shape(item.ask, key, state).shape[0]
-                shape, dtype = ((Q,), jnp.int32) if oracle.access == "label" else ((Q, oracle.num_classes), jnp.float32)
-                state = jax.eval_shape(item.tell, state, jax.ShapeDtypeStruct(shape, dtype))
+                state = jax.eval_shape(item.tell, state, jax.ShapeDtypeStruct((Q, *tail), dtype))
                 cost += Q
         return cost, state
 
-    cost, state = play(measure.rounds, jax.eval_shape(measure.init, measure.strength, key, one, label))
-    return M, jax.eval_shape(measure.read, state).shape[0], cost
+    state = jax.eval_shape(measure.init, jax.tree.unflatten(measure.strength, strength), key, one, label)
+    cost, state = play(measure.rounds, state)
+    return jax.eval_shape(measure.read, state).shape[0], cost
 
 
 def _chunks(total: int, size: int) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -294,13 +309,13 @@ def _read(read, state):
     return jax.vmap(read)(state)
 
 
-def _num_neighbours(attack: Attack, key: jax.Array, one: jax.ShapeDtypeStruct) -> int:
-    copies = jax.eval_shape(attack.neighbours, key, one)
+def _num_neighbours(name: str, neighbours: Perturbation, one: jax.ShapeDtypeStruct) -> int:
+    copies = jax.eval_shape(neighbours, jax.random.key(0), one)
     shape, expected = getattr(copies, "shape", None), f"(M, {', '.join(map(str, one.shape))}) with M >= 1"
     if shape is None or shape[1:] != one.shape or len(shape) != len(one.shape) + 1 or shape[0] < 1:
-        raise ValueError(f"the perturbation of {attack.name} returned shape {shape}, expected {expected}")
+        raise ValueError(f"the perturbation of {name} returned shape {shape}, expected {expected}")
     if copies.dtype != one.dtype:
-        raise ValueError(f"the perturbation of {attack.name} returned dtype {copies.dtype}, expected {one.dtype}")
+        raise ValueError(f"the perturbation of {name} returned dtype {copies.dtype}, expected {one.dtype}")
     return shape[0]
 
 

@@ -4,7 +4,9 @@ report.json, stable: others read it. M = {"mean", "low", "high", "values"}: the 
 95 % Student interval (null for a single target) and one value per target.
 
     {"config": {...},                         every flag of the run, as resolved
-     "environment": {"python", "jax", ..., "device", "commit"},
+     "environment": {"python", "jax", ..., "device", "commit",
+                     "run_digest",            changes with settings, data, versions and code: the key of resumption
+                     "parts_found"},          finished parts a resumed run began with; `seconds` leaves theirs out
      "split_digest": "...",                   changes with any row of the split
      "models": {"train_accuracy": M, "test_accuracy": M,     of the evaluated members and non-members
                 "flip_rate": M,                              answers that changed when asked again
@@ -29,13 +31,11 @@ shadow models `shadow/rows`, `shadow/labels`, `shadow/is_member`, `shadow/attack
 import html
 import io
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from mi_jax import plots
+from mi_jax import plots, store
 
 FILES = ("report.json", "scores.npz", "roc.png", "scores.png", "report.html")
 
@@ -45,8 +45,8 @@ def write(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
     buffer, text = io.BytesIO(), json.dumps(_finite(record), indent=1, allow_nan=False)
     np.savez_compressed(buffer, **scores)
     folder.mkdir(parents=True, exist_ok=True)
-    put(folder / "scores.npz", buffer.getvalue())
-    put(folder / "report.json", (text + "\n").encode())
+    store.put(folder / "scores.npz", buffer.getvalue())
+    store.put(folder / "report.json", (text + "\n").encode())
     draw(folder)
 
 
@@ -85,8 +85,8 @@ def draw(folder: Path, into: Path | None = None) -> dict:
         "scores.png": plots.png(plots.score_histograms(record, scores)),
     }
     for name, image in images.items():
-        put(into / name, image)
-    put(into / "report.html", page(record, images).encode())
+        store.put(into / name, image)
+    store.put(into / "report.html", page(record, images).encode())
     return record
 
 
@@ -259,16 +259,3 @@ def _finite(value):
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
-
-
-def put(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)  # mkstemp's own mode would hide the report from everybody else
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

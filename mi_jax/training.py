@@ -20,6 +20,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
+from mi_jax import store
 from mi_jax.types import Array, Model, Params, Recipe
 
 _EPOCHS_PER_BLOCK = 10
@@ -207,6 +208,7 @@ def _check_labels(model: Model, x_pool: Array, labels: np.ndarray) -> None:
 
 def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, y_pool: Array, members: Array, *,
                    penalty: Penalty | None = None, models_at_once: int | None = None,
+                   keep: store.Keep = store.keep_nothing,
                    progress: Progress | None = None) -> tuple[Params, History]:  # fmt: skip
     """The trained parameters [K ...] and their History: model k on rows members[k] of the pool and no others.
 
@@ -215,7 +217,8 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     last group repeats its last member), each stopping for itself. None takes `default_models_at_once`. The model
     axis is spread over the devices where they divide it evenly. `penalty` (parameters -> scalar) is added to every
     loss; as a `jax.tree_util.Partial` with array arguments it shares one compiled block among all strengths.
-    `progress(members done, members, epoch of the group)` is called after every block.
+    `progress(members done, members, epoch of the group)` is called after every block. `keep` (`store.py`) makes it
+    resumable, a group at a time.
 
     ValueError for arguments that do not fit together, and, naming the member, for a loss that is not finite.
     """
@@ -229,18 +232,27 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     group = min(group, max(wanted, num_models))
     penalty = penalty if penalty is None or isinstance(penalty, Partial) else Partial(penalty)
     pool = jax.device_put((jnp.asarray(x_pool), jnp.asarray(y_pool, jnp.int32)), _shardings(group)[1])
-    states = []
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x_pool[:1])
+    tree = jax.tree.structure((shapes, 0, 0))
+    found = []
     for first in range(0, num_models, group):
+        size = min(group, num_models - first)
         ids = np.minimum(np.arange(first, first + group), num_models - 1)
-        keys, rows = jax.vmap(functools.partial(jax.random.fold_in, key))(ids), jnp.asarray(members[ids], jnp.int32)
-        report = functools.partial(_report, progress, first, min(group, num_models - first), num_models)
-        if group == 1:
-            state = _train_group(keys[0], rows[0], *pool, penalty, model, recipe, report)
-            states.append(jax.tree.map(lambda leaf: leaf[None], state))
-        else:
-            states.append(_train_group(keys, rows, *pool, penalty, model, recipe, report))
-    state = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_models], *states)
-    return jax.tree.map(jnp.asarray, state.params), History(state.epoch, state.loss)
+        report = functools.partial(_report, progress, first, size, num_models)
+
+        def compute(ids=ids, size=size, report=report) -> store.Part:
+            keys, rows = jax.vmap(functools.partial(jax.random.fold_in, key))(ids), jnp.asarray(members[ids], jnp.int32)
+            if group == 1:
+                state = _train_group(keys[0], rows[0], *pool, penalty, model, recipe, report)
+            else:
+                state = _train_group(keys, rows, *pool, penalty, model, recipe, report)
+            leaves = jax.tree.leaves((state.params, state.epoch, state.loss))
+            return {str(i): leaf[None] if group == 1 else leaf[:size] for i, leaf in enumerate(leaves)}
+
+        found.append(keep(f"members-{first}-to-{first + size - 1}", compute))
+    leaves = [np.concatenate([part[str(i)] for part in found]) for i in range(tree.num_leaves)]
+    params, epochs, loss = jax.tree.unflatten(tree, leaves)
+    return jax.tree.map(jnp.asarray, params), History(epochs, loss)
 
 
 def _report(progress, first, size, num_models, epoch, loss, running) -> None:

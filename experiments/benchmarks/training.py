@@ -258,8 +258,9 @@ def measure(ways: list, pythons: dict, rounds: int) -> dict:
         for worker in workers.values():
             worker.stdin.close()
             worker.wait()
-    record = {"versions": versions, "cores": os.cpu_count(), "load_average": load, "rounds": rounds}
-    return record | {"platform": platform.platform(), "results": summary(ways, first, seconds)}
+    machine = {"cores": os.cpu_count(), "machine": platform.machine()}
+    record = {"versions": versions, **machine, "load_average": load, "rounds": rounds}
+    return record | {"results": summary(ways, first, seconds)}
 
 
 def main() -> None:

@@ -1,0 +1,101 @@
+"""Asking a model about the points it is attacked on: in parts, each of which is kept once it is answered."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from mi_jax import oracle, store, white_box
+from mi_jax.types import Answers, Attack, Dataset, Split
+
+PART = 10 * oracle.BLOCK  # points; their answers take a large network minutes
+
+
+class Points(NamedTuple):
+    """The rows of the pool a model is attacked on, members first."""
+
+    rows: np.ndarray  # [2n]
+    is_member: np.ndarray  # [2n] bool
+
+    def first(self, most: int) -> "Points":
+        """The first `most` of either side."""
+        rank = np.where(self.is_member, np.cumsum(self.is_member), np.cumsum(~self.is_member))
+        return Points(self.rows[rank <= most], self.is_member[rank <= most])
+
+
+def points_of(split: Split, k: int, num_points: int | None) -> Points:
+    """The rows model k is attacked on: the first `num_points` of either side (None: all)."""
+    members, nonmembers = split.members[k][:num_points], split.nonmembers[k][:num_points]
+    is_member = np.arange(len(members) + len(nonmembers)) < len(members)
+    return Points(np.concatenate([members, nonmembers]), is_member)
+
+
+Ask = Callable[..., Answers]  # (attack, model, points, cap=None) -> what that model answers about these points
+Target = Callable[[int, str], oracle.Oracle | white_box.Glass]  # (model, access) -> that model as an attack sees it
+
+
+def interview(
+    key: jax.Array,
+    dataset: Dataset,
+    target: Target,
+    *,
+    keep: store.Keep = store.keep_nothing,
+    tell: Callable[[int], None] = lambda queries: None,
+) -> Ask:
+    """An `Ask` about rows of the pool, in parts of PART points that `keep` may know already.
+
+    `tell` hears how far it got, in queries: for every part, in all, what it costs if all points are labelled
+    rightly.
+    """
+
+    def ask(attack: Attack, k: int, points: Points, cap: int | None = None) -> Answers:
+        rows, left, parts = points.rows, cap, []
+        what = " ".join(f"{name} {value}" for name, value in attack.settings.items())
+        for start in range(0, len(rows), PART):
+            part, told = rows[start : start + PART], 0
+
+            def put(queries: int) -> None:
+                nonlocal told
+                told += queries
+                tell(queries)
+
+            def compute(part=part, left=left, put=put) -> store.Part:
+                seen, x, y = target(k, attack.access), dataset.x[part], dataset.y[part]
+                if attack.access == "gradient":
+                    return _packed(white_box.query(seen, x, y))
+                own = jax.random.fold_in(key, k)
+                return _packed(oracle.query(seen, attack, own, x, y, part, cap=left, progress=put))
+
+            name = re.sub(r"[^\w.]+", "-", f"{attack.name} {what} model {k} points {start} of {len(rows)}")
+            parts.append(_unpacked(keep(name, compute)))
+            tell(len(part) * price(dataset, attack) - told)
+            if cap is not None:
+                left = left - int(parts[-1].queries.sum()) if parts[-1].finished.all() else 0
+        return _joined(parts)
+
+    return ask
+
+
+def price(dataset: Dataset, attack: Attack) -> int:
+    """The most that one point may cost."""
+    if attack.access == "gradient":
+        return white_box.Settings().searches * white_box.Settings().iterations
+    return oracle.price(attack, dataset.x.shape[1:], dataset.num_classes)
+
+
+def _packed(answers: Answers) -> store.Part:
+    phases = {f"phase {name}": np.int64(queries) for name, queries in answers.phases.items()}
+    return {"features": answers.features, "queries": answers.queries, "finished": answers.finished, **phases}
+
+
+def _unpacked(part: store.Part) -> Answers:
+    phases = {name.removeprefix("phase "): int(value) for name, value in part.items() if name.startswith("phase ")}
+    return Answers(part["features"], part["queries"], part["finished"], phases)
+
+
+def _joined(parts: list[Answers]) -> Answers:
+    arrays = [np.concatenate(columns) for columns in zip(*(part[:3] for part in parts), strict=True)]
+    names = dict.fromkeys(name for part in parts for name in part.phases)
+    return Answers(*arrays, {name: sum(part.phases.get(name, 0) for part in parts) for name in names})
