@@ -72,8 +72,7 @@ def of_function(
         x = np.asarray(x)
         parts = [x[i : min(i + rows_per_call, live)] for i in range(0, live, rows_per_call)]
         answers = np.concatenate([check(function(part), len(part), num_classes) for part in parts])
-        padding = [(0, len(x) - live)] + [(0, 0)] * (answers.ndim - 1)
-        return np.pad(answers, padding)
+        return np.pad(answers, [(0, len(x) - live)] + [(0, 0)] * (answers.ndim - 1))
 
     return Oracle(answer, access, num_classes)
 
@@ -220,8 +219,7 @@ def _plan(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> t
 
 @lru_cache(maxsize=64)  # the candidates of a grid are one entry: strengths differ in value, not in shape
 def _played(measure: Measure, strength: tuple, one: jax.ShapeDtypeStruct, answer: tuple) -> tuple[int, int]:
-    key, label = jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32)
-    tail, dtype = answer
+    key, label, (tail, dtype) = jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32), answer
 
     def play(rounds, state):
         cost = 0
