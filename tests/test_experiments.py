@@ -13,7 +13,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import audit, common
-from mi_jax import attacks, data, metrics, report
+from mi_jax import attacks, data, metrics, report, store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIX = list(common.IMAGE_ATTACKS)
@@ -279,6 +279,30 @@ def test_images_of_ones_own_run_and_give_what_the_same_rows_give_by_name(runs, r
     own = scores_of(tmp_path / "out")
     for name in ("rows", "labels", "attack/noise/scores", "attack/gap/scores"):
         assert same_bits(own[name], np.asarray(scores[name])), name
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bits(runs, run, tmp_path, monkeypatch):
+    folder, *_ = runs
+    out, written, put = tmp_path / "out", [], store.put
+
+    def stop_at_the_ninth(path, content):
+        written.append(path)
+        if len(written) == 9:
+            raise KeyboardInterrupt
+        put(path, content)
+
+    monkeypatch.setattr(store, "put", stop_at_the_ninth)
+    arguments = ("--preset=smoke", "--attacks=gap,noise", f"--out={out}")
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments)
+    assert [path.name for path in out.iterdir()] == ["parts"]
+    monkeypatch.setattr(store, "put", put)
+    code, _, told = run(*arguments)
+    assert code == 0 and "going on with the 8 finished parts" in told
+    assert sorted(path.name for path in out.iterdir()) == sorted(report.FILES)
+    assert json.loads((out / "report.json").read_text())["environment"]["parts_found"] == 8
+    resumed, whole = scores_of(out), scores_of(folder)
+    assert all(same_bits(values, whole[name]) for name, values in resumed.items())
 
 
 @pytest.mark.slow

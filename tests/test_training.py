@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from mi_jax import models, training
+from mi_jax import models, store, training
 from mi_jax.training import train, train_ensemble
 from mi_jax.types import Model, Recipe
 
@@ -224,6 +224,31 @@ def test_compilations_do_not_grow_with_members_groups_epochs_or_strengths():
             train_ensemble(KEY, model, recipe, x, y, members, penalty=penalty, models_at_once=2)
     after = training._block_of_group._cache_size(), training._begin_group._cache_size()
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+
+
+@pytest.mark.parametrize("models_at_once", [1, 2])
+def test_a_stopped_training_goes_on_where_it_was_to_the_same_bits(models_at_once, tmp_path):
+    x, y = blobs()
+    members, options = some_members(5, 30), {"models_at_once": models_at_once}
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_three(done, total, epoch):
+        if done >= 3:
+            raise Stop
+
+    told = []
+    whole = train_ensemble(KEY, MLP, RECIPE, x, y, members, **options)
+    keep = store.keep_in(tmp_path)
+    with pytest.raises(Stop):
+        train_ensemble(KEY, MLP, RECIPE, x, y, members, keep=keep, progress=stop_after_three, **options)
+    finished = len(list(tmp_path.iterdir()))
+    again = train_ensemble(
+        KEY, MLP, RECIPE, x, y, members, keep=keep, progress=lambda *now: told.append(now), **options
+    )
+    assert_identical(again, whole)
+    assert finished == {1: 2, 2: 1}[models_at_once] and min(done for done, *_ in told) > 2  # none trained again
 
 
 def test_progress_counts_members_and_epochs():

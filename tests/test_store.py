@@ -1,0 +1,82 @@
+"""Parts of a run on disk: computed once, whole or absent, and never those of other settings or other code."""
+
+import numpy as np
+import pytest
+
+from mi_jax import store
+
+
+class Calls:
+    """A computation that counts how often it was carried out."""
+
+    def __init__(self, part):
+        self.part, self.count = part, 0
+
+    def __call__(self):
+        self.count += 1
+        return self.part
+
+
+PART = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.int64(7), "nan": np.array([np.nan, -0.0])}
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(np.asarray(a[k]).tobytes() == np.asarray(b[k]).tobytes() for k in a)
+
+
+def test_a_part_is_computed_once_and_comes_back_to_the_bit(tmp_path):
+    compute = Calls(PART)
+    for _ in range(2):
+        assert same(store.keep_in(tmp_path / "new" / "folder")("one", compute), PART)
+    assert compute.count == 1
+
+
+def test_parts_are_told_apart_by_name(tmp_path):
+    keep, other = store.keep_in(tmp_path), {"a": np.zeros(1)}
+    keep("one", lambda: PART)
+    assert same(keep("two", lambda: other), other) and same(keep("one", lambda: other), PART)
+
+
+def test_a_damaged_part_is_computed_anew(tmp_path):
+    keep, compute = store.keep_in(tmp_path), Calls(PART)
+    keep("one", compute)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-40])
+    assert same(keep("one", compute), PART) and compute.count == 2
+    assert same(keep("one", compute), PART) and compute.count == 2
+
+
+def test_what_fails_leaves_nothing(tmp_path):
+    def fail():
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        store.keep_in(tmp_path / "parts")("one", fail)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_keeps_nothing_computes_every_time():
+    compute = Calls(PART)
+    assert store.keep_nothing("one", compute) is store.keep_nothing("one", compute) is PART
+    assert compute.count == 2
+
+
+def test_the_digest_changes_with_every_setting_and_every_line_of_code(tmp_path):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "a.py").write_text("x = 1\n")
+    found = {store.digest({"n": 1}, [code]), store.digest({"n": 2}, [code]), store.digest({"n": 1, "m": 1}, [code])}
+    (code / "a.py").write_text("x = 2\n")
+    found.add(store.digest({"n": 1}, [code]))
+    assert len(found) == 4
+    assert store.digest({"n": 1, "m": 1}, [code]) == store.digest({"m": 1, "n": 1}, [code])
+
+
+def test_removing_the_parts_of_a_run_leaves_those_of_others(tmp_path):
+    for name in ("mine", "theirs"):
+        store.keep_in(tmp_path / "parts" / name)("one", lambda: PART)
+    store.remove(tmp_path / "parts" / "mine")
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["theirs"]
+    store.remove(tmp_path / "parts" / "theirs")
+    assert not list(tmp_path.iterdir())
+    store.remove(tmp_path / "parts" / "theirs")  # nothing there: nothing to do
