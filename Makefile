@@ -4,6 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 OUT ?=
 ARGS ?=
+# Tests of one file share compiled programs, so a file stays with one worker.
+PARALLEL ?= -n 2 --dist loadfile
 
 .PHONY: help audit test test-all lint requirements clean
 
@@ -17,10 +19,10 @@ audit: $(VENV)/.installed
 	@$(RUN) -m experiments.audit $(if $(OUT),--out="$(OUT)") $(ARGS)
 
 test: $(VENV)/.installed-tests
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest $(PARALLEL) -m "not slow"
 
 test-all: $(VENV)/.installed-tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(PARALLEL)
 
 lint: $(VENV)/.installed-tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -39,12 +39,13 @@ from mi_jax import (
     perturbations,
     plots,
     report,
+    schedules,
     splits,
     store,
 )
 from mi_jax.interview import Ask, Points, interview, points_of
 from mi_jax.rays import rays
-from mi_jax.types import Attack, Dataset, Recipe, Split
+from mi_jax.types import Attack, Dataset, Measure, Recipe, Split
 
 FLAGS = flags.FLAGS
 ROTATIONS, TRANSLATIONS = tuple(range(16)), tuple(range(6))
@@ -78,22 +79,23 @@ PAPER = {  # accuracy in per cent on CIFAR-10, read off the paper's vector graph
 def course(name: str, task: attacks.Task) -> tuple[tuple[Attack, ...], np.ndarray, list[int]]:
     """(candidates whose features are a course, queries at its checkpoints without the gate's, their columns in it)."""
     counts = tuple(c for c in COUNTS if c <= task.budget)
-    candidates, plan = attacks.build(name, task), boundary.schedule(task.budget, int(np.prod(task.example_shape)))
+    candidates, plan = attacks.build(name, task), schedules.schedule(task.budget, int(np.prod(task.example_shape)))
     if name == "noise":
 
         def read_often(attack: Attack) -> Attack:
             last = (attack.final or attack)._replace(settings=attack.settings | {"queries": counts})
-            return attack._replace(final=last._replace(measure=_noise(last, counts)))
+            return attack._replace(final=last._replace(measure=_noise(last, task.binary, counts)))
 
         return tuple(map(read_often, candidates)), np.array(counts), list(range(len(counts)))
     if name == "rays":  # read after every query
         return (candidates[0]._replace(measure=rays(counts[-1])),), np.array(counts), [c - 1 for c in counts]
-    at = boundary.checkpoints(plan)
+    at = schedules.checkpoints(plan)
     return (candidates[0]._replace(measure=boundary.boundary_distance(plan)),), at, list(range(len(at)))
 
 
-def _noise(attack: Attack, counts: tuple[int, ...]):
-    return measures.hit_rate(measures.gaussian, attack.settings["sigma"], counts)
+def _noise(attack: Attack, binary: np.ndarray | None, counts: tuple[int, ...]) -> Measure:
+    strength = {name: value for name, value in attack.settings.items() if name in ("p", "sigma")}
+    return measures.hit_rate(measures.by_column(binary), strength, counts)
 
 
 def curve(key, ask: Ask, dataset: Dataset, points: list[Points], trial, plan) -> tuple[list[dict], np.ndarray]:

@@ -16,6 +16,8 @@ on the boundary, estimate the boundary's normal from labels of nearby points, st
 * The step is a search along the semicircle over the segment from x to the best point, in the plane of the estimate.
   If the boundary is flat, its nearest point in that plane lies on this semicircle (Thales), so one search does the
   work of step and projection (as in CGBA, Reza et al. 2023).
+* Where the budget lets a descent end (`schedules.py`), it begins from the shortest of some random rays, not from the
+  nearest noise image: which basin it ends in then matters more than the way there.
 * The centre of the questions slides along the line so that answers stay balanced: questions asked anyway correct
   what a short search left open and what the boundary's curvature shifts. 8 bisections then do what 18 did.
 * The radius of the questions is a fixed share of the distance, and their centre stays off the faces of the box by
@@ -30,30 +32,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mi_jax import directions, randomness
-from mi_jax.types import Array, Measure, Repeat, Round
+from mi_jax import directions, randomness, rays
+from mi_jax.directions import farthest_corner
+from mi_jax.schedules import IN_BLOCK, Schedule, angles, rounds_of
+from mi_jax.types import Measure, Repeat, Round
 
 # Of the questions about the normal, as a share of the distance to x. On digits 0.04 leaves the median distance at 100
 # queries at 1.46 where 0.3 reaches 1.05: what the bracket leaves open then weighs less. Spheres lose 0.002 by it.
 RADIUS = 0.3
-_AT_ONCE, _IN_BLOCK = 25, 64  # questions a round, and a transform: memory is points x 25 x d
 _RIGHT_ANGLE = np.float32(np.pi / 2)
+_SCOUT_BISECTIONS, _SCOUT_KEY = 3, 2**32 - 1  # keys of the bases count from 1
 _gradient_questions = lru_cache(lambda Q: partial(_ask_gradient, Q))  # one object: programs are found by identity
 _probe_question = lru_cache(lambda: lambda key, state: state.probe[None])
-
-
-class Schedule(NamedTuple):
-    """What `boundary_distance` asks: starts + bisections + iterations x (gradient + points + bisections)."""
-
-    iterations: int
-    gradient: int  # questions about the normal, in each iteration
-    bisections: int  # of the first line, and of the step in each iteration
-    starts: int = 11  # images tried for another label
-    points: int = 0  # of the step, asked at once before it is bisected: 0 begins from the last step instead
-    rule: str = "grid"  # how these points are spread over the right angle: "grid" evenly, "geometric" by halving
-
-
-PAPER = Schedule(10, 200, 18, 11, 20)  # 2,409 queries; iterations and gradient of Fig 2c: 1, 5, 10 and 5 .. 200
 
 
 class State(NamedTuple):
@@ -83,39 +73,7 @@ class State(NamedTuple):
     centre: jax.Array  # of the questions, on the line from x (0) to best (1)
     shift: jax.Array  # how far the centre moves next
     lean: jax.Array  # mean answer of the last round
-
-
-def schedule(budget: int, dimension: int) -> Schedule:
-    """The best use found of `budget` queries a point (gate excluded); ValueError where one iteration needs more."""
-    smallest = total_queries(Schedule(1, 4, 3, 2))
-    if budget < smallest:
-        raise ValueError(f"budget={budget}: expected at least {smallest} queries, which allow one iteration")
-    if dimension < 1:
-        raise ValueError(f"dimension={dimension}: expected at least 1")
-    bisections = int(np.clip(np.log2(budget) - 2, 3, 9))
-    starts = int(np.clip(budget // 12, 2, 11))
-    rest = budget - starts - bisections
-    fewest = min(10, max(1, rest // 40))
-    iterations = min(max(fewest, -(-rest // (dimension + bisections))), rest // (1 + bisections))
-    gradient = rest // iterations - bisections
-    rounds = sum(len(_split(block, _AT_ONCE)) for block in _split(gradient, _IN_BLOCK))
-    return Schedule(iterations, gradient - gradient % rounds, bisections, starts)  # equal rounds compile once
-
-
-def total_queries(schedule: Schedule) -> int:
-    """The questions one rightly labelled point is asked, exactly (the gate's not included)."""
-    return int(checkpoints(schedule)[-1])
-
-
-def checkpoints(schedule: Schedule) -> np.ndarray:
-    """Queries [F] after which the distances were read that `boundary_distance(schedule)` returns; gate not included."""
-    each = schedule.gradient + schedule.points + schedule.bisections
-    return schedule.starts + schedule.bisections + each * np.arange(schedule.iterations + 1)
-
-
-def farthest_corner(x: Array) -> jax.Array:
-    """The corner of [0, 1]^d farthest from x, in the shape of x."""
-    return (jnp.asarray(x) < 0.5).astype(jnp.float32)
+    scout: rays.Ray  # in hand, while the start is chosen
 
 
 def never_flipped(features: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -134,8 +92,10 @@ def boundary_distance(schedule: Schedule) -> Measure:
     The last of the F is the final distance, the others what it was after `checkpoints(schedule)` queries. 0 where x
     is mislabelled. Questions lie in [0, 1]. Raises ValueError for a schedule without questions.
     """
-    if min(schedule[:4]) < 1 or schedule.points < 0 or schedule.rule not in ("grid", "geometric"):
-        raise ValueError(f"{schedule}: expected counts of at least 1, points >= 0 and the rule 'grid' or 'geometric'")
+    if min(schedule[:4]) < 1 or min(schedule.points, schedule.scouts) < 0 or schedule.rule not in ("grid", "geometric"):
+        raise ValueError(
+            f"{schedule}: expected counts of at least 1, points and scouts >= 0, the rule 'grid' or 'geometric'"
+        )
     return _boundary_distance(schedule)
 
 
@@ -144,6 +104,7 @@ def _boundary_distance(schedule: Schedule) -> Measure:
     iteration = *_gradient_rounds(schedule.gradient), *_step_rounds(schedule)
     rounds = (
         _start_round(schedule.starts),
+        *([Repeat(schedule.scouts, (_scout_round(),))] if schedule.scouts else []),
         *_search_rounds(schedule.bisections, "bisection", _begin_iteration),
         Repeat(schedule.iterations, iteration),
     )
@@ -155,8 +116,13 @@ def _start_round(count: int) -> Round:
     return Round(partial(_ask_starts, count), partial(_tell_starts, count), "start")
 
 
+@lru_cache
+def _scout_round() -> Round:
+    return Round(lambda key, state: rays.probe(state.scout)[None], _tell_scout, "start")
+
+
 def _gradient_rounds(questions: int) -> list[Round]:
-    blocks = [_split(block, _AT_ONCE) for block in _split(questions, _IN_BLOCK)]
+    blocks = rounds_of(questions)
     rounds = [_gradient_round(Q, i == len(block) - 1, False) for block in blocks for i, Q in enumerate(block)]
     return rounds[:-1] + [_gradient_round(blocks[-1][-1], True, True)]
 
@@ -169,9 +135,9 @@ def _gradient_round(Q: int, ends_block: bool, ends_phase: bool) -> Round:
 
 
 def _step_rounds(schedule: Schedule) -> list[Round | Repeat]:
-    angles, rounds = _spread(schedule.points, schedule.rule), []
-    if schedule.points:
-        rounds = [Round(partial(_ask_points, angles), partial(_tell_points, angles), "step")]
+    at, rounds = angles(schedule), []
+    if at:
+        rounds = [Round(partial(_ask_points, at), partial(_tell_points, at), "step")]
     return rounds + _search_rounds(schedule.bisections, "step" if not schedule.points else "bisection", _end_step)
 
 
@@ -190,19 +156,6 @@ def _followed(turn: Round, then: Callable[[State], State]) -> Round:
     return turn._replace(tell=lambda state, answers: then(turn.tell(state, answers)))
 
 
-def _split(total: int, most: int) -> list[int]:
-    """`total` in the fewest parts of at most `most`, as equal as can be, so that few shapes are compiled."""
-    parts = -(-total // most)
-    return [total * (i + 1) // parts - total * i // parts for i in range(parts)]
-
-
-def _spread(points: int, rule: str) -> tuple[float, ...]:
-    """Angles of the step, the largest first."""
-    if rule == "geometric":
-        return tuple(np.pi / 4 * 0.5**i for i in range(points))
-    return tuple(np.pi / 2 * i / (points + 1) for i in range(points, 0, -1))
-
-
 def _begin(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> State:
     del strength
     zero, corner = jnp.float32(0), farthest_corner(x)
@@ -212,7 +165,7 @@ def _begin(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> Stat
         anchor=corner, tangent=jnp.zeros_like(x), stretch=jnp.float32(1), probe=x, angle=zero, near=zero,
         beyond=_RIGHT_ANGLE, guess=_RIGHT_ANGLE / 2, total=jnp.zeros_like(x), answers=jnp.zeros(D), along=jnp.zeros(D),
         signs=directions.signs(jax.random.fold_in(key, 1), D), epoch=jnp.int32(0), row=jnp.int32(0), centre=zero,
-        shift=zero, lean=zero,
+        shift=zero, lean=zero, scout=rays.begin(1, (), jax.random.fold_in(key, _SCOUT_KEY), x, y),
     )  # fmt: skip
 
 
@@ -226,6 +179,12 @@ def _ask_starts(count: int, key, state: State) -> jax.Array:
 def _tell_starts(count: int, state: State, labels: jax.Array) -> State:
     state = _keep_best(state, _ask_starts(count, None, state), labels)
     return _aim(state._replace(anchor=state.best), _RIGHT_ANGLE / 2)
+
+
+def _tell_scout(state: State, labels: jax.Array) -> State:
+    state = _keep_best(state, rays.probe(state.scout)[None], labels)
+    scout = rays.tell(_SCOUT_BISECTIONS, state.scout, labels)
+    return _aim(state._replace(scout=scout, anchor=state.best), _RIGHT_ANGLE / 2)
 
 
 def _keep_best(state: State, asked: jax.Array, labels: jax.Array) -> State:
@@ -270,7 +229,8 @@ def _tell_points(angles: tuple[float, ...], state: State, labels: jax.Array) -> 
 
 
 def _begin_iteration(state: State) -> State:
-    shift = jnp.float32(RADIUS / np.sqrt(state.x.size))  # an answer depends on the centre to about this distance
+    # An answer depends on the centre to about this distance, and ever closer as the line nears the normal.
+    shift = jnp.float32(RADIUS / np.sqrt(state.x.size)) * jnp.minimum(1, 2 * state.guess)
     return _fresh_block(
         state._replace(
             course=state.course.at[state.turn].set(state.distance),
@@ -286,7 +246,7 @@ def _begin_iteration(state: State) -> State:
 def _fresh_block(state: State) -> State:
     """The state that asks on in its basis, or in a new one if the rows left do not fill a block."""
     m, p = directions.basis(state.x.size)
-    used_up = state.row + min(_IN_BLOCK, m * p) > m * p
+    used_up = state.row + min(IN_BLOCK, m * p) > m * p
     epoch = state.epoch + used_up
     signs = jnp.where(used_up, directions.signs(jax.random.fold_in(state.key, epoch + 1), m * p), state.signs)
     line = jnp.pad(((state.best - state.x) / state.distance).ravel(), (0, m * p - state.x.size))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mi_jax import randomness
+from mi_jax.types import Array
 
 
 def basis(d: int) -> tuple[int, int]:
@@ -61,3 +62,8 @@ def signs(key: jax.Array, count: int) -> jax.Array:
     """Independent random signs [count], +1 or -1, one random bit each."""
     bits = randomness.bits(key, -(-count // 32))[:, None] >> jnp.arange(32, dtype=jnp.uint32)
     return 1 - 2 * (bits & 1).reshape(-1)[:count].astype(jnp.float32)
+
+
+def farthest_corner(x: Array) -> jax.Array:
+    """The corner of [0, 1]^d farthest from x, in the shape of x."""
+    return (jnp.asarray(x) < 0.5).astype(jnp.float32)

@@ -52,7 +52,7 @@ def interview(
 
     def ask(attack: Attack, k: int, points: Points, cap: int | None = None) -> Answers:
         rows, left, parts = points.rows, cap, []
-        what = " ".join(f"{name} {value}" for name, value in attack.settings.items())
+        what = " ".join(f"{name} {value}" for name, value in (attack.settings | ({"cap": cap} if cap else {})).items())
         for start in range(0, len(rows), PART):
             part, told = rows[start : start + PART], 0
 

@@ -5,14 +5,16 @@ To add a measure, write `init`, `ask`, `tell` and `read` for one example; the dr
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mi_jax import randomness
 from mi_jax.types import Array, Measure, Repeat, Round
 
-Noise = Callable[[object, jax.Array, jax.Array, int], jax.Array]
+Noise = Callable[[Any, jax.Array, jax.Array, int], jax.Array]
 """(strength, key, x [*x], count) -> [count *x]: independent noisy copies of one example, in [0, 1]."""
 
 
@@ -26,7 +28,8 @@ def hit_rate(noise: Noise, strength, queries: int | tuple[int, ...]) -> Measure:
 
     Queries per example: 1, and `queries` more where x is labelled rightly. Every copy draws its own noise. A rising
     tuple of counts reads the share after each of them (F = their number), for accuracy-against-queries curves of
-    one run. `strength` is an array argument of the compiled program: a grid of strengths compiles once.
+    one run. `strength`, a number or a pytree of numbers, is an array argument of the compiled program: a grid of
+    strengths compiles once.
 
     Raises ValueError for fewer than 1 query, or counts that do not rise.
     Source: noise robustness, section 4.3 and A.1 of arXiv 2007.14321v2.
@@ -34,7 +37,7 @@ def hit_rate(noise: Noise, strength, queries: int | tuple[int, ...]) -> Measure:
     counts = (queries,) if isinstance(queries, int) else tuple(queries)
     if not counts or counts[0] < 1 or any(a >= b for a, b in zip(counts, counts[1:], strict=False)):
         raise ValueError(f"budget={queries}: expected at least 1 noisy query per example, and rising counts")
-    return _hit_rate(noise, counts)._replace(strength=jnp.asarray(strength, jnp.float32))
+    return _hit_rate(noise, counts)._replace(strength=jax.tree.map(jnp.float32, strength))
 
 
 def confidences() -> Measure:
@@ -50,6 +53,38 @@ def gaussian(sigma: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Arra
 def bernoulli(p: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Array:
     """`count` copies of a binary row x with every bit flipped with probability p."""
     return jnp.abs(x - randomness.flips(key, p, (count, *x.shape)))
+
+
+def by_column(binary: np.ndarray | None) -> Noise:
+    """The noise for examples whose columns `binary` [features] bool says are 0/1: bits flip, real values take normals.
+
+    Its strength is a dict: `p`, the probability with which a bit flips, if there are bits, and `sigma`, in input
+    units, if there are real columns (None: all are, in examples of any shape). Real values are clipped to [0, 1] and
+    bits stay 0 or 1; the two draw from keys of their own, so that neither changes with the other's strength or
+    values. Where all columns are of one kind the copies are those of `bernoulli` or `gaussian`, to the bit.
+
+    The same mask gives the same function object: compiled programs are found by its identity.
+    """
+    return _by_column(None if binary is None else np.asarray(binary, bool).tobytes())
+
+
+@lru_cache
+def _by_column(mask: bytes | None) -> Noise:
+    binary = np.zeros(1, bool) if mask is None else np.frombuffer(mask, bool)
+    if not binary.any():
+        return lambda strength, key, x, count: gaussian(strength["sigma"], key, x, count)
+    if binary.all():
+        return lambda strength, key, x, count: bernoulli(strength["p"], key, x, count)
+    bits, reals = np.flatnonzero(binary), np.flatnonzero(~binary)
+    back = np.argsort(np.concatenate([bits, reals]))
+
+    def noise(strength, key, x, count):
+        for_bits, for_reals = jax.random.split(key)
+        flipped = bernoulli(strength["p"], for_bits, x[bits], count)
+        moved = gaussian(strength["sigma"], for_reals, x[reals], count)
+        return jnp.concatenate([flipped, moved], 1)[:, back]  # [count features]
+
+    return noise
 
 
 # Copies per round: with the driver's 256 points, 6,400 rows a device call.

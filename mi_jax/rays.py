@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mi_jax import directions, randomness
-from mi_jax.boundary import farthest_corner
+from mi_jax.directions import farthest_corner
 from mi_jax.types import Measure, Repeat, Round
 
 LONGEST = 2.0  # a ray ends where its noise has this standard deviation: most of [0, 1] is then clipped
@@ -48,11 +48,12 @@ def rays(queries: int, bisections: int = 3) -> Measure:
 
 @lru_cache
 def _rays(queries: int, bisections: int) -> Measure:
-    one = Round(lambda key, state: _probe(state)[None], partial(_tell, bisections), "rays")
-    return Measure(partial(_begin, queries), (Repeat(queries, (one,)),), lambda state: state.course)
+    one = Round(lambda key, state: probe(state)[None], partial(tell, bisections), "rays")
+    return Measure(partial(begin, queries), (Repeat(queries, (one,)),), lambda state: state.course)
 
 
-def _begin(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> Ray:
+def begin(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> Ray:
+    """The state before the first question, with a course of F queries."""
     del strength
     longest = jnp.float32(LONGEST)
     course = jnp.full(F, directions.norm(farthest_corner(x) - x))
@@ -64,13 +65,15 @@ def _length(state: Ray) -> jax.Array:
     return jnp.where(state.left > 0, (state.near + state.shortest) / 2, state.shortest)
 
 
-def _probe(state: Ray) -> jax.Array:
+def probe(state: Ray) -> jax.Array:
+    """The next question [*x]."""
     return jnp.clip(state.x + _length(state) * state.direction, 0, 1)
 
 
-def _tell(bisections: int, state: Ray, labels: jax.Array) -> Ray:
+def tell(bisections: int, state: Ray, labels: jax.Array) -> Ray:
+    """The state that knows the answer [1], and asks on along this ray or a new one."""
     flipped, fresh, length = labels[0] != state.y, state.left == 0, _length(state)
-    far = jnp.where(flipped, directions.norm(_probe(state) - state.x), jnp.inf)
+    far = jnp.where(flipped, directions.norm(probe(state) - state.x), jnp.inf)
     course = jnp.where(jnp.arange(len(state.course)) >= state.asked, jnp.minimum(state.course, far), state.course)
     left = jnp.where(fresh, jnp.where(flipped, bisections, 0), state.left - 1)
     asked = state.asked + 1

@@ -203,3 +203,49 @@ def test_a_cap_leaves_points_that_count_nowhere_but_in_finished(planted, monkeyp
         assert record["attacks"]["noise"]["balanced_accuracy"]["values"][t] == expected
     with pytest.raises(ValueError, match="let noise finish no member or no non-member"):
         run(dataset, split, params_of, MEMORY, names=("noise",), cap=85)
+
+
+def table_of_both_kinds(rng) -> np.ndarray:
+    """Rows [N 64]: six real columns among 58 bits."""
+    return np.where(MIXED, rng.random((N, 64)) < 0.5, rng.random((N, 64))).astype(np.float32)
+
+
+MIXED = ~np.isin(np.arange(64), [0, 1, 20, 21, 40, 63])
+
+
+def test_noise_finds_planted_members_of_a_table_of_bits_and_real_columns():
+    rng = np.random.default_rng(0)
+    dataset = Dataset("table", table_of_both_kinds(rng), rng.integers(0, C, N).astype(np.int32), C, MIXED)
+    split = splits.disjoint(0, N, 40, num_targets=2, num_shadows=1)
+    remembered = [{"x": jnp.asarray(dataset.x[rows]), "y": jnp.asarray(dataset.y[rows])} for rows in split.members]
+    task = attacks.Task((64,), C, MIXED, budget=40)
+    record, _ = run(dataset, split, remembered.__getitem__, MEMORY, names=("gap", "noise"), task=task)
+    noise, gap = (record["attacks"][name] for name in ("noise", "gap"))
+    # As on images above, and an attack that asks more must not do worse than the gap it starts from.
+    assert min(noise["auc"]["values"]) > 0.8 and min(noise["balanced_accuracy"]["values"]) > 0.7
+    assert noise["balanced_accuracy"]["mean"] >= gap["balanced_accuracy"]["mean"] - 0.02
+    for settings in noise["tuned"]["settings"]:
+        assert settings.keys() == {"p", "sigma", "queries"} and settings["queries"] == 40
+
+
+def test_an_untrained_model_of_such_a_table_betrays_nothing_to_noise():
+    rng = np.random.default_rng(1)
+    dataset = Dataset("table", table_of_both_kinds(rng), rng.integers(0, C, N).astype(np.int32), C, MIXED)
+    split = splits.disjoint(1, N, 50, num_targets=5, num_shadows=1)
+    weights = rng.normal(size=(len(split.members), 64, C)).astype(np.float32)
+    linear = Model(lambda key, x: None, lambda params, x, key=None: (x - 0.5) @ params)
+    task = attacks.Task((64,), C, MIXED, budget=40)
+    record, _ = run(dataset, split, lambda k: jnp.asarray(weights[k]), linear, names=("noise",), task=task)
+    # 3.3 deviations of a mean of five, as above.
+    assert abs(record["attacks"]["noise"]["auc"]["mean"] - 0.5) < 3.3 * np.sqrt(101 / (12 * 50 * 50) / 5)
+
+
+@pytest.mark.parametrize("name", ["swap", "balanced"])
+def test_planted_members_are_found_where_models_share_their_rows(name):
+    dataset = noise_dataset()
+    split = splits.SPLITS[name](0, N, 40, num_targets=2, num_shadows=1 if name == "swap" else 3)
+    remembered = [{"x": jnp.asarray(dataset.x[rows]), "y": jnp.asarray(dataset.y[rows])} for rows in split.members]
+    record, scores = run(dataset, split, remembered.__getitem__, MEMORY, names=("gap", "noise"), num_points=30)
+    assert scores["attack/noise/scores"].shape == (2, 60)
+    for entry in record["attacks"].values():
+        assert min(entry["auc"]["values"]) > 0.8 and min(entry["balanced_accuracy"]["values"]) > 0.7

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from mi_jax import boundary, oracle, perturbations, testing
-from mi_jax.boundary import PAPER, Schedule, boundary_distance, checkpoints, schedule, total_queries
+from mi_jax.boundary import boundary_distance
+from mi_jax.schedules import PAPER, Schedule, checkpoints, schedule, total_queries
 from mi_jax.types import Attack, Model
 
 KEY = jax.random.key(3)

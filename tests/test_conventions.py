@@ -17,7 +17,7 @@ from mi_jax.testing import check_perturbation
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = "mi_jax"
 
-LABEL_ONLY = ("attacks", "measures", "boundary", "rays", "directions", "perturbations", "classifiers")
+LABEL_ONLY = ("attacks", "measures", "boundary", "rays", "schedules", "directions", "perturbations", "classifiers")
 KNOWS_THE_TARGET = ("models", "training", "data", "white_box")
 MAX_LINES = 350
 # Put together from parts, so that this file does not find itself.

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mi_jax import attacks, boundary, interview, oracle, store
+from mi_jax import attacks, interview, oracle, schedules, store
 from mi_jax.types import Dataset
 
 SHAPE, P = (6,), 40
@@ -89,7 +89,7 @@ def test_a_cap_counts_over_all_parts(dataset, parts_of_sixteen):
 def test_progress_adds_up_to_what_was_planned(dataset, parts_of_sixteen):
     (attack,), (target, _), told = attacks.build("boundary", TASK), counted(), []
     interview.interview(KEY, dataset, target, tell=told.append)(attack, 0, POINTS)
-    price = 1 + boundary.total_queries(boundary.schedule(60, 6))
+    price = 1 + schedules.total_queries(schedules.schedule(60, 6))
     assert interview.price(dataset, attack) == price and sum(told) == P * price and len(told) > 3
 
 

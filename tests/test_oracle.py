@@ -246,6 +246,30 @@ def test_an_attack_gets_no_more_access_than_the_oracle_grants():
         measures.hit_rate(measures.gaussian, 0.1, 0)
 
 
+def test_noise_by_column_is_one_program_for_a_grid_and_the_same_alone_in_batch_permuted_and_rechunked():
+    binary = np.arange(36) % 3 > 0
+    x, y, rows = points(60)
+    x = np.where(binary, x.reshape(60, 36) > 0.5, x.reshape(60, 36)).astype(np.float32)
+    target = network_oracle()
+    compiled = [oracle._init, oracle._ask, oracle._tell, oracle._read]
+
+    def ask(p, sigma, chosen, **options):
+        measure = measures.hit_rate(measures.by_column(binary.copy()), {"p": p, "sigma": sigma}, 30)
+        return oracle.query(target, attack_of(measure), KEY, x[chosen], y[chosen], rows[chosen], **options).features
+
+    together, order = ask(0.1, 0.3, np.arange(60)), np.random.default_rng(2).permutation(60)
+    assert len(np.unique(together)) > 5 and oracle.price(attack_of(measures.hit_rate(
+        measures.by_column(binary), {"p": 0.1, "sigma": 0.3}, 30)), (36,), C) == 31  # fmt: skip
+    before = [f._cache_size() for f in compiled]
+    assert not np.array_equal(ask(0.1, 0.01, np.arange(60)), together)
+    assert not np.array_equal(ask(0.4, 0.3, np.arange(60)), together)
+    np.testing.assert_array_equal(ask(0.1, 0.3, order), together[order])
+    assert [f._cache_size() for f in compiled] == before
+    np.testing.assert_array_equal(ask(0.1, 0.3, np.arange(60), points_at_once=7), together)
+    for i in (0, 33):
+        np.testing.assert_array_equal(ask(0.1, 0.3, np.array([i]), points_at_once=1)[0], together[i])
+
+
 def test_a_course_reads_the_hit_rate_after_each_count_and_ends_in_the_same_place():
     x, y, rows = points(30)
     course = oracle.query(

@@ -6,30 +6,12 @@ header, `bangkok`: the cluster, 1..30 in double quotes, then 446 values 0 or 1. 
 licence is stated.
 """
 
-from pathlib import Path
-
-import numpy as np
-
-from mi_jax.datasets import Files, Original, Rows, raw
+from mi_jax.datasets import Original, raw
 
 ARCHIVE, EXTRACTED = "dataset_location.tgz", "bangkok"
 PLACES, CLASSES = 446, 30
 
-
-def parse_row(line: str) -> tuple[int, np.ndarray]:
-    """Returns the 0-based label and the bits [446] uint8 of one line; ValueError says what is wrong with it."""
-    first, *values = line.split(",")
-    label = raw.label(first, CLASSES)
-    if len(values) != PLACES:
-        raise ValueError(f"{len(values)} values after the label, expected {PLACES}")
-    return label, raw.bits(values, before=1)
-
-
-def read_rows(folder: Path, files: Files) -> Rows:
-    """Returns the rows (label, bits) of the original, archive or extracted file. Blank lines are passed over."""
-    path = folder / files[0]
-    yield from raw.numbered(path, raw.lines(path, EXTRACTED), parse_row, f"a label and {PLACES} values")
-
+read_rows = raw.labelled_bits(EXTRACTED, PLACES, CLASSES)
 
 ORIGINAL = Original(
     alternatives=((ARCHIVE,), (EXTRACTED,)),

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from mi_jax.datasets import Files, Rows
+
 Row = TypeVar("Row")
 ARCHIVES = (".tgz", ".tar.gz")
 DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError)
@@ -116,6 +118,27 @@ def bits(values: list[str], *, before: int = 0) -> np.ndarray:
         column = next(i for i, value in enumerate(values) if value not in ("0", "1"))
         raise ValueError(f"value {values[column][:20]!r} in column {column + before + 1}, expected 0 or 1")
     return np.frombuffer("".join(values).encode(), np.uint8) - ord("0")
+
+
+def labelled_bits(member: str, columns: int, classes: int) -> Callable[[Path, Files], Rows]:
+    """Returns a reader (folder, files) -> rows (label, bits [columns] uint8) of a CSV without a header.
+
+    A line is a label 1..classes, then `columns` values 0 or 1. The one file read is the CSV itself or an archive with
+    a file named `member`. Blank lines are passed over. ValueErrors name the file and the row, as `numbered` does.
+    """
+
+    def parse(line: str) -> tuple[int, np.ndarray]:
+        first, *values = line.split(",")
+        known = label(first, classes)
+        if len(values) != columns:
+            raise ValueError(f"{len(values)} values after the label, expected {columns}")
+        return known, bits(values, before=1)
+
+    def read_rows(folder: Path, files: Files) -> Rows:
+        path = folder / files[0]
+        yield from numbered(path, lines(path, member), parse, f"a label and {columns} values")
+
+    return read_rows
 
 
 def check_md5(path: Path, expected: str) -> None:
