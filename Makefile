@@ -1,18 +1,20 @@
 # The only commands a new user needs: `make audit` and `make test`. Everything runs from the checkout, in .venv.
 PYTHON ?= python3
 VENV := .venv
+BENCH := .venv-bench
 RUN := $(VENV)/bin/python
 OUT ?=
 ARGS ?=
 # Tests of one file share compiled programs, so a file stays with one worker.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: help audit test test-all lint requirements clean
+.PHONY: help audit test test-all lint requirements clean benchmark-training benchmark-boundary
 
 help:
 	@echo "make audit [OUT=DIR] [ARGS=\"--dataset=... --attacks=...\"]   the main job; no arguments: digits, about two minutes"
 	@echo "make test                                                 the fast test suite"
 	@echo "make test-all                                             with the slow tests"
+	@echo "make benchmark-training | benchmark-boundary              beside PyTorch; beside Foolbox and ART, on CIFAR-10"
 	@echo "make lint | requirements | clean"
 
 audit: $(VENV)/.installed
@@ -39,10 +41,20 @@ $(VENV)/.installed-tests: $(VENV)/.installed tests/requirements.txt
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
+# The libraries measured against, in an environment of their own. PIP_EXTRA_INDEX_URL may name PyTorch's CPU builds.
+$(BENCH)/.installed: experiments/benchmarks/requirements.txt
+	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+benchmark-training benchmark-boundary: $(VENV)/.installed $(BENCH)/.installed
+	$(RUN) -m experiments.benchmarks.$(@:benchmark-%=%) --torch_python=$(BENCH)/bin/python \
+		--out=results/records/$@.json $(ARGS)
+
 # Pins are generated from pyproject.toml for every supported Python, never edited by hand (needs uv).
 requirements:
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header pyproject.toml -o requirements.txt
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --extra dev -c requirements.txt pyproject.toml -o tests/requirements.txt
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH)

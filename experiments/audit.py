@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import common
+from experiments import common, study
 from mi_jax import report
 
 FLAGS = flags.FLAGS
@@ -27,7 +27,7 @@ def body() -> None:
         return
     config = common.config_from_flags()
     folder = common.out_folder(FLAGS.out, config.dataset)
-    record, scores = common.run(config, out=folder)
+    record, scores = study.run(config, out=folder)
     common.finish(folder, record, scores)
 
 

@@ -2,25 +2,18 @@
 
 import dataclasses
 import datetime
-import importlib.metadata
-import itertools
-import os
-import platform
-import subprocess
+import json
 import sys
 import tempfile
-import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
-from absl import flags
-from tqdm import tqdm
+from absl import app, flags
 
-from mi_jax import attacks, audit, data, defenses, models, oracle, report, splits, store, training, white_box
-from mi_jax.types import Dataset, Recipe, Split
+from mi_jax import attacks, data, defenses, plots, report, splits, store
+from mi_jax.types import Dataset
 
 IMAGE_ATTACKS = ("gap", "rotation", "translation", "noise", "confidence_threshold", "confidence_network")
 TABLE_ATTACKS = ("gap", "noise", "confidence_threshold", "confidence_network")
@@ -38,6 +31,7 @@ class Config:
     num_shadows: int | None = None
     num_points: int | None = None
     attacks: tuple[str, ...] | None = None
+    split: str = "disjoint"
     defense: str = "none"
     budget: int | None = None
     cap: int | None = None
@@ -55,6 +49,8 @@ HELP = {
     "num_shadows": "shadow models per target",
     "num_points": "members, and as many non-members, attacked of each model; default: all n_train",
     "attacks": f"comma-separated, of: {', '.join(attacks.ATTACKS)}",
+    "split": "disjoint (shadow models on rows of their own), swap (on the target's, sides exchanged: needs half the "
+    "rows), balanced (every row in half of the models)",
     "defense": f"NAME or NAME:STRENGTH, of: {', '.join(defenses.DEFENSES)}",
     "budget": "queries per example of attacks that can spend any number (noise, boundary, rays; each copy of combined)",
     "cap": "queries an attack may put to one target in all; what it leaves unfinished is marked; default: no cap",
@@ -81,6 +77,8 @@ DEFAULTS = {
         "attacks": TABLE_ATTACKS,
         "budget": 500,
     },
+    "adult": {"model": "mlp2"},
+    "texas100": {"model": "mlp2"},
 }
 PRESETS = {
     "smoke": {"n_train": 40, "num_targets": 2, "num_shadows": 1, "budget": 20},
@@ -127,6 +125,8 @@ def config_from_flags() -> Config:
 
 def resolve(config: Config, dataset: Dataset) -> Config:
     """The config without a None: the data set's defaults, then the preset's, then what was said; checked."""
+    if config.split not in splits.SPLITS:
+        raise ValueError(f"unknown split {config.split!r}: known are {', '.join(splits.SPLITS)}")
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}: known are {', '.join(PRESETS)}")
     said = {key: value for key, value in dataclasses.asdict(config).items() if value is not None}
@@ -146,159 +146,6 @@ def resolve(config: Config, dataset: Dataset) -> Config:
     return dataclasses.replace(config, **values)
 
 
-def run(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -> tuple[dict, dict[str, np.ndarray]]:
-    """Data, split, ensemble, attacks, record: (record, scores) as `report.py` documents them.
-
-    Everything named in the config is looked up before the first model is trained. Finished members and conversations
-    are kept in `out`, where the same run finds them again (`finish` removes them).
-    """
-    started = time.perf_counter()
-    for name in config.attacks or ():
-        if name not in attacks.ATTACKS:
-            raise ValueError(f"unknown attack {name!r}: known are {', '.join(attacks.ATTACKS)}")
-    defense = defenses.build(config.defense)
-    dataset = data.load(config.dataset, config.data_dir)
-    config = resolve(config, dataset)
-    model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
-    task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
-    chosen = {name: attacks.build(name, task) for name in config.attacks}
-    example = jax.ShapeDtypeStruct(dataset.x.shape[1:], dataset.x.dtype)
-    for candidate in itertools.chain(*chosen.values()):  # a perturbation of images refuses a table here
-        jax.eval_shape(candidate.neighbours, jax.random.key(0), example)
-    split = splits.disjoint(
-        config.seed, len(dataset.x), config.n_train, num_targets=config.num_targets, num_shadows=config.num_shadows
-    )
-    training_key, attack_key = jax.random.split(jax.random.key(config.seed))
-    environment = surroundings(config, dataset, recipe)
-    keep = keeper(out, environment)
-    params, history = train(training_key, model, recipe, dataset, split, penalty=defense.penalty, keep=keep)
-    trained = time.perf_counter()
-
-    target = oracles(model, params, dataset, output=defense.output)
-    with bar("attacking", unit="query") as progress:
-        record, scores = audit.audit(
-            attack_key,
-            dataset,
-            split,
-            target,
-            chosen,
-            num_points=config.num_points,
-            cap=config.cap,
-            allow_random_target=config.allow_random_target,
-            keep=keep,
-            progress=progress,
-        )
-    seconds = {"training": round(trained - started, 2), **record.pop("seconds")}
-    seconds["total"] = round(time.perf_counter() - started, 2)
-    record["models"]["epochs"] = [int(e) for e in np.asarray(history.epochs)]
-    return {
-        "config": dataclasses.asdict(config),
-        "environment": environment,
-        **record,
-        "seconds": seconds,
-    }, scores
-
-
-def surroundings(config: Config, dataset: Dataset, recipe: Recipe) -> dict:
-    """The environment of a run, with a digest of all that its results depend on: settings, data, versions, code."""
-    settings = {
-        name: value for name, value in dataclasses.asdict(config).items() if name not in ("attacks", "data_dir")
-    }
-    settings |= {"recipe": recipe, "pool": [zlib.crc32(np.ascontiguousarray(a)) for a in (dataset.x, dataset.y)]}
-    settings |= {name: value for name, value in environment().items() if name != "commit"}
-    here = Path(__file__).parent
-    return environment() | {"run_digest": store.digest(settings, [here, here.parent / "mi_jax"])}
-
-
-def keeper(out: Path | None, environment: dict) -> store.Keep:
-    """Keeps what is finished of a run in `out`, where the same run finds it again; how much it found is on record."""
-    if out is None:
-        return store.keep_nothing
-    folder = parts(out, environment)
-    environment["parts_found"] = len(list(folder.iterdir())) if folder.is_dir() else 0
-    if environment["parts_found"]:
-        print(f"going on with the {environment['parts_found']} finished parts in {folder}", file=sys.stderr)
-    return store.keep_in(folder)
-
-
-def parts(out: Path, environment: dict) -> Path:
-    """The folder in `out` of what is finished of a run: another one for other settings or another line of code."""
-    return out / "parts" / environment["run_digest"]
-
-
-def train(
-    key: jax.Array, model, recipe: Recipe, dataset: Dataset, split: Split, *, penalty=None, keep=store.keep_nothing
-):
-    """(params [K ...], history) of every model of the split, under a progress bar."""
-    with bar("training", unit="model") as progress:
-        return training.train_ensemble(
-            key,
-            model,
-            recipe,
-            dataset.x,
-            dataset.y,
-            split.members,
-            penalty=penalty,
-            keep=keep,
-            progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
-        )
-
-
-def oracles(model, params, dataset: Dataset, *, output=None) -> Callable[[int, str], oracle.Oracle | white_box.Glass]:
-    """(k, access) -> model k of the ensemble as an attack may see it."""
-
-    def target(k: int, access: str) -> oracle.Oracle | white_box.Glass:
-        own = jax.tree.map(lambda p: p[k], params)
-        if access == "gradient":
-            return white_box.Glass(model.apply, own)
-        return oracle.of_model(model, own, dataset.num_classes, access=access, output=output)
-
-    return target
-
-
-class bar:
-    """A tqdm bar with the time left, as a context; called with (done, total, what is being done)."""
-
-    def __init__(self, title: str, unit: str, total: int | None = None):
-        self.bar = tqdm(desc=title, unit=unit, unit_scale=unit == "query", total=total, dynamic_ncols=True)
-
-    def __enter__(self) -> "bar":
-        return self
-
-    def __exit__(self, *_):
-        self.bar.close()
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        self.bar.total = total
-        self.bar.set_postfix_str(what, refresh=False)
-        self.add(done - self.bar.n)
-
-    def add(self, more: int) -> None:
-        self.bar.update(more)
-
-
-def environment() -> dict:
-    """Versions, device and commit of this run."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "cores": os.cpu_count(),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    """The commit of the checkout this file stands in, with + where the tree differs; 'unknown' outside of one."""
-    here = Path(__file__).parent
-    try:
-        ask = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
-        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def out_folder(out: str | None, name: str) -> Path:
     """The folder of this run, shown to be writable before anything is computed; made when there is a result."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
@@ -310,6 +157,35 @@ def out_folder(out: str | None, name: str) -> Path:
     except OSError as error:
         raise ValueError(f"--out={folder}: expected a folder that can be written ({error.strerror})") from None
     return folder
+
+
+def of_preset(presets: dict[str, Any], name: str) -> tuple[Any, dict[str, Any], Path]:
+    """(what the preset holds, the flags that were said, the folder of the records) of a script with its own presets."""
+    preset = flags.FLAGS.preset
+    if preset not in presets:
+        raise ValueError(f"unknown preset {preset!r}: known are {', '.join(presets)}")
+    given = dataclasses.asdict(config_from_flags())
+    said = {field: value for field, value in given.items() if flags.FLAGS[field].present}
+    return presets[preset], said, out_folder(flags.FLAGS.out or f"results/records/{name}-{preset}", "")
+
+
+def leave(folder: Path, record: dict, **figures: Any) -> None:
+    """Writes record.json and the figures NAME.png of a script, and removes the parts they were put together from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store.put(folder / "record.json", (json.dumps(report.finite(record), indent=1) + "\n").encode())
+    for name, figure in figures.items():
+        store.put(folder / f"{name}.png", plots.png(figure))
+    if "environment" in record:
+        store.remove(folder / "parts" / record["environment"]["run_digest"])
+
+
+def start(body: Callable[[], None], **lists: str) -> None:
+    """Runs a script of a table or figure; `lists`: its own flags that take a list -> their help."""
+    define_flags()
+    flags.DEFINE_string("out", None, "folder of the record; default: results/records/NAME-PRESET")
+    for name, text in lists.items():
+        flags.DEFINE_list(name, None, text)
+    app.run(lambda argv: sys.exit(main(body)(argv)), flags_parser=parse)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -340,7 +216,7 @@ def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
 def finish(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
     """Writes a run, removes the parts it was put together from, and prints its table."""
     report.write(folder, record, scores)
-    store.remove(parts(folder, record["environment"]))
+    store.remove(folder / "parts" / record["environment"]["run_digest"])
     show(record, folder)
 
 

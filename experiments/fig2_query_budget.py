@@ -3,7 +3,7 @@
 Artefact: record.json and fig2.png in --out (default results/records/fig2-PRESET): attack accuracy by (a) rotation
           r = 0..15, (b) translation d = 0..5, (c) queries per example for noise, boundary, rays, combined, white-box;
           beside them gap, confidence and the best augmentation, and boundary against confidence on the same points.
-Command:  python -m experiments.fig2_query_budget --preset=smoke     digits; about a minute
+Command:  python -m experiments.fig2_query_budget --preset=smoke     digits; seconds, to see that it runs
           python -m experiments.fig2_query_budget --preset=cpu --data_dir=DIR      CIFAR-10, n = 2,500
           python -m experiments.fig2_query_budget --preset=paper --data_dir=DIR    everything on all points
 Method:   a curve is read off the intermediate states of one run, not of a run each; at every number of queries its
@@ -17,43 +17,35 @@ Status:   cpu preset not yet run to its end; two cores need about four hours for
 
 import dataclasses
 import functools
-import json
-import sys
 import zlib
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
 from matplotlib import pyplot as plt
 
-from experiments import common
+from experiments import common, study, tables
 from mi_jax import (
     attacks,
     audit,
     boundary,
-    data,
     measures,
     metrics,
-    models,
     perturbations,
     plots,
     report,
     schedules,
-    splits,
-    store,
 )
 from mi_jax.interview import Ask, Points, interview, points_of
 from mi_jax.rays import rays
-from mi_jax.types import Attack, Dataset, Measure, Recipe, Split
+from mi_jax.types import Attack, Dataset, Measure
 
-FLAGS = flags.FLAGS
 ROTATIONS, TRANSLATIONS = tuple(range(16)), tuple(range(6))
 COUNTS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 350, 500, 1000, 1500, 2500)
 CHEAP = ("gap", "confidence_threshold", "confidence_network", "augmentation")
 CIFAR = {"dataset": "cifar10", "n_train": 2500, "num_targets": 3, "num_shadows": 1, "budget": 2409}
 PRESETS = {
-    "smoke": {"dataset": "digits", "num_targets": 2, "num_shadows": 2, "n_train": 100, "budget": 200},
+    "smoke": {"dataset": "digits", "num_targets": 2, "num_shadows": 1, "n_train": 60, "budget": 100},
     "cpu": CIFAR,
     "paper": CIFAR,
 }
@@ -129,64 +121,52 @@ def mean_curve(trials: list[list[dict]]) -> list[dict]:
 
 def measure(config: common.Config, out: Path) -> dict:
     """The record: panels a and b and single attacks by the audit, panel c by courses."""
-    dataset = data.load(config.dataset, config.data_dir)
-    config = common.resolve(config, dataset)
-    model, recipe = models.build(config.model, dataset.x.shape[1:], dataset.num_classes), Recipe()
-    split = splits.disjoint(config.seed, len(dataset.x), config.n_train,
-                            num_targets=config.num_targets, num_shadows=config.num_shadows)  # fmt: skip
-    environment = common.surroundings(config, dataset, recipe)
-    keep = common.keeper(out, environment)
-    training_key, attack_key = jax.random.split(jax.random.key(config.seed))
-    params, _ = common.train(training_key, model, recipe, dataset, split, keep=keep)
-    target = common.oracles(model, params, dataset)
-    task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
+    prepared = study.prepare(config, out=out)
+    config, task, trials = prepared.config, prepared.task, len(prepared.split.trials)
 
-    def size(name: str) -> tuple[int, Split, attacks.Task]:
-        whole = (config.num_points, len(split.trials), task.budget)
-        points, trials, budget = SIZES.get(config.preset, {}).get(name, whole)
-        points, budget = min(points, config.num_points), min(budget, task.budget)
-        return points, split._replace(trials=split.trials[:trials]), task._replace(budget=budget)
+    def size(name: str) -> tuple[int, int, attacks.Task]:
+        points, most, budget = SIZES.get(config.preset, {}).get(name, (config.num_points, trials, task.budget))
+        return min(points, config.num_points), min(most, trials), task._replace(budget=min(budget, task.budget))
 
     def audited(title: str, chosen: dict[str, tuple[Attack, ...]], name: str) -> dict:
-        points, part, _ = size(name)
-        with common.bar(title, unit="query") as progress:
-            record, scores = audit.audit(attack_key, dataset, part, target, chosen, num_points=points, keep=keep,
-                                         progress=progress)  # fmt: skip
+        points, most, _ = size(name)
+        record, scores = study.attack(prepared, chosen, title=title, num_points=points, num_trials=most)
         return record | {"scores": scores}
 
     curves, hits = {}, {}
     for name in ("boundary", "noise", "rays", "combined"):
-        most, part, own = size(name)
-        points = [points_of(split, k, most) for k in range(len(split.members))]
-        key, plan = jax.random.fold_in(attack_key, zlib.crc32(name.encode())), course(name, own)
-        total = audit.planned(dataset, part, points, {name: plan[0]})
-        with common.bar(f"panel c, {name}", unit="query", total=total) as progress:
-            ask = interview(key, dataset, target, keep=keep, tell=progress.add)
-            found = [curve(key, ask, dataset, points, trial, plan) for trial in part.trials]
+        found = courses(prepared, name, *size(name))
         curves[name], hits[name] = mean_curve([entries for entries, _ in found]), [hit for _, hit in found]
     cheap = audited("single attacks", {name: SINGLE[name](task) for name in CHEAP}, "augmentation")
     beside = audited("confidence beside boundary", {n: attacks.build(n, task) for n in CHEAP[:2]}, "boundary")
-    panels = audited("panels a, b", turned_and_shifted(task), "augmentation")
+    panels = audited("panels a, b", turned_and_shifted(task, config.preset == "smoke"), "augmentation")
     white_box = audited("white-box", {"white_box": attacks.build("white_box", task)}, "white_box")
-    return {"config": dataclasses.asdict(config), "sizes": SIZES.get(config.preset), "environment": environment,
-            "models": cheap["models"], "attacks": cheap["attacks"] | white_box["attacks"],
-            "panels": panels["attacks"], "curves": curves,
+    return {"config": dataclasses.asdict(config), "sizes": SIZES.get(config.preset),
+            "environment": prepared.environment, "models": cheap["models"] | {"epochs": prepared.epochs},
+            "attacks": cheap["attacks"] | white_box["attacks"], "panels": panels["attacks"], "curves": curves,
             "boundary_minus_confidence": differences(beside, hits["boundary"])}  # fmt: skip
 
 
-def augmentation(task: attacks.Task) -> tuple[Attack, ...]:
-    """The better of all rotations and translations that an attacker tries on shadow models (the paper's rows)."""
-    return attacks.build("rotation", task) + attacks.build("translation", task)
+def courses(prepared: study.Study, name: str, num_points: int, num_trials: int, task: attacks.Task) -> list:
+    """The `curve` of each trial."""
+    key, plan = jax.random.fold_in(prepared.key, zlib.crc32(name.encode())), course(name, task)
+    split = prepared.split._replace(trials=prepared.split.trials[:num_trials])
+    points = [points_of(split, k, num_points) for k in range(len(split.members))]
+    total = audit.planned(prepared.dataset, split, points, {name: plan[0]})
+    with study.bar(f"panel c, {name}", unit="query", total=total) as progress:
+        ask = interview(key, prepared.dataset, prepared.target, keep=prepared.keep, tell=progress.add)
+        return [curve(key, ask, prepared.dataset, points, trial, plan) for trial in split.trials]
 
 
-SINGLE = {name: functools.partial(attacks.build, name) for name in CHEAP[:-1]} | {"augmentation": augmentation}
+SINGLE = {name: functools.partial(attacks.build, name) for name in CHEAP[:-1]} | {"augmentation": tables.augmentation}
 
 
-def turned_and_shifted(task: attacks.Task) -> dict[str, tuple[Attack, ...]]:
+def turned_and_shifted(task: attacks.Task, briefly: bool) -> dict[str, tuple[Attack, ...]]:
     """The attacks of panels a and b, one for each strength; shifts no larger than the image."""
     fits = [d for d in TRANSLATIONS if d < min(task.example_shape[:2])]
     grid = [("rotation", r) for r in ROTATIONS] + [("translation", d) for d in fits]
     make = {"rotation": perturbations.rotate, "translation": perturbations.translate}
+    grid = grid[::4] if briefly else grid
     return {f"{n} {at}": attacks.of_perturbation(n, {f"{n} {at}": make[n](at)}) for n, at in grid}
 
 
@@ -211,13 +191,13 @@ def draw(record: dict) -> plt.Figure:
     single, paper = record["attacks"], record["config"]["dataset"] == "cifar10"
     for panel, name, unit in zip(axes, ("rotation", "translation"), ("r (degrees)", "d (pixels)"), strict=False):
         found = {int(key.split()[1]): entry for key, entry in record["panels"].items() if key.startswith(f"{name} ")}
-        band(panel, list(found), [entry["balanced_accuracy"] for entry in found.values()], plots.COLOURS[1], name)
+        plots.band(panel, list(found), [entry["balanced_accuracy"] for entry in found.values()], plots.COLOURS[1], name)
         panel.set(xlabel=unit, title=f"({'a' if name == 'rotation' else 'b'}) {name}")
         if paper:
             panel.plot(*zip(*PAPER[name].items(), strict=True), "x", color=plots.COLOURS[1], label="paper")
     for colour, (name, entries) in zip(plots.COLOURS[2:], record["curves"].items(), strict=False):
         queries = [entry["queries"]["mean"] for entry in entries]
-        band(axes[2], queries, [entry["balanced_accuracy"] for entry in entries], colour, name)
+        plots.band(axes[2], queries, [entry["balanced_accuracy"] for entry in entries], colour, name)
         if paper and name in PAPER:
             axes[2].plot(*zip(*PAPER[name].items(), strict=True), "x", color=colour)
     for name, colour, style in (("white_box", plots.COLOURS[6], ":"), ("confidence_threshold", plots.COLOURS[7], "-.")):
@@ -232,26 +212,11 @@ def draw(record: dict) -> plt.Figure:
     return figure
 
 
-def band(axes, x: list, entries: list[dict], colour: str, label: str, marker: str = ".") -> None:
-    """Means with the interval over targets as a band."""
-    mean, low, high = ([100 * (e[key] if e[key] is not None else e["mean"]) for e in entries]
-                       for key in ("mean", "low", "high"))  # fmt: skip
-    axes.plot(x, mean, marker=marker, color=colour, label=label)
-    axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-
-
 def body() -> None:
     """One run of the figure."""
-    given = common.config_from_flags()
-    if given.preset not in PRESETS:
-        raise ValueError(f"unknown preset {given.preset!r}: known are {', '.join(PRESETS)}")
-    said = {key: value for key, value in dataclasses.asdict(given).items() if FLAGS[key].present}
-    folder = common.out_folder(FLAGS.out or f"results/records/fig2-{given.preset}", "")
-    record = measure(common.Config(**PRESETS[given.preset] | said), folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    store.put(folder / "record.json", (json.dumps(record, indent=1) + "\n").encode())
-    store.put(folder / "fig2.png", plots.png(draw(record)))
-    store.remove(common.parts(folder, record["environment"]))
+    changes, said, folder = common.of_preset(PRESETS, "fig2")
+    record = measure(common.Config(**changes | said), folder)
+    common.leave(folder, record, fig2=draw(record))
     for name, entries in record["curves"].items():
         print(name, " ".join(f"{e['queries']['mean']:.0f}:{100 * e['balanced_accuracy']['mean']:.1f}" for e in entries))
     for name, entry in (record["panels"] | record["attacks"]).items():
@@ -262,6 +227,4 @@ def body() -> None:
 
 
 if __name__ == "__main__":
-    common.define_flags()
-    flags.DEFINE_string("out", None, "folder of the record; default: results/records/fig2-PRESET")
-    app.run(lambda argv: sys.exit(common.main(body)(argv)), flags_parser=common.parse)
+    common.start(body)

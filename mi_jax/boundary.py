@@ -101,7 +101,7 @@ def boundary_distance(schedule: Schedule) -> Measure:
 
 @lru_cache
 def _boundary_distance(schedule: Schedule) -> Measure:
-    iteration = *_gradient_rounds(schedule.gradient), *_step_rounds(schedule)
+    iteration = *gradient_rounds(schedule.gradient), *_step_rounds(schedule)
     rounds = (
         _start_round(schedule.starts),
         *([Repeat(schedule.scouts, (_scout_round(),))] if schedule.scouts else []),
@@ -121,7 +121,8 @@ def _scout_round() -> Round:
     return Round(lambda key, state: rays.probe(state.scout)[None], _tell_scout, "start")
 
 
-def _gradient_rounds(questions: int) -> list[Round]:
+def gradient_rounds(questions: int) -> list[Round]:
+    """The rounds that ask about the normal, in blocks of one transform each."""
     blocks = rounds_of(questions)
     rounds = [_gradient_round(Q, i == len(block) - 1, False) for block in blocks for i, Q in enumerate(block)]
     return rounds[:-1] + [_gradient_round(blocks[-1][-1], True, True)]
@@ -229,8 +230,9 @@ def _tell_points(angles: tuple[float, ...], state: State, labels: jax.Array) -> 
 
 
 def _begin_iteration(state: State) -> State:
-    # An answer depends on the centre to about this distance, and ever closer as the line nears the normal.
-    shift = jnp.float32(RADIUS / np.sqrt(state.x.size)) * jnp.minimum(1, 2 * state.guess)
+    # An answer depends on the centre to about this distance. Beginning closer as the line nears the normal takes flat
+    # boundaries from 1.0016 to 1.0009 of the truth at 2,500 queries, and digits from 1.02 to 1.08: not done.
+    shift = jnp.float32(RADIUS / np.sqrt(state.x.size))
     return _fresh_block(
         state._replace(
             course=state.course.at[state.turn].set(state.distance),

@@ -10,7 +10,7 @@ import numpy as np
 from mi_jax import oracle, store, white_box
 from mi_jax.types import Answers, Attack, Dataset, Split
 
-PART = 10 * oracle.BLOCK  # points; their answers take a large network minutes
+PART = 10 * oracle.POINTS  # points; their answers take a large network minutes
 
 
 class Points(NamedTuple):

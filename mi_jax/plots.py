@@ -89,6 +89,35 @@ def score_histograms(record: dict, scores: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
+def band(axes, x: list, entries: list[dict], colour: str, label: str, marker: str = ".") -> None:
+    """Draws rates as per cent: means with the interval over targets as a band, where there is one."""
+    mean, low, high = ([100 * (e[key] if e[key] is not None else e["mean"]) for e in entries]
+                       for key in ("mean", "low", "high"))  # fmt: skip
+    axes.plot(x, mean, marker=marker, color=colour, label=label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def beside_paper(title: str, rows: dict[str, dict]) -> Figure:
+    """Accuracy of each attack with its interval over targets, and the paper's value where a row has one."""
+    figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.42 * len(rows)), layout="constrained")
+    for at, row in enumerate(rows.values()):
+        entry = row["balanced_accuracy"]
+        axes.plot(100 * np.array(entry["values"]), [at] * len(entry["values"]), "|", color=COLOURS[0], alpha=0.6)
+        axes.plot(100 * entry["mean"], at, "o", color=COLOURS[0])
+        if entry["low"] is not None:
+            axes.plot([100 * entry["low"], 100 * entry["high"]], [at, at], color=COLOURS[0], lw=1.4)
+        if row.get("paper") is not None:
+            axes.plot(row["paper"], at, "x", color=COLOURS[1])
+    axes.plot([], [], "o", color=COLOURS[0], label="here")
+    axes.plot([], [], "x", color=COLOURS[1], label="paper")
+    axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+    axes.invert_yaxis()
+    axes.axvline(50, color="0.6", lw=1, ls=":")
+    axes.set(xlabel="attack accuracy (%); bars: 95 % interval over targets", title=title)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """The figure as PNG bytes, and closed."""
     buffer = io.BytesIO()

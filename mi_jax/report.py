@@ -42,7 +42,7 @@ FILES = ("report.json", "scores.npz", "roc.png", "scores.png", "report.html")
 
 def write(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
     """Writes the five files of a run; each appears whole or not at all."""
-    buffer, text = io.BytesIO(), json.dumps(_finite(record), indent=1, allow_nan=False)
+    buffer, text = io.BytesIO(), json.dumps(finite(record), indent=1, allow_nan=False)
     np.savez_compressed(buffer, **scores)
     folder.mkdir(parents=True, exist_ok=True)
     store.put(folder / "scores.npz", buffer.getvalue())
@@ -139,6 +139,13 @@ SEEN = {
 }
 
 
+_SHADOW_ROWS = {
+    "disjoint": "on rows disjoint from its own",
+    "swap": "on its own rows with members and non-members exchanged (stronger than an attacker without these rows)",
+    "balanced": "on random halves of the rows it is attacked on (stronger than an attacker without these rows)",
+}
+
+
 def findings(record: dict) -> list[str]:
     """What was found, with what access, at what cost, and what was not tested: one plain sentence each."""
     attacks, config, models = record["attacks"], record["config"], record["models"]
@@ -160,7 +167,8 @@ def findings(record: dict) -> list[str]:
         said.append(f"Asked again, targets changed {percent(record['models']['flip_rate'])} of their answers.")
     said.append(
         f"Attacks were tuned and thresholded on {_count(config['num_shadows'], 'shadow model')} per target, trained "
-        "like it on rows disjoint from its own. An attacker with less data, or another architecture, may do worse."
+        f"like it {_SHADOW_ROWS[config.get('split', 'disjoint')]}. An attacker with less data, or another "
+        "architecture, may do worse."
     )
     said.append(
         f"Not tested: {_untested(attacks)}; {_undefended(config['defense'])}; rows singled out as outliers; an "
@@ -252,10 +260,10 @@ def _rows(entries: dict) -> str:
     return "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in shown.items())
 
 
-def _finite(value):
+def finite(value):
     """The record with infinite numbers as text, which JSON has no other word for."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

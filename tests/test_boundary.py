@@ -65,12 +65,11 @@ def test_distance_is_within_five_percent_of_the_truth_at_2500_queries_and_never_
 
 
 @pytest.mark.slow
-def test_distance_improves_with_the_budget_to_two_percent_at_10000_queries():
+def test_distance_improves_with_the_budget_until_it_is_within_half_a_percent():
     target, x, y, true = flat_problem(192, 16)
-    medians = [
-        np.median(distances(target, schedule(budget, 192), x, y)[0][:, -1] / true) for budget in (250, 2500, 10000)
-    ]
-    assert medians[0] > medians[1] > medians[2] and medians[2] <= 1.02
+    medians = [np.median(distances(target, schedule(b, 192), x, y)[0][:, -1] / true) for b in (250, 500, 2500, 10000)]
+    assert medians[0] > medians[1] > medians[2]
+    assert max(medians[2:]) <= 1.005  # from there on which of two budgets is ahead is chance
 
 
 @pytest.mark.slow

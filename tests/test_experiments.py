@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import audit, common
+from experiments import audit, common, study
 from mi_jax import attacks, data, metrics, report, store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def runs(tmp_path_factory):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(arguments, cwd=REPOSITORY, **pipes) as process:
         try:
-            inside = common.run(SMOKE)
+            inside = study.run(SMOKE)
             printed, told = process.communicate(timeout=600)
         finally:
             process.kill()
@@ -200,7 +200,7 @@ def test_from_redraws_the_run_and_computes_nothing(runs, run, tmp_path, monkeypa
     before = {name: (copy / name).read_bytes() for name in report.FILES}
     for name in ("roc.png", "scores.png"):
         (copy / name).unlink()
-    for module, name in ((common.data, "load"), (common.training, "train_ensemble"), (common.audit, "audit")):
+    for module, name in ((study.data, "load"), (study.training, "train_ensemble"), (study.audit, "audit")):
         monkeypatch.setattr(module, name, None)  # whoever calls it fails
     code, out, told = run(f"--from={copy}")
     assert (code, told) == (0, "")
@@ -222,7 +222,7 @@ def test_from_with_out_draws_elsewhere_and_leaves_the_run_alone(runs, run, tmp_p
 def small(**changes) -> tuple[dict, dict[str, np.ndarray]]:
     """The smoke preset but for what is changed, with the quick attacks only, unless others are named."""
     quick = ("gap", "confidence_threshold")
-    return common.run(common.Config(**{"preset": "smoke", "attacks": quick} | changes))
+    return study.run(common.Config(**{"preset": "smoke", "attacks": quick} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +382,7 @@ def is_one_error_line(told: str) -> bool:
 @pytest.fixture
 def untrained(monkeypatch):
     """Whoever trains a model now fails: bad input is to be found before."""
-    monkeypatch.setattr(common.training, "train_ensemble", None)
+    monkeypatch.setattr(study.training, "train_ensemble", None)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -23,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments import common
+from experiments import common, study
 from mi_jax import attacks, measures, models, oracle, perturbations
 from mi_jax.types import Attack
 
 FLAGS = flags.FLAGS
-SHAPE, C, POINTS, NOISY, COPIED = (32, 32, 3), 10, oracle.BLOCK, 50, 10
+SHAPE, C, POINTS, NOISY, COPIED = (32, 32, 3), 10, oracle.POINTS, 50, 10
 KEY = jax.random.key(0)
 
 
@@ -108,7 +108,7 @@ def body() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     record = {
-        "environment": common.environment(),
+        "environment": study.environment(),
         "rates": measure_rates(FLAGS.rounds),
         "peak_megabytes": {str(queries): round(peak_megabytes(queries), 1) for queries in (100, 10_000)},
     }

@@ -46,11 +46,12 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
+
+from experiments.benchmarks.workers import Worker, serve
 
 BATCH = 100
 JOBS = {  # steps_to_train: of one member in a typical run of the paper's recipe, for members per minute
@@ -189,31 +190,6 @@ def torch_worker():
     return run, {"torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
-def serve(name: str) -> None:
-    """Answers each line "job|strategy" on stdin with [seconds, CPU seconds of the call], until stdin ends."""
-    run, versions = torch_worker() if name == "torch" else jax_worker(setting=name == "jax")
-    print(json.dumps(versions | {"python": platform.python_version()}), flush=True)
-    for line in sys.stdin:
-        before = time.process_time()
-        seconds = run(*line.strip().split("|"))
-        print(json.dumps([seconds, time.process_time() - before]), flush=True)
-
-
-def start(name: str, python: str) -> subprocess.Popen:
-    command = [python, "-m", "experiments.benchmarks.training", f"--worker={name}"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def ask(worker: subprocess.Popen, way: tuple[str, str, str]) -> tuple[float, float]:
-    """The seconds and CPU seconds one way took; the second includes making its inputs."""
-    worker.stdin.write(f"{way[1]}|{way[2]}\n")
-    worker.stdin.flush()
-    line = worker.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{' / '.join(way)}: the worker ended")
-    return tuple(json.loads(line))
-
-
 def summary(ways: list, first: dict, measured: dict) -> list[dict]:
     """One row a way: medians over the rounds, and the median of the ratios to PyTorch within each round."""
     seconds, rows = {way: [wall for wall, _ in pairs] for way, pairs in measured.items()}, []
@@ -244,20 +220,25 @@ def show(rows: list[dict]) -> None:
 def measure(ways: list, pythons: dict, rounds: int) -> dict:
     """The record of one sitting: every way once to compile, then `rounds` times in turn."""
     names = list(dict.fromkeys(way[0] for way in ways))
-    workers = {name: start(name, pythons[name]) for name in names}
-    versions = {name: json.loads(worker.stdout.readline()) for name, worker in workers.items()}
+    workers = {name: Worker(pythons[name], "experiments.benchmarks.training", name) for name in names}
+    versions = {name: worker.versions for name, worker in workers.items()}
+
+    def ask(way: tuple[str, str, str]) -> tuple[float, float]:
+        """The seconds one way took, its inputs not counted, and CPU seconds, theirs included."""
+        found = workers[way[0]](*way[1:])
+        return found["seconds"], found["cpu"]
+
     try:
-        first = {way: ask(workers[way[0]], way) for way in ways}
+        first = {way: ask(way) for way in ways}
         seconds, load = {way: [] for way in ways}, [os.getloadavg()[0]]
         for i in range(rounds):
             print(f"round {i + 1} of {rounds}, load average {load[-1]:.2f}", file=sys.stderr)
             for way in ways:
-                seconds[way].append(ask(workers[way[0]], way))
+                seconds[way].append(ask(way))
             load.append(os.getloadavg()[0])
     finally:
         for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
+            worker.close()
     machine = {"cores": os.cpu_count(), "machine": platform.machine()}
     record = {"versions": versions, **machine, "load_average": load, "rounds": rounds}
     return record | {"results": summary(ways, first, seconds)}
@@ -272,7 +253,9 @@ def main() -> None:
     parser.add_argument("--worker", choices=["jax", "jax, setting off", "torch"], help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.worker:
-        return serve(flags.worker)
+        run, versions = torch_worker() if flags.worker == "torch" else jax_worker(setting=flags.worker == "jax")
+        versions |= {"python": platform.python_version()}
+        return serve(lambda job, strategy: {"seconds": run(job, strategy)}, versions)
     pythons = {"jax": sys.executable, "jax, setting off": sys.executable, "torch": flags.torch_python}
     ways = [way for way in WAYS if way[1] in flags.jobs.split(",") and pythons[way[0]]]
     record = measure(ways, pythons, flags.rounds)

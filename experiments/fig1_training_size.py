@@ -1,0 +1,96 @@
+"""Figure 1: attack accuracy against the number of training rows.
+
+Artefact: record.json and fig1.png in --out (default results/records/fig1-PRESET).
+Command:  python -m experiments.fig1_training_size --preset=smoke     digits; seconds, to see that it runs
+          python -m experiments.fig1_training_size --preset=cpu       CIFAR-10, n = 100, 500, 2,500; three trials
+          python -m experiments.fig1_training_size --preset=paper     CIFAR-10, n = 100 .. 10,000, and 30,000 by swap
+          originals in --data_dir or $MI_JAX_DATA/cifar10; --sizes=100,500 makes some of the points.
+Settings: the paper's CNN, one shadow model for each target; gap, confidence and augmentation (the best rotation or
+          translation on shadow models) on all points; in the cpu preset boundary with 609 queries on 200 points a
+          side, and combined with as many for each copy on 50.
+Expected: PAPER, accuracy in per cent: at n = 2,500 gap 75.0, confidence 83.0, boundary 83.8, combined 85.8.
+Status:   not yet run
+"""
+
+import dataclasses
+from pathlib import Path
+
+from absl import flags
+from matplotlib import pyplot as plt
+
+from experiments import common, study, tables
+from experiments.tables import Column, named
+from mi_jax import plots, report, store
+
+PAPER_SIZES = (100, 200, 500, 1000, 2500, 5000, 10000)
+PAPER = {
+    "gap": (84.7, 85.2, 82.7, 80.5, 75.0, 72.2, 69.1),
+    "augmentation": (87.3, 88.2, 87.7, 84.7, 79.0, 75.6, 72.1),
+    "confidence": (91.7, 91.3, 89.7, 88.2, 83.0, 78.8, 75.8),
+    "boundary": (94.5, 90.8, 89.7, 88.8, 83.8, 79.3, 76.0),
+    "combined": (96.0, 93.2, 91.3, 90.0, 85.8, 81.9, 77.0),
+}
+CHEAP = {
+    "gap": Column(named("gap")),
+    "augmentation": Column(tables.augmentation),
+    "confidence": Column(tables.confidence),
+}
+COSTLY = {"boundary": Column(named("boundary")), "combined": Column(named("combined"))}
+ON_TWO_CORES = {
+    "boundary": Column(named("boundary"), num_points=200),
+    "combined": Column(named("combined"), num_points=50),
+}
+CIFAR = {"dataset": "cifar10", "model": "cnn", "num_targets": 3, "num_shadows": 1}
+PRESETS = {  # changes to the config, columns, sizes
+    "smoke": ({"num_targets": 2, "num_shadows": 1, "budget": 40}, CHEAP | COSTLY, (20, 40)),
+    "cpu": (CIFAR | {"budget": 609}, CHEAP | ON_TWO_CORES, (100, 500, 2500)),
+    "paper": (CIFAR | {"budget": 2409}, CHEAP | COSTLY, (*PAPER_SIZES, 30000)),
+}
+
+
+def at_size(config: common.Config, columns: dict[str, Column], out: Path) -> dict:
+    """The attacks at one number of training rows."""
+    if config.n_train == 30000:  # four disjoint sets do not exist
+        config = dataclasses.replace(config, split="swap")
+    prepared, found, models = study.prepare(config, out=out), {}, {}
+    for name, column in columns.items():
+        record, _ = tables.put(prepared, name, column)
+        found[name] = record["attacks"][name]
+        models = models or record["models"]  # of the first column, which is put to all points
+    return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment,
+            "models": models | {"epochs": prepared.epochs}, "attacks": found}  # fmt: skip
+
+
+def draw(record: dict) -> plt.Figure:
+    """A line an attack over n, with its interval over targets; the paper's points as crosses."""
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    sizes = [int(n) for n in record["sizes"]]
+    for colour, name in zip(plots.COLOURS, PAPER, strict=False):
+        entries = [entry["attacks"][name]["balanced_accuracy"] for entry in record["sizes"].values()]
+        plots.band(axes, sizes, entries, colour, name)
+        if record["dataset"] == "cifar10":
+            axes.plot(PAPER_SIZES, PAPER[name], "x", color=colour)
+    axes.plot([], [], "x", color="0.3", label="the paper's")
+    axes.set(xscale="log", xlabel="training rows n", ylabel="attack accuracy (%)", title=record["dataset"])
+    axes.legend(fontsize=8)
+    return figure
+
+
+def body() -> None:
+    """Every size of the preset."""
+    (changes, columns, sizes), said, folder = common.of_preset(PRESETS, "fig1")
+    found = {}
+    for n in [int(n) for n in flags.FLAGS.sizes or sizes]:
+        config = common.Config(**changes | said | {"n_train": n})
+        found[str(n)] = at_size(config, columns, folder / f"n-{n}")
+        line = " ".join(f"{k} {report.percent(e['balanced_accuracy'])}" for k, e in found[str(n)]["attacks"].items())
+        print(f"n={n}: {line}")
+    record = {"dataset": config.dataset, "sizes": found}
+    common.leave(folder, record, fig1=draw(record))
+    for n, entry in found.items():
+        store.remove(folder / f"n-{n}" / "parts" / entry["environment"]["run_digest"])
+        (folder / f"n-{n}").rmdir()
+
+
+if __name__ == "__main__":
+    common.start(body, sizes="numbers of training rows; default: those of the preset")

@@ -1,0 +1,74 @@
+"""Supplement, figure S7: attack accuracy against the number of shadow models.
+
+Artefact: record.json and figS7.png in --out (default results/records/figS7-PRESET).
+Command:  python -m experiments.figS7_shadow_models --preset=smoke     digits; seconds, to see that it runs
+          python -m experiments.figS7_shadow_models --preset=cpu       CIFAR-10, n = 1,000, 1 to 5 shadow models
+          python -m experiments.figS7_shadow_models --preset=paper     the same on all points
+Settings: five shadow models are trained for each target and every model is asked once; an attacker with s of them is
+          given the first s. In the cpu preset boundary asks 609 queries on 200 points a side.
+Expected: PAPER, accuracy in per cent: no trend.
+Status:   not yet run
+"""
+
+import dataclasses
+from pathlib import Path
+
+from absl import flags
+from matplotlib import pyplot as plt
+
+from experiments import common, study, tables
+from experiments.tables import Column, named
+from mi_jax import plots, report
+
+FLAGS = flags.FLAGS
+PAPER = {
+    "confidence": (86.2, 85.9, 85.2, 86.2, 86.5),
+    "boundary": (88.0, 88.2, 87.7, 88.4, 88.1),
+    "augmentation": (84.1, 85.1, 84.4, 83.7, 84.0),
+}
+CHEAP = {"confidence": Column(tables.confidence), "augmentation": Column(tables.augmentation)}
+CIFAR = {"dataset": "cifar10", "model": "cnn", "n_train": 1000, "num_targets": 3, "num_shadows": 5}
+PRESETS = {
+    "smoke": ({"num_targets": 2, "num_shadows": 2, "n_train": 40, "budget": 40},
+              CHEAP | {"boundary": Column(named("boundary"))}),
+    "cpu": (CIFAR | {"budget": 609}, CHEAP | {"boundary": Column(named("boundary"), num_points=200)}),
+    "paper": (CIFAR | {"budget": 2409}, CHEAP | {"boundary": Column(named("boundary"))}),
+}  # fmt: skip
+
+
+def measure(config: common.Config, columns: dict[str, Column], out: Path) -> dict:
+    """The record: the attacks with the first s shadow models of every trial, s = 1 .. all."""
+    prepared, found = study.prepare(config, out=out), {}
+    for s in range(1, prepared.config.num_shadows + 1):
+        part = prepared._replace(split=prepared.split._replace(trials=prepared.split.trials[:, : 1 + s]))
+        found[str(s)] = {"attacks": {name: tables.put(part, name, column)[0]["attacks"][name]
+                                     for name, column in columns.items()}}  # fmt: skip
+    return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment, "shadow_models": found}
+
+
+def draw(record: dict) -> plt.Figure:
+    """A line an attack over the number of shadow models; the paper's points as crosses."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    counts = [int(s) for s in record["shadow_models"]]
+    for colour, name in zip(plots.COLOURS, PAPER, strict=False):
+        entries = [entry["attacks"][name]["balanced_accuracy"] for entry in record["shadow_models"].values()]
+        plots.band(axes, counts, entries, colour, name)
+        if record["config"]["dataset"] == "cifar10":
+            axes.plot(counts, PAPER[name][: len(counts)], "x", color=colour)
+    axes.plot([], [], "x", color="0.3", label="the paper's")
+    axes.set(xlabel="shadow models", ylabel="attack accuracy (%)", xticks=counts, title=record["config"]["dataset"])
+    axes.legend(fontsize=8)
+    return figure
+
+
+def body() -> None:
+    """One run of the figure."""
+    (changes, columns), said, folder = common.of_preset(PRESETS, "figS7")
+    record = measure(common.Config(**changes | said), columns, folder)
+    common.leave(folder, record, figS7=draw(record))
+    for s, entry in record["shadow_models"].items():
+        print(s, " ".join(f"{k} {report.percent(e['balanced_accuracy'])}" for k, e in entry["attacks"].items()))
+
+
+if __name__ == "__main__":
+    common.start(body)

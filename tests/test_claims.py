@@ -1,0 +1,78 @@
+"""The claims of the paper: decided by the numbers of a record, and standing in the documentation as they come out."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import claims
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def entry(mean: float) -> dict:
+    return {"balanced_accuracy": {"mean": mean}, "queries_per_example": 1.0}
+
+
+RECORDS = {  # in which everything holds
+    claims.FIG2[0]: {
+        "attacks": {name: entry(value) for name, value in (("gap", 0.75), ("augmentation", 0.79), ("white_box", 0.84),
+                                                           ("confidence_threshold", 0.83))},
+        "panels": {f"{name} {s}": entry(0.76) for name in ("rotation", "translation") for s in range(16)},
+        "curves": {name: [{"queries": {"mean": 50.0}, "balanced_accuracy": {"mean": 0.8}},
+                          {"queries": {"mean": 2400.0}, "balanced_accuracy": {"mean": value}}]
+                   for name, value in (("boundary", 0.84), ("noise", 0.82), ("rays", 0.8), ("combined", 0.86))},
+        "boundary_minus_confidence": [{"mean": 0.008, "low": -0.01, "high": 0.03}],
+    },
+    claims.MNIST[0]: {
+        "attacks": {name: entry(value) for name, value in (("gap", 0.53), ("confidence", 0.55), ("boundary", 0.56),
+                                                           ("combined", 0.57))},
+        "memguard": {"label_only_identical_to_the_bit": {"gap": True},
+                     "attacks": {"confidence, not adaptive": entry(0.5), "confidence, adaptive": entry(0.53)}},
+    },
+}  # fmt: skip
+
+
+def lines(folder: Path, records: dict) -> dict[str, str]:
+    for name, record in records.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(record))
+    return dict(zip(claims.CLAIMS, claims.checked(folder), strict=True))
+
+
+def test_what_has_no_record_is_not_yet_run_and_says_how(tmp_path):
+    found = lines(tmp_path, {})
+    assert all(line.startswith("not yet run") for line in found.values())
+    assert "python -m experiments.fig2_query_budget --preset=cpu" in found["2"]
+
+
+def test_claims_that_their_records_bear_out_hold(tmp_path):
+    found = lines(tmp_path, RECORDS)
+    ran = {number for number, claim in claims.CLAIMS.items() if claim.record in RECORDS}
+    assert {number for number, line in found.items() if line.startswith("holds")} == ran
+    assert "+0.8 pp [-1.0, +3.0]" in found["1 CIFAR-10"]
+
+
+@pytest.mark.parametrize(
+    ("number", "change"),
+    [
+        ("1 CIFAR-10", lambda r: r[claims.FIG2[0]]["boundary_minus_confidence"][0].update(mean=-0.02)),
+        ("1 MNIST", lambda r: r[claims.MNIST[0]]["attacks"].update(boundary=entry(0.53))),
+        ("2", lambda r: r[claims.FIG2[0]]["attacks"].update(augmentation=entry(0.74))),
+        ("3 MNIST", lambda r: r[claims.MNIST[0]]["attacks"].update(combined=entry(0.56))),
+        ("6 MNIST", lambda r: r[claims.MNIST[0]]["memguard"]["label_only_identical_to_the_bit"].update(gap=False)),
+        ("8 rotation", lambda r: r[claims.FIG2[0]]["panels"].update({"rotation 8": entry(0.75)})),
+        ("9 at the end", lambda r: r[claims.FIG2[0]]["attacks"].update(white_box=entry(0.86))),
+    ],
+)
+def test_a_claim_fails_with_the_number_it_rests_on(number, change, tmp_path):
+    records = copy.deepcopy(RECORDS)
+    change(records)
+    assert lines(tmp_path, records)[number].startswith("fails")
+
+
+def test_the_documentation_shows_the_claims_as_the_committed_records_decide_them():
+    page = (REPOSITORY / "experiments" / "README.md").read_text()
+    shown = page.split("```claims\n")[1].split("```")[0].splitlines()
+    assert shown == list(claims.checked(REPOSITORY / "results" / "records"))
