@@ -30,7 +30,7 @@ ADULT = (TRIALS | {"model": "mlp2", "n_train": 10_000}, COLUMNS)
 PURCHASE = (TRIALS | {"model": "mlp", "n_train": 10_000}, COLUMNS)
 TEXAS = (TRIALS | {"model": "mlp2", "n_train": 10_000}, COLUMNS)
 PRESETS = {
-    "smoke": {"synthetic:purchase:600": (SMOKE, COLUMNS)},
+    "smoke": {"synthetic:purchase:600": (SMOKE, COLUMNS | {"confidence": Column(named("confidence_threshold"))})},
     "cpu": {"location30": LOCATION, "adult": ADULT},
     "paper": {"location30": LOCATION, "adult": ADULT, "purchase100": PURCHASE, "texas100": TEXAS},
 }

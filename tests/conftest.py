@@ -1,9 +1,26 @@
 """Fixtures shared by all tests: where the originals lie, and a cache of prepared data sets for this session."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiled programs are shared by all workers and by the scripts that tests start; gone with the session."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers inherit what the first process sets
+        config.compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+        os.environ |= {
+            "JAX_COMPILATION_CACHE_DIR": config.compiled.name,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "compiled"):
+        config.compiled.cleanup()
 
 
 @pytest.fixture(scope="session")

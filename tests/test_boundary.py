@@ -153,7 +153,7 @@ def test_the_bill_is_what_the_schedule_says_and_a_counting_target_saw(plan):
     np.testing.assert_array_equal(answers.queries, [1, 1] + [1 + total_queries(plan)] * 7)
     assert seen["queries"] == answers.queries.sum() == sum(answers.phases.values())
     assert answers.phases["gradient"] == 7 * plan.iterations * plan.gradient
-    assert answers.phases["start"] == 7 * plan.starts
+    assert answers.phases["start"] == 7 * (plan.starts + plan.scouts)
     searches = plan.points + plan.bisections
     assert answers.phases["step"] + answers.phases["bisection"] == 7 * (plan.bisections + plan.iterations * searches)
 

@@ -184,7 +184,7 @@ def test_two_runs_with_the_same_seed_give_the_same_bits(runs):
     assert [name for name in scores if not same_bits(written[name], np.asarray(scores[name]))] == []
     other = json.loads((folder / "report.json").read_text())
     for key in ("config", "split_digest", "models", "attacks"):
-        assert json.loads(json.dumps(report._finite(record[key]))) == other[key], key
+        assert json.loads(json.dumps(report.finite(record[key]))) == other[key], key
 
 
 def test_another_seed_gives_another_split_and_other_scores(runs):
