@@ -54,15 +54,17 @@ def prepare(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = Non
     model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
     task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
     example = jax.ShapeDtypeStruct(dataset.x.shape[1:], dataset.x.dtype)
-    for candidate in itertools.chain(*(attacks.build(name, task) for name in config.attacks)):
-        jax.eval_shape(candidate.neighbours, jax.random.key(0), example)  # a perturbation of images refuses a table
+    tried = [a.neighbours for a in itertools.chain(*(attacks.build(name, task) for name in config.attacks))]
+    for neighbours in [*tried, *([defense.expand] if defense.expand else [])]:
+        jax.eval_shape(neighbours, jax.random.key(0), example)  # a perturbation of images refuses a table
     split = splits.SPLITS[config.split](
         config.seed, len(dataset.x), config.n_train, num_targets=config.num_targets, num_shadows=config.num_shadows
     )
     training_key, key = jax.random.split(jax.random.key(config.seed))
     environment = surroundings(config, dataset, recipe)
     keep = keeper(out, environment)
-    params, epochs = train(training_key, model, recipe, dataset, split, penalty=defense.penalty, keep=keep)
+    steps_in = {"penalty": defense.penalty, "expand": defense.expand}
+    params, epochs = train(training_key, model, recipe, dataset, split, **steps_in, keep=keep)
     target = oracles(model, params, dataset, output=defense.output)
     seconds = time.perf_counter() - started
     return Study(config, dataset, split, model, params, target, task, key, keep, environment, epochs, seconds)
@@ -139,6 +141,7 @@ def train(
     split: Split,
     *,
     penalty=None,
+    expand=None,
     keep: store.Keep = store.keep_nothing,
 ):
     """(params [K ...], epochs of each) of every model of the split, under a progress bar."""
@@ -151,6 +154,7 @@ def train(
             dataset.y,
             split.members,
             penalty=penalty,
+            expand=expand,
             keep=keep,
             progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
         )

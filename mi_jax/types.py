@@ -65,6 +65,7 @@ class Defense(NamedTuple):
     """The places where a defense may step in, in the order in which data flows; the defaults defend nothing."""
 
     name: str = "none"
+    expand: "Perturbation | None" = None  # the neighbours every row is trained on, all of them each epoch
     penalty: Callable[[Params], jax.Array] | None = None  # params -> scalar added to every training loss
     output: Callable[[jax.Array], jax.Array] | None = None  # logits [B C] -> probabilities shown [B C]
 

@@ -25,6 +25,11 @@ RECORDS = {  # in which everything holds
                    for name, value in (("boundary", 0.84), ("noise", 0.82), ("rays", 0.8), ("combined", 0.86))},
         "boundary_minus_confidence": [{"mean": 0.008, "low": -0.01, "high": 0.03}],
     },
+    claims.FIG3[0]: {
+        "distances": {d: {"models": {"test_accuracy": {"mean": test}},
+                          "attacks": {"gap": entry(0.7), "confidence": entry(0.8), "translation": entry(value)}}
+                      for d, test, value in (("0", 0.4, 0.8), ("1", 0.5, 0.82), ("10", 0.6, 0.85))},
+    },
     claims.MNIST[0]: {
         "attacks": {name: entry(value) for name, value in (("gap", 0.53), ("confidence", 0.55), ("boundary", 0.56),
                                                            ("combined", 0.57))},
@@ -63,6 +68,8 @@ def test_claims_that_their_records_bear_out_hold(tmp_path):
         ("3 MNIST", lambda r: r[claims.MNIST[0]]["attacks"].update(combined=entry(0.56))),
         ("6 MNIST", lambda r: r[claims.MNIST[0]]["memguard"]["label_only_identical_to_the_bit"].update(gap=False)),
         ("8 rotation", lambda r: r[claims.FIG2[0]]["panels"].update({"rotation 8": entry(0.75)})),
+        ("10", lambda r: r[claims.FIG3[0]]["distances"]["10"]["attacks"].update(translation=entry(0.8))),
+        ("10", lambda r: r[claims.FIG3[0]]["distances"]["10"]["models"]["test_accuracy"].update(mean=0.3)),
         ("9 at the end", lambda r: r[claims.FIG2[0]]["attacks"].update(white_box=entry(0.86))),
     ],
 )

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import data, defenses, models, training
+from experiments import common, study
+from mi_jax import data, defenses, models, perturbations, training
 from mi_jax.types import Recipe
 
 # Logits whose predicted class is easily lost: neighbours in float32, ties, and values that softmax rounds to 0 and 1.
@@ -102,6 +103,38 @@ def test_memguard_shows_one_vector_for_each_label_and_no_more():
     np.testing.assert_allclose(shown.min(1), 0.1 - 1e-3 / 9, rtol=1e-6)
 
 
+@pytest.mark.parametrize("d", range(6))
+def test_augmentation_trains_on_what_the_translation_attack_of_the_same_d_asks_about(d):
+    defense = defenses.build(f"augmentation:{d}")
+    assert defense.expand is perturbations.translate(d)  # one object, so one compiled program
+    assert defense._replace(expand=None, name="none") == defenses.Defense()
+    x = jnp.zeros((8, 8, 1)).at[4, 4].set(1.0)
+    seen = {tuple(np.argwhere(np.asarray(one))[0, :2]) for one in defense.expand(jax.random.key(0), x) if one.any()}
+    expected = {(4 + i, 4 + j) for i in range(-d, d + 1) for j in range(-d, d + 1) if abs(i) + abs(j) in (0, d)}
+    assert seen == {at for at in expected if max(at) < 8 and min(at) >= 0}
+
+
+def test_every_model_of_a_study_is_trained_on_the_neighbours_of_its_defense(monkeypatch):
+    class Told(Exception):
+        pass
+
+    def train_ensemble(*_, expand, **__):
+        raise Told(expand)
+
+    monkeypatch.setattr(study.training, "train_ensemble", train_ensemble)
+    with pytest.raises(Told) as told:
+        study.prepare(common.Config(preset="smoke", defense="augmentation:2"))
+    assert told.value.args == (perturbations.translate(2),)
+
+
+def test_augmentation_of_a_table_is_refused_before_training(monkeypatch, tmp_path):
+    monkeypatch.setattr(study.training, "train_ensemble", None)
+    np.savez(tmp_path / "own.npz", x=np.eye(40, 5, dtype=np.float32), y=np.arange(40) % 2)
+    config = common.Config(dataset=f"npz:{tmp_path / 'own.npz'}", defense="augmentation:1")
+    with pytest.raises(ValueError, match=r"^translate\(1\): example of shape \(5,\), expected an image \[H W C\]"):
+        study.prepare(config)
+
+
 @pytest.mark.parametrize("name", defenses.DEFENSES)
 def test_every_defense_builds_by_name_and_is_called_by_it(name):
     defense, default = defenses.build(name), defenses.DEFENSES[name][1]
@@ -129,6 +162,13 @@ def test_a_bad_strength_is_refused_in_one_line_that_names_it(text):
     assert "\n" not in str(caught.value)
     assert repr(text) in str(caught.value) or "unknown defense ''" in str(caught.value)
     assert "expected" in str(caught.value) or "known are" in str(caught.value) or "no strength" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["augmentation:1.5", "augmentation:6", "augmentation:1e300"])
+def test_augmentation_refuses_what_is_no_number_of_pixels_of_the_paper(text):
+    with pytest.raises(ValueError) as caught:
+        defenses.build(text)
+    assert str(caught.value) == f"defense augmentation:{float(text[13:]):g}: expected a whole number in 0..5"
 
 
 @pytest.mark.parametrize("text", ["memguard:0", "memguard:1e-12", "memguard:0.9", "memguard:5"])

@@ -12,10 +12,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 LEFT = {
     "fig1_training_size": ["fig1.png", "record.json"],
     "fig2_query_budget": ["fig2.png", "record.json"],
+    "fig3_augmented_training": ["fig3.png", "record.json"],
     "figS7_shadow_models": ["figS7.png", "record.json"],
     "table1_images": ["digits/accuracies.png", "digits/record.json"],
     "table2_tabular": ["synthetic-purchase-600/accuracies.png", "synthetic-purchase-600/record.json"],
 }
+SLOW = (
+    "fig1_training_size",
+    "fig3_augmented_training",
+    "figS7_shadow_models",
+)  # half a minute each, of what others ask
 
 
 def script(name: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -27,11 +33,11 @@ def entries_of(record: dict) -> dict[str, dict]:
     """Every attack in a record, whichever script wrote it."""
     if "attacks" in record:
         return record["attacks"]
-    groups = record["shadow_models"] if "shadow_models" in record else record["sizes"]
+    groups = next(record[name] for name in ("shadow_models", "sizes", "distances") if name in record)
     return {f"{group} {name}": e for group, part in groups.items() for name, e in part["attacks"].items()}
 
 
-@pytest.mark.parametrize("name", LEFT)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in LEFT])
 def test_the_smoke_preset_leaves_record_and_figure(name, tmp_path):
     done = script(name, "--preset=smoke", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -43,6 +49,12 @@ def test_the_smoke_preset_leaves_record_and_figure(name, tmp_path):
         accuracy = entry["balanced_accuracy"]
         assert 0 <= accuracy["mean"] <= 1 and len(accuracy["values"]) == 2
         assert entry["queries_per_example"] >= 1
+    if name.startswith("fig3"):
+        for part in json.loads(path.read_text())["distances"].values():
+            line, grid = part["attacks"]["translation"], part["grid"]
+            chosen = [settings["perturbation"].split()[1] for settings in line["tuned"]["settings"]]
+            values = [grid[d]["balanced_accuracy"]["values"][t] for t, d in enumerate(chosen)]
+            assert line["balanced_accuracy"]["values"] == values and list(grid) == ["0", "2"]
     if name.startswith("table"):
         record = json.loads(path.read_text())["memguard"]
         assert all(record["label_only_identical_to_the_bit"].values()) and record["label_only_identical_to_the_bit"]
@@ -56,6 +68,13 @@ def test_an_unknown_preset_is_one_line(name, tmp_path):
     assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
         "error: unknown preset 'tiny': known are smoke, cpu, paper"
     ]
+
+
+@pytest.mark.parametrize("wrong", ["--defense=l2:1", "--distances=1,6", "--distances=2.0"])
+def test_figure_3_trains_with_its_own_defense_at_the_distances_of_the_paper(wrong):
+    done = script("fig3_augmented_training", "--preset=smoke", wrong)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {wrong[2:9]}") and "expected" in done.stderr
 
 
 def test_a_row_the_preset_does_not_have_is_one_line():

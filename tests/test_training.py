@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from mi_jax import models, store, training
+from mi_jax import models, perturbations, store, training
 from mi_jax.training import train, train_ensemble
 from mi_jax.types import Model, Recipe
 
@@ -73,6 +73,14 @@ def linear_apply(params, x, key=None):
 LINEAR = Model(linear_init, linear_apply)
 
 
+def and_negative(key, x):
+    return jnp.stack([x, 1 - x])
+
+
+def and_noisy(key, x):
+    return jnp.stack([x, jnp.clip(x + 0.1 * jax.random.normal(key, x.shape), 0, 1)])
+
+
 @pytest.mark.parametrize("models_at_once", [None, 2, 3])
 def test_ensemble_equals_single_runs(models_at_once):
     (x, y), members = blobs(), some_members(3, 25)  # the last batch of 16 is partial
@@ -108,15 +116,15 @@ def test_same_arguments_train_the_same_bits():
     assert_identical(first, train_ensemble(KEY, MLP, RECIPE, x, y, members))
 
 
-@pytest.mark.parametrize("models_at_once", [1, 3])
-def test_rows_of_others_leave_a_model_identical_to_the_bit(models_at_once):
-    (x, y), members = blobs(), some_members(3, 25)
-    clean, _ = train_ensemble(KEY, MLP, RECIPE, x, y, members, models_at_once=models_at_once)
+@pytest.mark.parametrize("models_at_once, expand", [(1, None), (3, None), (3, and_noisy)])
+def test_rows_of_others_leave_a_model_identical_to_the_bit(models_at_once, expand):
+    (x, y), members, options = blobs(), some_members(3, 25), {"models_at_once": models_at_once, "expand": expand}
+    clean, _ = train_ensemble(KEY, MLP, RECIPE, x, y, members, **options)
     for k in range(3):
         own = np.isin(np.arange(len(x)), members[k])
         poisoned = np.where(own[:, None], x, np.nan).astype(np.float32)
         same = np.tile(members[k], (3, 1))  # the other members train on clean rows too, or their loss would raise
-        params, _ = train_ensemble(KEY, MLP, RECIPE, poisoned, y, same, models_at_once=models_at_once)
+        params, _ = train_ensemble(KEY, MLP, RECIPE, poisoned, y, same, **options)
         assert_identical(member(params, k), member(clean, k))
 
 
@@ -197,6 +205,109 @@ def test_fewer_rows_than_a_batch_train_as_one_batch():
     np.testing.assert_allclose(params, adam_epoch([list(range(5))], x, y, 1e-3), rtol=0, atol=1e-6)
 
 
+def test_order_of_the_rows_is_drawn_from_the_key_of_the_member_and_the_epoch():
+    """Pins the draws, so that whoever adds to an epoch finds out that old results change."""
+    x, y = np.random.default_rng(3).random((7, 4)).astype(np.float32), np.arange(7) % 2
+    epoch_key = jax.random.fold_in(jax.random.split(KEY)[1], 0)
+    order = jax.random.permutation(jax.random.split(epoch_key)[0], np.arange(7)).tolist()
+    params, _ = train(KEY, LINEAR, Recipe(batch_size=3, learning_rate=0.1, max_epochs=1), x, y)
+    expected = adam_epoch([order[:3], order[3:6], order[6:]], x, y, 0.1)
+    np.testing.assert_allclose(params, expected, rtol=0, atol=1e-5)  # float32, three steps of 0.1; other orders: 1e-2
+
+
+FROZEN = Recipe(batch_size=4, learning_rate=1e-30, max_epochs=1)
+# The loss of an example is its one feature, exactly from 20 on: log(e^0 + e^x) in float32.
+LOSS_IS_X = Model(lambda key, x: jnp.zeros(()), lambda params, x, key=None: jnp.pad(x, ((0, 0), (1, 0))) + params)
+
+
+def times_one_four_sixteen(key, x):
+    return jnp.stack([x, 4 * x, 16 * x])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 16])  # 9 pairs: a last batch of 1, or all of them in one
+def test_an_epoch_covers_each_pair_of_a_row_and_a_neighbour_exactly_once(batch_size):
+    x, y = np.float32(32 * 64.0 ** np.arange(3))[:, None], np.zeros(3, int)  # pairs: 32 times 4^0 .. 4^8
+    _, history = train(KEY, LOSS_IS_X, FROZEN._replace(batch_size=batch_size), x, y, expand=times_one_four_sixteen)
+    total = round(9 * float(history.loss) / 32)  # sums of 18 bits are exact; the division by 9 is far from half of 32
+    assert [total // 4**pair % 4 for pair in range(9)] == [1] * 9 and total < 4**9
+
+
+def drawn(key, x):
+    return 32 + 1024 * jax.random.uniform(key, (2, *x.shape))
+
+
+def test_every_pair_draws_for_itself_in_every_epoch():
+    x, y = np.zeros((3, 1), np.float32), np.zeros(3, int)
+    member_key, losses = jax.random.split(KEY)[1], []
+    for epoch in range(2):
+        pairs_key = jax.random.fold_in(jax.random.fold_in(member_key, epoch), 2)
+        pairs = [drawn(jax.random.fold_in(pairs_key, p), x[p // 2])[p % 2] for p in range(6)]
+        assert len({float(value[0]) for value in pairs}) == 6
+        _, history = train(KEY, LOSS_IS_X, FROZEN._replace(max_epochs=epoch + 1), x, y, expand=drawn)
+        np.testing.assert_allclose(history.loss, np.mean(pairs), rtol=1e-6)  # a float32 sum of six
+        losses.append(float(history.loss))
+    assert losses[0] != losses[1]
+
+
+def test_an_epoch_over_neighbours_is_adam_over_some_order_of_the_pairs_with_the_partial_batch_kept():
+    x, y = np.random.default_rng(3).random((2, 4)).astype(np.float32), np.array([0, 1])
+    recipe = Recipe(batch_size=3, learning_rate=0.1, max_epochs=1)
+    pairs, labels = np.stack([x, 1 - x], 1).reshape(4, 4), np.repeat(y, 2)
+    orders = map(list, itertools.permutations(range(4)))
+    expected = [adam_epoch([order[:3], order[3:]], pairs, labels, 0.1) for order in orders]
+    seen = set()
+    for seed in range(20):
+        params, _ = train(jax.random.key(seed), LINEAR, recipe, x, y, expand=and_negative)
+        distances = [np.abs(params - w).max() for w in expected]
+        assert min(distances) < 1e-5  # float32 against float64, two steps of 0.1
+        seen.add(round(float(expected[int(np.argmin(distances))][0, 0]), 4))
+    assert len(seen) == 4  # which pair came alone: each of the four within twenty seeds (miss: 4 (3/4)^20 = 1.3 %)
+
+
+def test_a_row_that_is_its_own_only_neighbour_trains_the_same_bits_as_no_augmentation():
+    (x, y), members = blobs(), some_members(3, 25)
+    plain = train_ensemble(KEY, MLP, RECIPE, x, y, members)
+    assert_identical(plain, train_ensemble(KEY, MLP, RECIPE, x, y, members, expand=perturbations.only_itself))
+
+
+def test_an_ensemble_on_neighbours_equals_single_runs():
+    (x, y), members = blobs(), some_members(3, 25)  # 50 pairs: the last batch of 16 holds two
+    params, history = train_ensemble(KEY, MLP, RECIPE, x, y, members, models_at_once=3, expand=and_noisy)
+    for k, rows in enumerate(members):
+        alone, single = train(jax.random.fold_in(KEY, k), MLP, RECIPE, x[rows], y[rows], expand=and_noisy)
+        assert_close(member(params, k), alone, **ROUNDING)
+        np.testing.assert_allclose(history.loss[k], single.loss, **ROUNDING)
+
+
+def test_images_and_their_shifts_train_an_ensemble_as_they_train_one_model():
+    _, y = blobs(20)
+    x = np.random.default_rng(2).random((20, 6, 6, 1), np.float32)
+    members, recipe = some_members(2, 12, 20), Recipe(batch_size=8, max_epochs=2)
+    shifts = perturbations.translate(1)
+    params, _ = train_ensemble(KEY, SMALL_CONV, recipe, x, y, members, models_at_once=2, expand=shifts)
+    for k, rows in enumerate(members):
+        alone, _ = train(jax.random.fold_in(KEY, k), SMALL_CONV, recipe, x[rows], y[rows], expand=shifts)
+        assert_close(member(params, k), alone, **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    "expand, message",
+    [
+        (lambda key, x: x, r"expand: returned shape \(9,\), expected \(M, 9\) with M >= 1"),
+        (lambda key, x: x.sum(), r"expand: returned shape \(\), expected \(M, 9\)"),
+        (lambda key, x: x[None][:0], r"expand: returned shape \(0, 9\), expected \(M, 9\)"),
+        (perturbations.translate(1), r"translate\(1\): example of shape \(9,\), expected an image"),
+    ],
+)
+def test_neighbours_that_are_no_examples_are_refused_before_training(expand, message):
+    (x, y), told = blobs(), []
+    with pytest.raises(ValueError, match=message):
+        train_ensemble(KEY, MLP, RECIPE, x, y, some_members(2, 20), expand=expand, progress=lambda *s: told.append(s))
+    with pytest.raises(ValueError, match=message):
+        train(KEY, MLP, RECIPE, x, y, expand=expand)
+    assert not told
+
+
 def squared(strength, params):
     return strength * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
 
@@ -226,10 +337,21 @@ def test_compilations_do_not_grow_with_members_groups_epochs_or_strengths():
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
 
 
-@pytest.mark.parametrize("models_at_once", [1, 2])
-def test_a_stopped_training_goes_on_where_it_was_to_the_same_bits(models_at_once, tmp_path):
+def test_one_program_serves_all_models_that_are_trained_on_the_same_neighbours():
+    x, y = np.random.default_rng(2).random((20, 5, 5, 1), np.float32), np.arange(20) % 4
+    model, recipe = models.mlp((5, 5, 1), 4, hidden=(3,)), Recipe(batch_size=8, max_epochs=2)
+    before, grown = training._block_of_group._cache_size(), []
+    for d in (1, 1, 2, 1):
+        expand = perturbations.translate(d)
+        train_ensemble(KEY, model, recipe, x, y, some_members(2, 12, 20), expand=expand, models_at_once=1)
+        grown.append(training._block_of_group._cache_size() - before)
+    assert grown == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("models_at_once, expand", [(1, None), (2, None), (2, and_noisy)])
+def test_a_stopped_training_goes_on_where_it_was_to_the_same_bits(models_at_once, expand, tmp_path):
     x, y = blobs()
-    members, options = some_members(5, 30), {"models_at_once": models_at_once}
+    members, options = some_members(5, 30), {"models_at_once": models_at_once, "expand": expand}
 
     class Stop(Exception):
         pass
