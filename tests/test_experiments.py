@@ -470,5 +470,5 @@ def test_the_program_exits_with_2_and_one_line(tmp_path, arguments):
 
 def test_tables_in_the_readme_are_those_of_the_committed_records():
     readme, records = (REPOSITORY / "README.md").read_text(), REPOSITORY / "results" / "records"
-    for name in ("audit-digits", "audit-location30"):
+    for name in ("audit-digits", "audit-digits-distances", "audit-location30"):
         assert report.table(json.loads((records / name / "report.json").read_text())) in readme
