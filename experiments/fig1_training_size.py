@@ -19,7 +19,7 @@ from absl import flags
 from matplotlib import pyplot as plt
 
 from experiments import common, study, tables
-from experiments.tables import Column, named
+from experiments.tables import CHEAP, COSTLY, Column, named
 from mi_jax import plots, report, store
 
 PAPER_SIZES = (100, 200, 500, 1000, 2500, 5000, 10000)
@@ -30,12 +30,6 @@ PAPER = {
     "boundary": (94.5, 90.8, 89.7, 88.8, 83.8, 79.3, 76.0),
     "combined": (96.0, 93.2, 91.3, 90.0, 85.8, 81.9, 77.0),
 }
-CHEAP = {
-    "gap": Column(named("gap")),
-    "augmentation": Column(tables.augmentation),
-    "confidence": Column(tables.confidence),
-}
-COSTLY = {"boundary": Column(named("boundary")), "combined": Column(named("combined"))}
 ON_TWO_CORES = {
     "boundary": Column(named("boundary"), num_points=200),
     "combined": Column(named("combined"), num_points=50),
@@ -52,27 +46,16 @@ def at_size(config: common.Config, columns: dict[str, Column], out: Path) -> dic
     """The attacks at one number of training rows."""
     if config.n_train == 30000:  # four disjoint sets do not exist
         config = dataclasses.replace(config, split="swap")
-    prepared, found, models = study.prepare(config, out=out), {}, {}
-    for name, column in columns.items():
-        record, _ = tables.put(prepared, name, column)
-        found[name] = record["attacks"][name]
-        models = models or record["models"]  # of the first column, which is put to all points
-    return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment,
-            "models": models | {"epochs": prepared.epochs}, "attacks": found}  # fmt: skip
+    return tables.measure(study.prepare(config, out=out), columns)
 
 
 def draw(record: dict) -> plt.Figure:
     """A line an attack over n, with its interval over targets; the paper's points as crosses."""
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    sizes = [int(n) for n in record["sizes"]]
-    for colour, name in zip(plots.COLOURS, PAPER, strict=False):
-        entries = [entry["attacks"][name]["balanced_accuracy"] for entry in record["sizes"].values()]
-        plots.band(axes, sizes, entries, colour, name)
-        if record["dataset"] == "cifar10":
-            axes.plot(PAPER_SIZES, PAPER[name], "x", color=colour)
-    axes.plot([], [], "x", color="0.3", label="the paper's")
-    axes.set(xscale="log", xlabel="training rows n", ylabel="attack accuracy (%)", title=record["dataset"])
-    axes.legend(fontsize=8)
+    paper = PAPER if record["dataset"] == "cifar10" else None
+    entries = {int(n): entry["attacks"] for n, entry in record["sizes"].items()}
+    plots.lines(axes, entries, list(PAPER), paper and {name: (PAPER_SIZES, paper[name]) for name in paper})
+    axes.set(xscale="log", xlabel="training rows n", title=record["dataset"])
     return figure
 
 

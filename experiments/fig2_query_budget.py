@@ -28,7 +28,6 @@ from experiments import common, study, tables
 from mi_jax import (
     attacks,
     audit,
-    boundary,
     measures,
     metrics,
     perturbations,
@@ -37,7 +36,6 @@ from mi_jax import (
     schedules,
 )
 from mi_jax.interview import Ask, Points, interview, points_of
-from mi_jax.rays import rays
 from mi_jax.types import Attack, Dataset, Measure
 
 ROTATIONS, TRANSLATIONS = tuple(range(16)), tuple(range(6))
@@ -71,7 +69,7 @@ PAPER = {  # accuracy in per cent on CIFAR-10, read off the paper's vector graph
 def course(name: str, task: attacks.Task) -> tuple[tuple[Attack, ...], np.ndarray, list[int]]:
     """(candidates whose features are a course, queries at its checkpoints without the gate's, their columns in it)."""
     counts = tuple(c for c in COUNTS if c <= task.budget)
-    candidates, plan = attacks.build(name, task), schedules.schedule(task.budget, int(np.prod(task.example_shape)))
+    candidates = attacks.build(name, task)
     if name == "noise":
 
         def read_often(attack: Attack) -> Attack:
@@ -80,9 +78,9 @@ def course(name: str, task: attacks.Task) -> tuple[tuple[Attack, ...], np.ndarra
 
         return tuple(map(read_often, candidates)), np.array(counts), list(range(len(counts)))
     if name == "rays":  # read after every query
-        return (candidates[0]._replace(measure=rays(counts[-1])),), np.array(counts), [c - 1 for c in counts]
-    at = schedules.checkpoints(plan)
-    return (candidates[0]._replace(measure=boundary.boundary_distance(plan)),), at, list(range(len(at)))
+        return candidates, np.array(counts), [c - 1 for c in counts]
+    at = schedules.checkpoints(schedules.schedule(task.budget, int(np.prod(task.example_shape))))
+    return candidates, at, list(range(len(at)))
 
 
 def _noise(attack: Attack, binary: np.ndarray | None, counts: tuple[int, ...]) -> Measure:

@@ -57,7 +57,7 @@ def translation(*shifts: int) -> Column:
     return Column(build)
 
 
-CHEAP = {"gap": Column(named("gap")), "confidence": Column(tables.confidence)}
+CHEAP = {name: tables.CHEAP[name] for name in ("gap", "confidence")}
 CIFAR = {"dataset": "cifar10", "model": "cnn", "num_shadows": 1}
 PRESETS = {  # changes to the config, columns beside translation, d of training, d of the attack
     "smoke": ({"num_targets": 2, "num_shadows": 1, "n_train": 40, "budget": 40},
@@ -72,12 +72,10 @@ PRESETS = {  # changes to the config, columns beside translation, d of training,
 def at_distance(config: common.Config, columns: dict[str, Column], shifts: tuple[int, ...], out: Path) -> dict:
     """The entry of one d of training: every column, and the translation attack at every d of its own."""
     prepared, columns = study.prepare(config, out=out), columns | {"translation": translation(*shifts)}
-    records = {name: tables.put(prepared, name, column)[0] for name, column in columns.items()}
+    entry = tables.measure(prepared, columns)
     # Asked under the same name, so that a column of the grid is to the bit the line where that d was chosen.
     grid = {str(d): tables.put(prepared, "translation", translation(d))[0]["attacks"]["translation"] for d in shifts}
-    return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment,
-            "models": records["gap"]["models"] | {"epochs": prepared.epochs},
-            "attacks": {name: record["attacks"][name] for name, record in records.items()}, "grid": grid}  # fmt: skip
+    return entry | {"grid": grid}
 
 
 def of_the_paper(entry: dict) -> bool:

@@ -26,7 +26,7 @@ PAPER = {
     "boundary": (88.0, 88.2, 87.7, 88.4, 88.1),
     "augmentation": (84.1, 85.1, 84.4, 83.7, 84.0),
 }
-CHEAP = {"confidence": Column(tables.confidence), "augmentation": Column(tables.augmentation)}
+CHEAP = {name: tables.CHEAP[name] for name in ("confidence", "augmentation")}
 CIFAR = {"dataset": "cifar10", "model": "cnn", "n_train": 1000, "num_targets": 3, "num_shadows": 5}
 PRESETS = {
     "smoke": ({"num_targets": 2, "num_shadows": 2, "n_train": 40, "budget": 40},
@@ -49,15 +49,10 @@ def measure(config: common.Config, columns: dict[str, Column], out: Path) -> dic
 def draw(record: dict) -> plt.Figure:
     """A line an attack over the number of shadow models; the paper's points as crosses."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    counts = [int(s) for s in record["shadow_models"]]
-    for colour, name in zip(plots.COLOURS, PAPER, strict=False):
-        entries = [entry["attacks"][name]["balanced_accuracy"] for entry in record["shadow_models"].values()]
-        plots.band(axes, counts, entries, colour, name)
-        if record["config"]["dataset"] == "cifar10":
-            axes.plot(counts, PAPER[name][: len(counts)], "x", color=colour)
-    axes.plot([], [], "x", color="0.3", label="the paper's")
-    axes.set(xlabel="shadow models", ylabel="attack accuracy (%)", xticks=counts, title=record["config"]["dataset"])
-    axes.legend(fontsize=8)
+    entries = {int(s): entry["attacks"] for s, entry in record["shadow_models"].items()}
+    paper = PAPER if record["config"]["dataset"] == "cifar10" else None
+    plots.lines(axes, entries, list(PAPER), paper and {name: (range(1, 6), paper[name]) for name in paper})
+    axes.set(xlabel="shadow models", xticks=list(entries), title=record["config"]["dataset"])
     return figure
 
 

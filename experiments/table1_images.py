@@ -13,19 +13,13 @@ Status:   not yet run
 """
 
 from experiments import common, tables
-from experiments.tables import Column, named
+from experiments.tables import CHEAP, COSTLY, Column, named
 
 NAMES = ("gap", "confidence", "augmentation", "boundary", "combined", "memguard")
 PAPER = {
     "cifar100": dict(zip(NAMES, (83.5, 88.1, 84.6, 88.0, 89.2, 50.0), strict=True)),
     "mnist": dict(zip(NAMES, (53.2, 55.7, 53.9, 57.8, 58.7, 50.0), strict=True)),
 }
-CHEAP = {
-    "gap": Column(named("gap")),
-    "confidence": Column(tables.confidence),
-    "augmentation": Column(tables.augmentation),
-}
-COSTLY = {"boundary": Column(named("boundary")), "combined": Column(named("combined"))}
 ON_TWO_CORES = {
     "boundary": Column(named("boundary"), num_points=500, num_trials=1),
     "combined": Column(named("combined"), num_points=150, num_trials=1),

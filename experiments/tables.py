@@ -37,15 +37,24 @@ def confidence(task: attacks.Task) -> tuple[Attack, ...]:
     return attacks.build("confidence_network", task) + attacks.build("confidence_threshold", task)
 
 
-def measure(config: Config, columns: dict[str, Column], paper: dict[str, float], out: Path | None) -> dict:
-    """One data set of a table: every column, and what MemGuard changes; `paper`: column -> accuracy in per cent."""
-    prepared, found = study.prepare(config, out=out), {}
-    for name, column in columns.items():
-        found[name] = put(prepared, name, column)[0]["attacks"][name]
-    rows = {name: entry | {"paper": paper.get(name)} for name, entry in found.items()}
-    models = put(prepared, "gap", columns["gap"])[0]["models"] | {"epochs": prepared.epochs}
+CHEAP = {"gap": Column(named("gap")), "augmentation": Column(augmentation), "confidence": Column(confidence)}
+COSTLY = {"boundary": Column(named("boundary")), "combined": Column(named("combined"))}
+
+
+def measure(prepared: study.Study, columns: dict[str, Column]) -> dict:
+    """The entry of one study: what it was, its models on the points of the first column, and every column."""
+    records = {name: put(prepared, name, column)[0] for name, column in columns.items()}
+    models = next(iter(records.values()))["models"] | {"epochs": prepared.epochs}
     return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment, "models": models,
-            "attacks": rows, "memguard": guarded(prepared, columns, paper)}  # fmt: skip
+            "attacks": {name: record["attacks"][name] for name, record in records.items()}}  # fmt: skip
+
+
+def beside_paper(config: Config, columns: dict[str, Column], paper: dict[str, float], out: Path | None) -> dict:
+    """One data set of a table: every column, and what MemGuard changes; `paper`: column -> accuracy in per cent."""
+    prepared = study.prepare(config, out=out)
+    entry = measure(prepared, columns)
+    rows = {name: row | {"paper": paper.get(name)} for name, row in entry["attacks"].items()}
+    return entry | {"attacks": rows, "memguard": guarded(prepared, columns, paper)}
 
 
 def put(prepared: study.Study, name: str, column: Column) -> tuple[dict, dict[str, np.ndarray]]:
@@ -97,7 +106,7 @@ def program(presets: dict[str, dict], paper: dict[str, dict[str, float]], name: 
             changes, columns = rows[dataset]
             config = common.Config(**{"dataset": dataset} | changes | said)
             own = folder / dataset.replace(":", "-")
-            entry = measure(config, columns, paper.get(dataset, {}), own)
+            entry = beside_paper(config, columns, paper.get(dataset, {}), own)
             common.leave(own, entry, accuracies=plots.beside_paper(dataset, entry["attacks"]))
             print("\n".join(lines(dataset, entry)))
 

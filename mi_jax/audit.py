@@ -97,7 +97,7 @@ def planned(dataset: Dataset, split: Split, points: list[Points], attacks: dict[
         for candidates in attacks.values():
             final, prices = candidates[0].final, [price(dataset, a) for a in candidates]
             tried = sum(len(p.first(TUNING_POINTS).rows if final else p.rows) for p in shadows) * sum(prices)
-            last = price(dataset, final) if final else prices[0]
+            last = price(dataset, final) if final else max(prices)  # of the candidates, any may be chosen
             total += tried + last * (len(target.rows) + sum(len(p.rows) for p in shadows if final))
     return total
 

@@ -97,6 +97,18 @@ def band(axes, x: list, entries: list[dict], colour: str, label: str, marker: st
     axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 
 
+def lines(axes, parts: dict[float, dict[str, dict]], names: list[str], paper: dict[str, tuple] | None) -> None:
+    """Draws the accuracy of each named attack over x; `parts`: x -> attacks; `paper`: name -> (x, per cent)."""
+    for colour, name in zip(COLOURS, names, strict=False):
+        band(axes, list(parts), [attacks[name]["balanced_accuracy"] for attacks in parts.values()], colour, name)
+        if paper:
+            axes.plot(*paper[name], "x", color=colour)
+    if paper:
+        axes.plot([], [], "x", color="0.3", label="the paper's")
+    axes.set_ylabel("attack accuracy (%)")
+    axes.legend(fontsize=8)
+
+
 def beside_paper(title: str, rows: dict[str, dict]) -> Figure:
     """Accuracy of each attack with its interval over targets, and the paper's value where a row has one."""
     figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.42 * len(rows)), layout="constrained")

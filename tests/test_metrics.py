@@ -257,3 +257,37 @@ def test_impossible_counts_are_refused(k, n):
 def test_metrics_load_without_jax():
     code = "import sys, mi_jax.metrics; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_paired_difference_is_that_of_the_balanced_accuracies_with_the_spread_of_pairs():
+    rng = np.random.default_rng(3)
+    is_member = np.arange(300) < 120
+    a, b = rng.random(300) < 0.8, rng.random(300) < 0.7
+    found = metrics.paired_difference(a, b, is_member)
+    one, two = (0.5 * (hit[is_member].mean() + hit[~is_member].mean()) for hit in (a, b))
+    assert found["mean"] == pytest.approx(one - two, abs=1e-12)
+    error = np.sqrt(sum(np.var(a[s] * 1.0 - b[s], ddof=1) / s.sum() for s in (is_member, ~is_member))) / 2
+    assert found["high"] - found["mean"] == pytest.approx(1.959963985 * error, rel=1e-8)
+    assert found["mean"] - found["low"] == pytest.approx(found["high"] - found["mean"])
+
+
+def test_paired_difference_covers_the_truth_as_often_as_it_says():
+    rng, is_member, covered = np.random.default_rng(4), np.arange(200) < 100, 0
+    for _ in range(400):
+        both = rng.random(200)  # one draw decides both: right with 0.8 and 0.5, so a - b is 0.3 on average
+        found = metrics.paired_difference(both < 0.8, both < 0.5, is_member)
+        covered += found["low"] <= 0.3 <= found["high"]
+    low, high = stats.binom.ppf([1e-4, 1 - 1e-4], 400, 0.95)
+    assert low <= covered <= high
+
+
+def test_paired_difference_of_equal_hits_is_exactly_zero():
+    hit, is_member = np.arange(20) % 3 == 0, np.arange(20) < 7
+    assert metrics.paired_difference(hit, hit, is_member) == {"mean": 0, "low": 0, "high": 0}
+
+
+@pytest.mark.parametrize("sizes", [(20, 19, 20), (20, 20, 19), (4, 4, 4)])
+def test_paired_difference_refuses_what_cannot_be_paired(sizes):
+    a, b, members = (np.arange(size) < 1 for size in sizes)
+    with pytest.raises(ValueError, match="expected as many of each, with two members and two nonmembers"):
+        metrics.paired_difference(a, b, members)

@@ -78,3 +78,13 @@ def test_a_row_the_preset_does_not_have_is_one_line():
     done = script("table2_tabular", "--preset=cpu", "--only=mnist")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "error: only=mnist: preset cpu has the data sets location30, adult"
+
+
+def test_what_the_readme_says_of_other_tools_is_what_the_committed_record_shows():
+    readme = " ".join((REPOSITORY / "README.md").read_text().split())
+    peers = json.loads((REPOSITORY / "results/records/benchmark-boundary.json").read_text())["peers_over_ours"]
+    assert "Foolbox's HopSkipJump takes ten times as long for the distance it reaches" in readme
+    assert round(peers["foolbox"]["wall_at_equal_distance"]) == 10
+    assert "2.4 times as long with as many queries, for a distance 1.4 times as large" in readme
+    art = peers["art"]
+    assert (round(art["wall_at_equal_queries"], 1), round(art["median_at_equal_queries"], 1)) == (2.4, 1.4)
