@@ -33,6 +33,7 @@ class Config:
     attacks: tuple[str, ...] | None = None
     split: str = "disjoint"
     defense: str = "none"
+    checkpoint: str | None = None
     budget: int | None = None
     cap: int | None = None
     allow_random_target: bool = False
@@ -51,7 +52,8 @@ HELP = {
     "attacks": f"comma-separated, of: {', '.join(attacks.ATTACKS)}",
     "split": "disjoint (shadow models on rows of their own), swap (on the target's, sides exchanged: needs half the "
     "rows), balanced (every row in half of the models)",
-    "defense": f"NAME or NAME:STRENGTH, of: {', '.join(defenses.DEFENSES)}",
+    "defense": f"NAME, NAME:STRENGTH or NAME:STRENGTH+NAME:STRENGTH, of: {', '.join(defenses.DEFENSES)}",
+    "checkpoint": "network that transfer begins from; default: where experiments.pretrain writes it",
     "budget": "queries per example of attacks that can spend any number (noise, boundary, rays; each copy of combined)",
     "cap": "queries an attack may put to one target in all; what it leaves unfinished is marked; default: no cap",
     "allow_random_target": "go on although a target answers the same input differently when asked again",

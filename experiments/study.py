@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.common import Config, resolve
-from mi_jax import attacks, audit, data, defenses, models, oracle, splits, store, training, white_box
+from mi_jax import attacks, audit, data, defenses, models, oracle, privacy, splits, store, training, white_box
 from mi_jax.interview import Target
-from mi_jax.types import Attack, Dataset, Model, Params, Recipe, Split
+from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
 
 
 class Study(NamedTuple):
@@ -35,7 +35,7 @@ class Study(NamedTuple):
     key: jax.Array  # of the attacks
     keep: store.Keep
     environment: dict
-    epochs: list[int]  # of each model
+    trained: dict  # epochs of each model, and of a private training its `privacy`, for the record
     seconds: float  # that preparing took
 
 
@@ -49,25 +49,41 @@ def prepare(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = Non
     for name in config.attacks or ():
         if name not in attacks.ATTACKS:
             raise ValueError(f"unknown attack {name!r}: known are {', '.join(attacks.ATTACKS)}")
-    defense, dataset = defenses.build(config.defense), data.load(config.dataset, config.data_dir)
+    dataset = data.load(config.dataset, config.data_dir)
     config = resolve(config, dataset)
     model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
+    defense = defenses.build(config.defense, defense_task(config, dataset, model, recipe))
     task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
     example = jax.ShapeDtypeStruct(dataset.x.shape[1:], dataset.x.dtype)
     tried = [a.neighbours for a in itertools.chain(*(attacks.build(name, task) for name in config.attacks))]
     for neighbours in [*tried, *([defense.expand] if defense.expand else [])]:
         jax.eval_shape(neighbours, jax.random.key(0), example)  # a perturbation of images refuses a table
-    split = splits.SPLITS[config.split](
-        config.seed, len(dataset.x), config.n_train, num_targets=config.num_targets, num_shadows=config.num_shadows
-    )
+    num_reference = config.n_train if defense.opponent else 0
+    trials = {"num_targets": config.num_targets, "num_shadows": config.num_shadows, "num_reference": num_reference}
+    split = splits.SPLITS[config.split](config.seed, len(dataset.x), config.n_train, **trials)
     training_key, key = jax.random.split(jax.random.key(config.seed))
-    environment = surroundings(config, dataset, recipe)
+    environment = surroundings(config, dataset, recipe, defense)
     keep = keeper(out, environment)
-    steps_in = {"penalty": defense.penalty, "expand": defense.expand}
-    params, epochs = train(training_key, model, recipe, dataset, split, **steps_in, keep=keep)
-    target = oracles(model, params, dataset, output=defense.output)
+    params, history = train(training_key, model, recipe, dataset, split, defense, keep=keep)
+    target = oracles(model, params, dataset, defense)
+    trained = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]} | privacy_of(defense, history)
     seconds = time.perf_counter() - started
-    return Study(config, dataset, split, model, params, target, task, key, keep, environment, epochs, seconds)
+    return Study(config, dataset, split, model, params, target, task, key, keep, environment, trained, seconds)
+
+
+def defense_task(config: Config, dataset: Dataset, model: Model, recipe: Recipe) -> defenses.Task:
+    """What a defense may know of a study's training."""
+    shape, classes = dataset.x.shape[1:], dataset.num_classes
+    return defenses.Task(config.n_train, model, shape, classes, dataset.binary, recipe, config.checkpoint)
+
+
+def privacy_of(defense: Defense, history: training.History) -> dict:
+    """What a record says of a private training: epsilon with all it depends on, and what was dropped."""
+    if defense.mechanism is None:
+        return {}
+    mechanism = defenses.mechanism_of(defense)
+    told = {"epsilon": privacy.epsilon(mechanism), "delta": mechanism.delta, "statement": privacy.statement(mechanism)}
+    return {"privacy": told | {"dropped": [int(count) for count in np.asarray(history.dropped)]}}
 
 
 def attack(
@@ -101,17 +117,19 @@ def run(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -
     record, scores = attack(study, {name: attacks.build(name, study.task) for name in study.config.attacks})
     seconds = {"training": round(study.seconds, 2), **record.pop("seconds")}
     seconds["total"] = round(time.perf_counter() - started, 2)
-    record["models"]["epochs"] = study.epochs
+    record["models"] |= study.trained
     record = {"config": dataclasses.asdict(study.config), "environment": study.environment, **record}
     return record | {"seconds": seconds}, scores
 
 
-def surroundings(config: Config, dataset: Dataset, recipe: Recipe) -> dict:
+def surroundings(config: Config, dataset: Dataset, recipe: Recipe, defense: Defense = Defense()) -> dict:
     """The environment of a run, with a digest of all that its results depend on: settings, data, versions, code."""
     settings = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in ("attacks", "data_dir")
     }
     settings |= {"recipe": recipe, "pool": [zlib.crc32(np.ascontiguousarray(a)) for a in (dataset.x, dataset.y)]}
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(defense.strength)]
+    settings |= {"strength": [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in leaves]}
     settings |= {name: value for name, value in environment().items() if name != "commit"}
     here = Path(__file__).parent
     return environment() | {"run_digest": store.digest(settings, [here, here.parent / "mi_jax"])}
@@ -139,36 +157,34 @@ def train(
     recipe: Recipe,
     dataset: Dataset,
     split: Split,
+    defense: Defense = Defense(),
     *,
-    penalty=None,
-    expand=None,
     keep: store.Keep = store.keep_nothing,
-):
-    """(params [K ...], epochs of each) of every model of the split, under a progress bar."""
+) -> tuple[Params, training.History]:
+    """Parameters [K ...] and History of every model of the split, under a progress bar."""
     with bar("training", unit="model") as progress:
-        params, history = training.train_ensemble(
+        return training.train_ensemble(
             key,
             model,
             recipe,
             dataset.x,
             dataset.y,
             split.members,
-            penalty=penalty,
-            expand=expand,
+            defense=defense,
+            reference=split.reference,
             keep=keep,
             progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
         )
-    return params, [int(epochs) for epochs in np.asarray(history.epochs)]
 
 
-def oracles(model, params, dataset: Dataset, *, output=None) -> Target:
-    """(k, access) -> model k of the ensemble as an attack may see it."""
+def oracles(model: Model, params: Params, dataset: Dataset, defense: Defense = Defense()) -> Target:
+    """(k, access) -> model k of the ensemble as an attack may see it under a defense."""
 
     def target(k: int, access: str) -> oracle.Oracle | white_box.Glass:
         own = jax.tree.map(lambda p: p[k], params)
         if access == "gradient":
             return white_box.Glass(model.apply, own)
-        return oracle.of_model(model, own, dataset.num_classes, access=access, output=output)
+        return oracle.of_model(model, own, dataset.num_classes, access=access, defense=defense)
 
     return target
 

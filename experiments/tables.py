@@ -44,7 +44,7 @@ COSTLY = {"boundary": Column(named("boundary")), "combined": Column(named("combi
 def measure(prepared: study.Study, columns: dict[str, Column]) -> dict:
     """The entry of one study: what it was, its models on the points of the first column, and every column."""
     records = {name: put(prepared, name, column)[0] for name, column in columns.items()}
-    models = next(iter(records.values()))["models"] | {"epochs": prepared.epochs}
+    models = next(iter(records.values()))["models"] | prepared.trained
     return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment, "models": models,
             "attacks": {name: record["attacks"][name] for name, record in records.items()}}  # fmt: skip
 
@@ -71,8 +71,7 @@ def guarded(prepared: study.Study, columns: dict[str, Column], paper: dict[str, 
     Label-only attacks are put again with the few queries a strength is tuned with: what they see is the label, so
     what holds for a hundred queries holds for all.
     """
-    output = defenses.build("memguard").output
-    defended = study.oracles(prepared.model, prepared.params, prepared.dataset, output=output)
+    defended = study.oracles(prepared.model, prepared.params, prepared.dataset, defenses.build("memguard"))
     targets, plain = set(prepared.split.trials[:, 0].tolist()), prepared.target
 
     def under(name: str, target) -> study.Study:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mi_jax import oracle, store, white_box
+from mi_jax import driver, oracle, store, white_box
 from mi_jax.types import Answers, Attack, Dataset, Split
 
-PART = 10 * oracle.POINTS  # points; their answers take a large network minutes
+PART = 10 * driver.POINTS  # points; their answers take a large network minutes
 
 
 class Points(NamedTuple):
@@ -66,7 +66,7 @@ def interview(
                 if attack.access == "gradient":
                     return _packed(white_box.query(seen, x, y))
                 own = jax.random.fold_in(key, k)
-                return _packed(oracle.query(seen, attack, own, x, y, part, cap=left, progress=put))
+                return _packed(driver.query(seen, attack, own, x, y, part, cap=left, progress=put))
 
             name = re.sub(r"[^\w.]+", "-", f"{attack.name} {what} model {k} points {start} of {len(rows)}")
             parts.append(_unpacked(keep(name, compute)))
@@ -82,7 +82,7 @@ def price(dataset: Dataset, attack: Attack) -> int:
     """The most that one point may cost."""
     if attack.access == "gradient":
         return white_box.Settings().searches * white_box.Settings().iterations
-    return oracle.price(attack, dataset.x.shape[1:], dataset.num_classes)
+    return driver.price(attack, dataset.x.shape[1:], dataset.num_classes)
 
 
 def _packed(answers: Answers) -> store.Part:

@@ -5,6 +5,7 @@ belongs to a defense and is not here). Kernels are Glorot-uniform and biases zer
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from mi_jax import randomness
 from mi_jax.types import Array, Model, Params
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
@@ -80,16 +82,19 @@ class _Conv3x3(nn.Module):
         return conv3x3(x, kernel, self.padding) + bias
 
 
+Drop = Callable[[jax.Array], jax.Array]  # what stands at a model's dropout slots; each is its own
+
+
 class _Cnn(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, training: bool) -> jax.Array:  # [B H W C]
+    def __call__(self, x: jax.Array, training: bool, drop: Drop) -> jax.Array:  # [B H W C]
         dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
         for features in (32, 64):
             x = nn.relu(_Conv3x3(features, padding=1)(x))
             x = nn.relu(_Conv3x3(features, padding=0)(x))
-            x = max_pool(x, training)
+            x = drop(max_pool(x, training))
         x = nn.relu(dense(512)(x.reshape(len(x), -1)))
         return dense(self.num_classes)(x)
 
@@ -99,20 +104,34 @@ class _Mlp(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, training: bool) -> jax.Array:  # [B *x]
+    def __call__(self, x: jax.Array, training: bool, drop: Drop) -> jax.Array:  # [B *x]
         dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
         x = x.reshape(len(x), -1)
         for width in self.widths:
-            x = jnp.tanh(dense(width)(x))
+            x = drop(jnp.tanh(dense(width)(x)))
         return dense(self.num_classes)(x)
+
+
+def _dropping(key: jax.Array | None, rate: float | jax.Array) -> Drop:
+    """Sets each unit to 0 with probability `rate` and scales the others up by 1 / (1 - rate); the k-th slot that
+    asks draws with the k-th key. `rate` may be traced, which flax's own Dropout refuses."""
+    if key is None or isinstance(rate, float | int) and rate == 0:
+        return lambda x: x
+    slots = itertools.count()
+
+    def drop(x: jax.Array) -> jax.Array:
+        kept = randomness.flips(jax.random.fold_in(key, next(slots)), 1 - rate, x.shape)
+        return jnp.where(kept, x / (1 - rate), 0)
+
+    return drop
 
 
 def _as_model(net: nn.Module, name: str) -> Model:
     def init(key: jax.Array, x: Array) -> Params:
-        return net.init(key, x, training=False)["params"]
+        return net.init(key, x, training=False, drop=lambda x: x)["params"]
 
-    def apply(params: Params, x: Array, key: jax.Array | None = None) -> jax.Array:
-        return net.apply({"params": params}, x, training=key is not None)
+    def apply(params: Params, x: Array, key: jax.Array | None = None, dropout: float | jax.Array = 0.0) -> jax.Array:
+        return net.apply({"params": params}, x, training=key is not None, drop=_dropping(key, dropout))
 
     return Model(init, apply, name)
 

@@ -108,6 +108,46 @@ def _translate(d: int) -> Perturbation:
     return translated
 
 
+def mirror_shift_cutout(pixels: int) -> Perturbation:
+    """Returns a random perturbation x [H W C] -> [1 H W C]: mirrored or not, shifted, and with a grey square.
+
+    Left and right change places with probability 1/2; the shift along each axis is uniform in -pixels..pixels, with
+    the image reflected into the gap; the square has half the image's height as its side, its centre anywhere in the
+    image, and value 1/2. The same number gives the same function object.
+
+    Raises ValueError for pixels that are no whole number of at least 0; when traced, for an example that is not
+    [H W C] or not larger than the shift.
+
+    Source: the augmentations of FixMatch (arXiv 2001.07685) that figure 4 of the paper trains and attacks with.
+    """
+    distance = _whole(pixels)
+    if distance is None or distance < 0:
+        raise ValueError(f"mirror_shift_cutout: pixels={pixels!r}, expected a whole number, at least 0")
+    return _mirror_shift_cutout(distance)
+
+
+@cache
+def _mirror_shift_cutout(pixels: int) -> Perturbation:
+    def augmented(key: jax.Array, x: jax.Array) -> jax.Array:
+        height, width, channels = _image_shape(augmented.__name__, x)
+        if pixels >= min(height, width):
+            size = f"image of {height} x {width} pixels"
+            raise ValueError(f"{augmented.__name__}: {size}, expected sides above {pixels}")
+        for_mirror, for_shift, for_square = jax.random.split(key, 3)
+        x = jnp.where(jax.random.bernoulli(for_mirror), x[:, ::-1], x)
+        padded = jnp.pad(x, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="reflect")
+        i, j = jax.random.randint(for_shift, (2,), 0, 2 * pixels + 1)
+        shifted = jax.lax.dynamic_slice(padded, (i, j, 0), (height, width, channels))
+        centre = jax.random.randint(for_square, (2,), 0, jnp.array([height, width]))
+        rows, columns = jnp.arange(height) - centre[0], jnp.arange(width) - centre[1]
+        low, high = -(height // 4), height // 2 - height // 4
+        inside = ((rows >= low) & (rows < high))[:, None] & ((columns >= low) & (columns < high))[None]
+        return jnp.where(inside[..., None], jnp.asarray(0.5, x.dtype), shifted)[None]
+
+    augmented.__name__ = f"mirror_shift_cutout({pixels})"
+    return augmented
+
+
 def _number(value: Any) -> float:
     """Returns the value as a float; NaN for what is not a number (a bool, a string, an array)."""
     if isinstance(value, bool | str | bytes | np.bool_):

@@ -35,13 +35,19 @@ def keep_in(folder: Path) -> Keep:
             with np.load(path, allow_pickle=False) as stored:
                 return dict(stored)
         except Exception:  # not there, or whatever NumPy and zipfile raise over damage
-            part, buffer = compute(), io.BytesIO()
-        np.savez(buffer, **part)
+            part = compute()
         folder.mkdir(parents=True, exist_ok=True)
-        put(path, buffer.getvalue())
+        put(path, packed(part))
         return part
 
     return keep
+
+
+def packed(part: Part) -> bytes:
+    """The .npz of named arrays."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **part)
+    return buffer.getvalue()
 
 
 def digest(settings: dict, code: list[Path]) -> str:

@@ -1,12 +1,7 @@
 """Training: many models at once, each exactly as if it were trained alone.
 
-The paper's recipe, as Keras runs it: Adam, shuffled batches with the smaller last one kept, a stop on the mean
-training loss of an epoch, the last weights kept. An epoch goes over all rows once, or, where a defense asks for
-augmented data (`expand`), over all pairs of a row and one of its neighbours. A block is ten epochs in one compiled
-program; between blocks the host looks at who still runs, so an ensemble ends, reports progress and fails there.
-
-Keras' epsilon of 1e-7 is added before the bias correction of Adam's second moment, optax adds it after: the first
-steps differ by less than one part in a thousand wherever a gradient exceeds 1e-4.
+A block is ten epochs in one compiled program (`steps.py` has what happens in it); between blocks the host looks at
+who still runs, so an ensemble ends, reports progress and fails there.
 """
 
 import functools
@@ -16,19 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jax.tree_util import Partial
 
-from mi_jax import store
-from mi_jax.types import Array, Model, Params, Perturbation, Recipe
+from mi_jax import privacy, steps, store
+from mi_jax.types import Array, Defense, Model, Params, Recipe
 
-_EPOCHS_PER_BLOCK = 10
-_EPSILON = 1e-7  # of Adam, as in Keras
-
-Penalty = Callable[[Params], jax.Array]
 Progress = Callable[[int, int, int], Any]
+NO_DEFENSE = Defense()
 
 
 class History(NamedTuple):
@@ -36,128 +25,25 @@ class History(NamedTuple):
 
     epochs: np.ndarray  # [K] int32
     loss: np.ndarray  # [K] float32, the mean training loss of the last epoch, penalty included
+    dropped: np.ndarray  # [K] int32, examples that a private gradient left out because theirs was not finite
 
 
-class _State(NamedTuple):
-    key: jax.Array
-    params: Params
-    moments: optax.OptState
-    epoch: jax.Array  # [] int32
-    loss: jax.Array  # [] of the last epoch
-    best: jax.Array  # [] the lowest loss that counted as an improvement
-    waited: jax.Array  # [] epochs since then
-    running: jax.Array  # [] bool
-
-
-def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    return optax.adam(recipe.learning_rate, eps=_EPSILON)
-
-
-def _begin(key: jax.Array, x: jax.Array, model: Model, recipe: Recipe) -> _State:
-    """The state of one untrained member; x [1 *x] only shows a shape."""
-    init_key, key = jax.random.split(key)
-    params = model.init(init_key, x)
-    infinity, zero = jnp.array(jnp.inf, jnp.float32), jnp.array(0, jnp.int32)
-    moments = _optimizer(recipe).init(params)
-    return _State(key, params, moments, zero, infinity, infinity, zero, jnp.array(True))
-
-
-def _epoch(state: _State, rows: jax.Array, x_pool: jax.Array, y_pool: jax.Array, penalty: Penalty | None,
-           model: Model, recipe: Recipe, expand: Perturbation | None) -> _State:  # fmt: skip
-    """One pass over the member's rows [n] of the pool, or over their neighbours, and whether to go on."""
-    M = 1 if expand is None else _neighbours_shape(expand, x_pool)[0]
-    count = len(rows) * M
-    size = min(recipe.batch_size, count)
-    steps = -(-count // size)
-    optimizer = _optimizer(recipe)
-    epoch_key = jax.random.fold_in(state.key, state.epoch)
-    shuffle_key, step_key = jax.random.split(epoch_key)
-    pairs_key = jax.random.fold_in(epoch_key, 2)  # 0 and 1 may be what split folded in
-    # Pair p is neighbour p % M of row p // M. What fills the last batch up to its size is this member's own, and
-    # weighs nothing.
-    order = jnp.resize(jax.random.permutation(shuffle_key, count), (steps, size))
-    weights = (jnp.arange(steps * size) < count).astype(jnp.float32).reshape(steps, size)
-
-    def loss_of(params, key, pairs, weight):
-        batch = rows[pairs // M]
-        x = x_pool[batch] if expand is None else _neighbours(pairs_key, pairs, x_pool[batch], expand)
-        logits = model.apply(params, x, key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y_pool[batch])
-        mean = jnp.sum(weight * losses) / jnp.sum(weight)
-        return mean if penalty is None else mean + penalty(params)
-
-    def step(carry, inputs):
-        params, moments = carry
-        i, pairs, weight = inputs
-        loss, grads = jax.value_and_grad(loss_of)(params, jax.random.fold_in(step_key, i), pairs, weight)
-        updates, moments = optimizer.update(grads, moments, params)
-        return (optax.apply_updates(params, updates), moments), loss * jnp.sum(weight)
-
-    inputs = (jnp.arange(steps), order, weights)
-    (params, moments), losses = lax.scan(step, (state.params, state.moments), inputs)
-    return _judge(state._replace(params=params, moments=moments), jnp.sum(losses) / count, recipe)
-
-
-def _neighbours_shape(expand: Perturbation, x_pool: Array) -> tuple[int, ...]:
-    example = jax.ShapeDtypeStruct(x_pool.shape[1:], jnp.float32)
-    return jax.eval_shape(expand, jax.random.key(0), example).shape  # (M, *x)
-
-
-def _neighbours(key: jax.Array, pairs: jax.Array, x: jax.Array, expand: Perturbation) -> jax.Array:
-    """What pairs [B] of the rows x [B *x] are trained on, [B *x]: one neighbour each, its randomness its own."""
-
-    def one(pair, x):
-        found = expand(jax.random.fold_in(key, pair), x)  # [M *x]
-        return found[pair % len(found)]
-
-    return jax.vmap(one)(pairs, x)
-
-
-def _judge(state: _State, loss: jax.Array, recipe: Recipe) -> _State:
-    """The state after an epoch of this mean loss: Keras' EarlyStopping, and the limit on epochs."""
-    improved = loss < state.best - recipe.min_delta
-    waited = jnp.where(improved, 0, state.waited + 1)
-    epoch = state.epoch + 1
-    tired = ~improved & (waited >= recipe.patience)
-    return state._replace(
-        epoch=epoch,
-        loss=loss,
-        best=jnp.where(improved, loss, state.best),
-        waited=waited,
-        running=~tired & (epoch < recipe.max_epochs),
+@functools.partial(jax.jit, static_argnames=("plan", "vmapped"))
+def _begin_group(keys: jax.Array, own: steps.Own, x_pool: jax.Array, y_pool: jax.Array, *, plan: steps.Plan,
+                 vmapped: bool) -> steps.State:  # fmt: skip
+    begin = functools.partial(steps.begin, plan=plan)
+    return (
+        jax.vmap(begin, in_axes=(0, 0, None, None))(keys, own, x_pool, y_pool)
+        if vmapped
+        else begin(keys, own, x_pool, y_pool)
     )
 
 
-def _block(state: _State, rows: jax.Array, x_pool: jax.Array, y_pool: jax.Array, penalty: Penalty | None,
-           model: Model, recipe: Recipe, expand: Perturbation | None = None) -> _State:  # fmt: skip
-    """The state ten epochs later, or at the epoch in which the member stopped."""
-
-    def one(state, _):
-        run = functools.partial(_epoch, model=model, recipe=recipe, expand=expand)
-        # Under vmap the cond becomes a choice between both results, so a stopped member is frozen either way.
-        return lax.cond(state.running, run, _unchanged, state, rows, x_pool, y_pool, penalty), None
-
-    return lax.scan(one, state, length=min(_EPOCHS_PER_BLOCK, recipe.max_epochs))[0]
-
-
-def _unchanged(state: _State, *_) -> _State:
-    return state
-
-
-@functools.partial(jax.jit, static_argnames=("model", "recipe", "vmapped"))
-def _begin_group(keys: jax.Array, x: jax.Array, *, model: Model, recipe: Recipe, vmapped: bool) -> _State:
-    begin = functools.partial(_begin, model=model, recipe=recipe)
-    return jax.vmap(begin, in_axes=(0, None))(keys, x) if vmapped else begin(keys, x)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "recipe", "vmapped", "expand"), donate_argnums=0)
-def _block_of_group(state: _State, rows: jax.Array, x_pool: jax.Array, y_pool: jax.Array,
-                    penalty: Penalty | None, *, model: Model, recipe: Recipe, vmapped: bool,
-                    expand: Perturbation | None = None) -> _State:  # fmt: skip
-    block = functools.partial(_block, model=model, recipe=recipe, expand=expand)
-    in_axes = (0, 0, None, None, None)
-    block = jax.vmap(block, in_axes=in_axes) if vmapped else block
-    return block(state, rows, x_pool, y_pool, penalty)
+@functools.partial(jax.jit, static_argnames=("plan", "vmapped"), donate_argnums=0)
+def _block_of_group(state: steps.State, own: steps.Own, x_pool: jax.Array, y_pool: jax.Array, *, plan: steps.Plan,
+                    vmapped: bool) -> steps.State:  # fmt: skip
+    block = functools.partial(steps.block, plan=plan)
+    return (jax.vmap(block, in_axes=(0, 0, None, None)) if vmapped else block)(state, own, x_pool, y_pool)
 
 
 def default_models_at_once(model: Model, x_pool: Array, num_models: int) -> int:
@@ -188,24 +74,28 @@ def _shardings(group: int) -> tuple[Any, Any]:
     return NamedSharding(mesh, PartitionSpec("models")), NamedSharding(mesh, PartitionSpec())
 
 
-def _train_group(keys, rows, x_pool, y_pool, penalty, model, recipe, expand, report) -> _State:
-    """The final states of one group, on the host: keys [m], rows [m n]; without the model axis for one member."""
-    vmapped = rows.ndim == 2
-    along, whole = _shardings(len(rows) if vmapped else 1)
-    keys, rows = jax.device_put((keys, rows), along)
-    state = _begin_group(keys, jax.device_put(x_pool[:1], whole), model=model, recipe=recipe, vmapped=vmapped)
-    block = functools.partial(_block_of_group, model=model, recipe=recipe, vmapped=vmapped, expand=expand)
+def _train_group(keys, own: steps.Own, x_pool, y_pool, plan: steps.Plan, report) -> steps.State:
+    """The final states of one group, on the host: keys [m], leaves of own [m ...]; no model axis for one member."""
+    vmapped = own.rows.ndim == 2
+    along, whole = _shardings(len(own.rows) if vmapped else 1)
+    keys, own = jax.device_put((keys, own), along)
+    pool = jax.device_put((x_pool, y_pool), whole)
+    state = _begin_group(keys, own, *pool, plan=plan, vmapped=vmapped)
     running = True
     while running:
-        state = block(state, rows, x_pool, y_pool, penalty)
+        state = _block_of_group(state, own, *pool, plan=plan, vmapped=vmapped)
         epoch, loss, still = jax.device_get((state.epoch, state.loss, state.running))
         report(epoch, loss, still)
         running = np.any(still)
-    return jax.device_get(state._replace(key=None, moments=None))
+    return jax.device_get(state._replace(key=None, moments=None, opponent=None))
 
 
-def _check(model: Model, recipe: Recipe, x_pool: Array, y_pool: Array, members: Array,
-           expand: Perturbation | None) -> None:  # fmt: skip
+def _plan(model: Model, recipe: Recipe, defense: Defense) -> steps.Plan:
+    recipe = recipe if defense.recipe is None else defense.recipe(recipe)
+    return steps.Plan(model, recipe, defense._replace(name="", strength=(), recipe=None, output=None, random=False))
+
+
+def _check(plan: steps.Plan, x_pool: Array, y_pool: Array, members: Array, own: steps.Own) -> None:
     if members.ndim != 2 or not np.issubdtype(members.dtype, np.integer) or 0 in members.shape:
         shape = f"{members.dtype} of shape {members.shape}"
         raise ValueError(f"members: {shape}, expected integers [K n] with at least one model and one row")
@@ -214,14 +104,44 @@ def _check(model: Model, recipe: Recipe, x_pool: Array, y_pool: Array, members: 
     if members.min() < 0 or members.max() >= len(x_pool):
         outside = f"{members.min()}..{members.max()}"
         raise ValueError(f"members: rows {outside}, expected rows of the pool, 0..{len(x_pool) - 1}")
+    model, recipe, defense = plan
     for name in ("batch_size", "max_epochs", "learning_rate"):
         if not getattr(recipe, name) > 0:
             raise ValueError(f"recipe: {name}={getattr(recipe, name)}, expected more than 0")
+    if recipe.optimizer not in steps.OPTIMIZERS:
+        raise ValueError(f"recipe: optimizer={recipe.optimizer!r}, expected one of {', '.join(steps.OPTIMIZERS)}")
     _check_labels(model, x_pool, np.asarray(y_pool)[members])
-    shown = None if expand is None else _neighbours_shape(expand, x_pool)
+    shown = None if defense.expand is None else steps.neighbours_shape(defense.expand, x_pool)
     if shown is not None and (shown[1:] != x_pool.shape[1:] or shown[:1] < (1,)):
         example = ", ".join(map(str, x_pool.shape[1:]))
         raise ValueError(f"expand: returned shape {shown}, expected (M, {example}) with M >= 1")
+    if defense.opponent is not None and not own.reference.shape[-1]:
+        raise ValueError("reference: no rows, expected those that the opponent of the defense compares members with")
+    if defense.mechanism is not None:
+        _check_private(plan, x_pool, members, own.strength)
+
+
+def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strength: Any) -> None:
+    """What is computed must be what epsilon was computed for."""
+    for name in ("expand", "opponent"):
+        if getattr(plan.defense, name) is not None:
+            raise ValueError(f"privacy: {name} has gradients that see more than one row, expected none beside it")
+    if plan.recipe.patience is not None:
+        raise ValueError(f"recipe: patience={plan.recipe.patience}, expected None: a stop by the loss is not private")
+    mechanism, n = plan.defense.mechanism(strength), members.shape[1]
+    epochs = plan.recipe.max_epochs
+    taken = (n, min(plan.recipe.batch_size, n), epochs * steps.steps_per_epoch(plan, n, x_pool))
+    if taken != mechanism[:3]:
+        rows, expected, count = mechanism[:3]
+        told = f"rows={rows}, expected={expected}, steps={count}"
+        raise ValueError(f"privacy: {told}, expected rows={taken[0]}, expected={taken[1]}, steps={taken[2]} as trained")
+    privacy.batch_size(mechanism)  # refuses a rate or a delta that makes no sense
+    model, params = plan.model, plan.model.init(jax.random.key(0), x_pool[:1])
+    one, other = (model.apply(params, jnp.stack([x_pool[0], x]))[0] for x in (x_pool[0], 1 - x_pool[0]))
+    if not np.allclose(one, other, rtol=1e-4, atol=1e-5):
+        raise ValueError(
+            "privacy: rows of a batch change each other's logits, expected a model without batch statistics"
+        )
 
 
 def _check_labels(model: Model, x_pool: Array, labels: np.ndarray) -> None:
@@ -235,7 +155,7 @@ def _check_labels(model: Model, x_pool: Array, labels: np.ndarray) -> None:
 
 
 def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, y_pool: Array, members: Array, *,
-                   penalty: Penalty | None = None, expand: Perturbation | None = None,
+                   defense: Defense = NO_DEFENSE, strengths: Any = None, reference: Array | None = None,
                    models_at_once: int | None = None, keep: store.Keep = store.keep_nothing,
                    progress: Progress | None = None) -> tuple[Params, History]:  # fmt: skip
     """The trained parameters [K ...] and their History: model k on rows members[k] of the pool and no others.
@@ -243,27 +163,29 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     x_pool [N *x], y_pool [N], members [K n]. Member k is what `train(fold_in(key, k), ...)` gives for its rows, to
     rounding, whatever `models_at_once` and the number of devices: that many members share one vmapped block (the
     last group repeats its last member), each stopping for itself. None takes `default_models_at_once`. The model
-    axis is spread over the devices where they divide it evenly. `penalty` (parameters -> scalar) is added to every
-    loss; as a `jax.tree_util.Partial` with array arguments it shares one compiled block among all strengths. With
-    `expand` an epoch goes over all n * M pairs of a row and one of its M neighbours in a random order, in batches
-    of the same size; random neighbours are drawn anew for each epoch and pair. The same function object shares one
-    compiled block. `progress(members done, members, epoch of the group)` is called after every block. `keep`
-    (`store.py`) makes it resumable, a group at a time.
+    axis is spread over the devices where they divide it evenly.
 
-    ValueError for arguments that do not fit together, and, naming the member, for a loss that is not finite.
+    `defense` steps in where it says. Its strength is an argument of the compiled block, which all strengths of a
+    defense share. `strengths`, a pytree like `defense.strength` with leaves [G ...], trains all models once with
+    each of them as one ensemble: results are [G K ...]. With `expand` an epoch goes over all n * M pairs of a row
+    and one of its neighbours in a random order, in batches of the same size; random neighbours are drawn anew for
+    each epoch and pair. `reference` [K m] are rows that only an `opponent` looks at.
+
+    `progress(members done, members, epoch of the group)` is called after every block. `keep` (`store.py`) makes it
+    resumable, a group at a time. ValueError for arguments that do not fit together, and, naming the member, for a
+    loss that is not finite.
     """
-    members = np.asarray(members)
-    _check(model, recipe, x_pool, y_pool, members, expand)
-    num_models = len(members)
+    members, plan = np.asarray(members), _plan(model, recipe, defense)
+    reference = np.zeros((len(members), 0), np.int32) if reference is None else np.asarray(reference)
+    _check(plan, x_pool, y_pool, members, steps.Own(members, reference, defense.strength))
+    G = 1 if strengths is None else len(jax.tree.leaves(strengths)[0])
+    num_models, K = G * len(members), len(members)
     wanted = default_models_at_once(model, x_pool, num_models)
     group = wanted if models_at_once is None else models_at_once
     if group < 1:
         raise ValueError(f"models_at_once={group}: expected at least 1")
     group = min(group, max(wanted, num_models))
-    penalty = penalty if penalty is None or isinstance(penalty, Partial) else Partial(penalty)
     pool = jax.device_put((jnp.asarray(x_pool), jnp.asarray(y_pool, jnp.int32)), _shardings(group)[1])
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x_pool[:1])
-    tree = jax.tree.structure((shapes, 0, 0))
     found = []
     for first in range(0, num_models, group):
         size = min(group, num_models - first)
@@ -271,17 +193,37 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
         report = functools.partial(_report, progress, first, size, num_models)
 
         def compute(ids=ids, size=size, report=report) -> store.Part:
-            keys, rows = jax.vmap(functools.partial(jax.random.fold_in, key))(ids), jnp.asarray(members[ids], jnp.int32)
-            if group == 1:
-                keys, rows = keys[0], rows[0]
-            state = _train_group(keys, rows, *pool, penalty, model, recipe, expand, report)
-            leaves = jax.tree.leaves((state.params, state.epoch, state.loss))
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(ids % K)
+            strength = _strength_of(defense.strength if strengths is None else strengths, ids // K, strengths is None)
+            own = steps.Own(*(jnp.asarray(rows[ids % K], jnp.int32) for rows in (members, reference)), strength)
+            keys, own = (keys, own) if group > 1 else jax.tree.map(lambda leaf: leaf[0], (keys, own))
+            state = _train_group(keys, own, *pool, plan, report)
+            leaves = jax.tree.leaves((steps.final(state, plan.defense.trainable), _history(state)))
             return {str(i): leaf[None] if group == 1 else leaf[:size] for i, leaf in enumerate(leaves)}
 
         found.append(keep(f"members-{first}-to-{first + size - 1}", compute))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x_pool[:1])
+    tree = jax.tree.structure((shapes, History(0, 0, 0)))
     leaves = [np.concatenate([part[str(i)] for part in found]) for i in range(tree.num_leaves)]
-    params, epochs, loss = jax.tree.unflatten(tree, leaves)
-    return jax.tree.map(jnp.asarray, params), History(epochs, loss)
+    leaves = leaves if strengths is None else [leaf.reshape(G, K, *leaf.shape[1:]) for leaf in leaves]
+    params, history = jax.tree.unflatten(tree, leaves)
+    return jax.tree.map(jnp.asarray, params), history
+
+
+def _strength_of(strength: Any, ids: np.ndarray, same: bool) -> Any:
+    """The strength of each of the members [m ...]: the same for all, or that of its place in the grid."""
+    arrays = jax.tree.map(_array, strength)
+    if same:
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(ids), *leaf.shape)), arrays)
+    return jax.tree.map(lambda leaf: leaf[ids], arrays)
+
+
+def _array(leaf: Any) -> jax.Array:
+    return jnp.asarray(np.asarray(leaf))  # by NumPy: a Python float would make another program than an array
+
+
+def _history(state: steps.State) -> History:
+    return History(state.epoch, state.loss, state.dropped)
 
 
 def _report(progress, first, size, num_models, epoch, loss, running) -> None:
@@ -294,14 +236,17 @@ def _report(progress, first, size, num_models, epoch, loss, running) -> None:
         progress(first + int(np.sum(~np.atleast_1d(running)[:size])), num_models, int(np.max(epoch)))
 
 
-def train(key: jax.Array, model: Model, recipe: Recipe, x: Array, y: Array, *,
-          penalty: Penalty | None = None, expand: Perturbation | None = None,
-          ) -> tuple[Params, History]:  # fmt: skip
-    """The trained parameters of one model on all rows x [n *x], y [n], and its History (both without a model axis)."""
-    members = np.arange(len(x))[None]
-    _check(model, recipe, x, y, members, expand)
-    penalty = penalty if penalty is None or isinstance(penalty, Partial) else Partial(penalty)
-    pool = (jnp.asarray(x), jnp.asarray(y, jnp.int32))
+def train(key: jax.Array, model: Model, recipe: Recipe, x: Array, y: Array, *, defense: Defense = NO_DEFENSE,
+          reference: tuple[Array, Array] | None = None) -> tuple[Params, History]:  # fmt: skip
+    """The trained parameters of one model on all rows x [n *x], y [n], and its History (both without a model axis).
+
+    `reference`: examples and labels that only an `opponent` of the defense looks at.
+    """
+    plan, n = _plan(model, recipe, defense), len(x)
+    beside = (x[:0], y[:0]) if reference is None else reference
+    x, y = np.concatenate([x, beside[0]]), np.concatenate([y, beside[1]])
+    own = steps.Own(jnp.arange(n), jnp.arange(n, len(x)), jax.tree.map(_array, defense.strength))
+    _check(plan, x, y, np.arange(n)[None], own)
     report = functools.partial(_report, None, 0, 1, 1)
-    state = _train_group(key, jnp.asarray(members[0], jnp.int32), *pool, penalty, model, recipe, expand, report)
-    return jax.tree.map(jnp.asarray, state.params), History(state.epoch, state.loss)
+    state = _train_group(jnp.asarray(key), own, jnp.asarray(x), jnp.asarray(y, jnp.int32), plan, report)
+    return jax.tree.map(jnp.asarray, steps.final(state, plan.defense.trainable)), _history(state)

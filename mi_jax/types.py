@@ -58,16 +58,43 @@ class Recipe(NamedTuple):
     learning_rate: float = 1e-3
     max_epochs: int = 1000
     min_delta: float = 0.005
-    patience: int = 20
+    patience: int | None = 20  # None: `max_epochs` epochs, whatever the loss
+    optimizer: str = "adam"  # a name in `steps.OPTIMIZERS`
+    average: float = 0.0  # decay of the running mean of the weights that is kept in place of the last ones; 0: none
+
+
+class Opponent(NamedTuple):
+    """A network trained beside the model to tell its members from the reference rows; the model's loss sees it."""
+
+    begin: Callable[[jax.Array, int], Any]  # (key, C) -> state
+    learn: Callable[[Any, tuple, tuple], Any]
+    # (state, members (logits [B C], y [B], weight [B]), others likewise) -> state
+    loss: Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
+    # (strength, state, logits [B C], y [B]) -> [B], added to the losses of the members
+    warm_up: int = 0  # epochs in which neither learns from the other
 
 
 class Defense(NamedTuple):
-    """The places where a defense may step in, in the order in which data flows; the defaults defend nothing."""
+    """The places where a defense may step in, in the order in which data flows; the defaults defend nothing.
+
+    `strength` is a pytree of numbers or arrays and the first argument of the functions it reaches: an argument of
+    the compiled program, so that a whole grid of one defense shares it, and K strengths may train as one ensemble.
+    The same place is never taken by two defenses (`defenses.compose`).
+    """
 
     name: str = "none"
+    strength: Any = ()
+    recipe: Callable[[Recipe], Recipe] | None = None  # the recipe in place of the one asked for
+    begin: Callable[[Any, Params], Params] | None = None  # (strength, fresh parameters) -> those training begins with
+    trainable: Callable[[tuple[str, ...]], bool] | None = None  # path of a parameter -> is it trained; None: all are
     expand: "Perturbation | None" = None  # the neighbours every row is trained on, all of them each epoch
-    penalty: Callable[[Params], jax.Array] | None = None  # params -> scalar added to every training loss
-    output: Callable[[jax.Array], jax.Array] | None = None  # logits [B C] -> probabilities shown [B C]
+    model: Callable[[Any, Model], Model] | None = None  # (strength, model) -> the model whose loss is taken
+    penalty: Callable[[Any, Params], jax.Array] | None = None  # (strength, params) -> scalar added to every loss
+    opponent: Opponent | None = None
+    mechanism: Callable[[Any], Any] | None = None  # strength -> the privacy.Mechanism of every gradient
+    output: Callable[..., jax.Array] | None = None
+    # (strength, key, predict, x [B *x]) -> probabilities shown [B C]; predict(x) are logits; rows independent
+    random: bool = False  # does `output` use its key, so that the same question may be answered differently
 
 
 Perturbation = Callable[[jax.Array, jax.Array], jax.Array]

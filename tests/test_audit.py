@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import attacks, audit, metrics, oracle, splits, white_box
+from mi_jax import attacks, audit, driver, metrics, oracle, splits, white_box
 from mi_jax.types import Answers, Attack, Dataset, Fitted, Model
 
 SHAPE, C, N = (8, 8, 1), 4, 400
@@ -191,7 +191,7 @@ def test_a_target_that_changes_its_answers_is_refused_unless_allowed(planted):
 
 def test_a_cap_leaves_points_that_count_nowhere_but_in_finished(planted, monkeypatch):
     dataset, split, params_of, (_, whole) = planted
-    monkeypatch.setattr(oracle, "query", functools.partial(oracle.query, points_at_once=8))
+    monkeypatch.setattr(driver, "query", functools.partial(driver.query, points_at_once=8))
     bill = whole["attack/noise/queries"].sum(1)
     record, scores = run(dataset, split, params_of, MEMORY, names=("noise",), cap=int(bill.min()) - 1)
     done = ~np.isnan(scores["attack/noise/scores"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mi_jax import boundary, oracle, perturbations, testing
+from mi_jax import boundary, driver, oracle, perturbations, testing
 from mi_jax.boundary import boundary_distance
 from mi_jax.schedules import PAPER, Schedule, checkpoints, schedule, total_queries
 from mi_jax.types import Attack, Model
@@ -22,7 +22,7 @@ def attack_of(measure):
 def distances(function, plan, x, y, **options):
     """(course [P F], answers) of a boundary attack on a NumPy target of two classes."""
     measure, options = boundary_distance(plan), {"points_at_once": 40} | options
-    answers = oracle.query(oracle.of_function(function, 2), attack_of(measure), KEY, x, y, np.arange(len(x)), **options)
+    answers = driver.query(oracle.of_function(function, 2), attack_of(measure), KEY, x, y, np.arange(len(x)), **options)
     return answers.features[:, 0], answers
 
 
@@ -207,15 +207,15 @@ def test_distances_are_the_same_to_the_bit_alone_in_batch_permuted_and_rechunked
     x, y, rows = images(66)
     (model, params), attack = network(), attack_of(boundary_distance(Schedule(3, 64, 5, 4, scouts=12)))
     target = oracle.of_model(model, params, 3)
-    together = oracle.query(target, attack, KEY, x, y, rows, points_at_once=64).features
+    together = driver.query(target, attack, KEY, x, y, rows, points_at_once=64).features
     assert len(np.unique(together[:, 0, -1])) == 66
-    sevens = oracle.query(target, attack, KEY, x, y, rows, points_at_once=7).features
+    sevens = driver.query(target, attack, KEY, x, y, rows, points_at_once=7).features
     np.testing.assert_array_equal(sevens, together)
     order = np.random.default_rng(2).permutation(66)
-    permuted = oracle.query(target, attack, KEY, x[order], y[order], rows[order], points_at_once=64).features
+    permuted = driver.query(target, attack, KEY, x[order], y[order], rows[order], points_at_once=64).features
     np.testing.assert_array_equal(permuted, together[order])
     for i in (0, 41):
-        alone = oracle.query(target, attack, KEY, x[i : i + 1], y[i : i + 1], rows[i : i + 1], points_at_once=7)
+        alone = driver.query(target, attack, KEY, x[i : i + 1], y[i : i + 1], rows[i : i + 1], points_at_once=7)
         np.testing.assert_array_equal(alone.features[0], together[i])
 
 
@@ -223,7 +223,7 @@ def test_distances_do_not_change_when_logits_are_scaled():
     x, y, rows = images(8)
     attack = attack_of(boundary_distance(Schedule(3, 64, 5, 4, scouts=12)))
     ours, scaled = (
-        oracle.query(oracle.of_model(*network(scale), 3), attack, KEY, x, y, rows, points_at_once=64).features
+        driver.query(oracle.of_model(*network(scale), 3), attack, KEY, x, y, rows, points_at_once=64).features
         for scale in (1.0, 4.0)
     )
     np.testing.assert_array_equal(ours, scaled)
@@ -232,18 +232,18 @@ def test_distances_do_not_change_when_logits_are_scaled():
 def test_programs_compiled_grow_neither_with_points_nor_with_models_nor_with_iterations():
     x, y, rows = images(20)
     model, params = network()
-    compiled = [oracle._answer, oracle._init, oracle._ask, oracle._tell, oracle._read]
+    compiled = [oracle._answer, driver._init, driver._ask, driver._tell, driver._read]
 
     def run(factor, count, iterations):
         target = oracle.of_model(model, [factor * part for part in params], 3)
         attack = attack_of(boundary_distance(Schedule(iterations, 100, 4, 5)))
-        oracle.query(target, attack, KEY, x[:count], y[:count], rows[:count], points_at_once=8)
+        driver.query(target, attack, KEY, x[:count], y[:count], rows[:count], points_at_once=8)
 
     before = [f._cache_size() for f in compiled]
     run(1.0, 10, 2)
     # Questions: starts, 25 of the gradient, one of a search. Answers: starts, a gradient round in its three roles,
     # and a search with its two ends, on the first line and in an iteration.
-    assert oracle._ask._cache_size() - before[2] == 3 and oracle._tell._cache_size() - before[3] <= 8
+    assert driver._ask._cache_size() - before[2] == 3 and driver._tell._cache_size() - before[3] <= 8
     before = [f._cache_size() for f in compiled]
     for factor, count in ((2.0, 10), (1.0, 20), (3.0, 3)):
         run(factor, count, 2)

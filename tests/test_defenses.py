@@ -1,12 +1,14 @@
 """Defenses do what they say: penalties by hand, an output that never moves a label, names and strengths refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import common, study
-from mi_jax import data, defenses, models, perturbations, training
+from mi_jax import data, defenses, models, oracle, perturbations, pretrained, privacy, training
 from mi_jax.types import Recipe
 
 # Logits whose predicted class is easily lost: neighbours in float32, ties, and values that softmax rounds to 0 and 1.
@@ -25,6 +27,21 @@ HARD = np.array(
 )
 
 
+MLP = models.build("mlp:16", (8, 8, 1), 10)
+TASK = defenses.Task(50, MLP, (8, 8, 1), 10)
+BITS = defenses.Task(50, models.build("mlp:16", (12,), 4), (12,), 4, np.ones(12, bool))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_checkpoint(tmp_path_factory):
+    """What transfer begins from in this module, where it looks if nothing is said."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MI_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        params = MLP.init(jax.random.key(99), jnp.zeros((1, 8, 8, 1)))
+        pretrained.save(pretrained.path_of("mlp:16", (8, 8, 1)), params)
+        yield params
+
+
 def params_by_hand() -> dict:
     return {
         "Conv_0": {"kernel": jnp.full((3, 3, 1, 2), 7.0), "bias": jnp.full(2, 11.0)},
@@ -33,13 +50,23 @@ def params_by_hand() -> dict:
     }
 
 
+def penalty_of(text: str, params) -> float:
+    defense = defenses.build(text)
+    return float(defense.penalty(defense.strength, params))
+
+
+def shown_by(text: str):
+    defense = defenses.build(text)
+    return jax.jit(lambda logits: defense.output(defense.strength, jax.random.key(0), lambda x: x, logits))
+
+
 def test_l1_adds_the_absolute_dense_kernels_and_nothing_else():
     # |1| + |-2| + |3| + |0| + |-.5| + |4| = 10.5; halves and small whole numbers, so exact in float32.
-    assert float(defenses.build("l1:2").penalty(params_by_hand())) == 2 * 10.5
+    assert penalty_of("l1:2", params_by_hand()) == 2 * 10.5
 
 
 def test_l2_adds_the_squared_dense_kernels_and_nothing_else():
-    assert float(defenses.build("l2:2").penalty(params_by_hand())) == 2 * (1 + 4 + 9 + 0.25 + 16)
+    assert penalty_of("l2:2", params_by_hand()) == 2 * (1 + 4 + 9 + 0.25 + 16)
 
 
 @pytest.mark.parametrize("name", ["l1", "l2"])
@@ -50,12 +77,12 @@ def test_penalties_see_every_dense_kernel_of_our_cnn_and_no_convolution(name):
     dense = sum(np.prod(shape) for shape in shapes if len(shape) == 2)
     ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
     # All weights are 1, so the sum counts them. Sums of ones are whole numbers, exact in float32 below 2^24.
-    assert float(defenses.build(f"{name}:1").penalty(ones)) == dense
+    assert penalty_of(f"{name}:1", ones) == dense
     assert sum(len(shape) == 4 for shape in shapes) == 4 and sum(len(shape) == 2 for shape in shapes) == 2
 
 
 def test_a_penalty_of_strength_zero_is_zero():
-    assert float(defenses.build("l2:0").penalty(params_by_hand())) == 0
+    assert penalty_of("l2:0", params_by_hand()) == 0
 
 
 def test_a_large_l2_leaves_smaller_dense_kernels():
@@ -65,7 +92,7 @@ def test_a_large_l2_leaves_smaller_dense_kernels():
 
     def weight(text: str) -> float:
         params, _ = training.train_ensemble(
-            jax.random.key(0), model, recipe, digits.x, digits.y, members, penalty=defenses.build(text).penalty
+            jax.random.key(0), model, recipe, digits.x, digits.y, members, defense=defenses.build(text)
         )
         return sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(params) if leaf.shape[1:] and leaf.ndim == 3)
 
@@ -77,7 +104,7 @@ def test_a_large_l2_leaves_smaller_dense_kernels():
 @pytest.mark.parametrize("C", [2, 3, 10, 100, 1000])
 def test_memguard_shows_probabilities(C):
     logits = np.random.default_rng(0).normal(size=(50, C)).astype(np.float32) * 20
-    shown = np.asarray(defenses.build("memguard").output(jnp.asarray(logits)))
+    shown = np.asarray(shown_by("memguard")(jnp.asarray(logits)))
     # Each entry is 1/C to within half an ulp (6e-8 / C) and an ulp of the shift; C of them sum to 1 within 2e-7.
     np.testing.assert_allclose(shown.sum(1, dtype=np.float64), 1, atol=2e-7)
     assert shown.min() >= 0 and shown.max() <= 1
@@ -85,7 +112,7 @@ def test_memguard_shows_probabilities(C):
 
 @pytest.mark.parametrize("text", ["memguard", "memguard:1e-6", "memguard:0.5"])
 def test_memguard_never_moves_a_label(text):
-    output = jax.jit(defenses.build(text).output)
+    output = shown_by(text)
     np.testing.assert_array_equal(output(HARD).argmax(-1), HARD.argmax(-1))
     # Random ties in 1,000 rows of a few values, where the first of the largest is the label.
     tied = np.random.default_rng(1).integers(0, 4, (1000, 10)).astype(np.float32)
@@ -94,7 +121,7 @@ def test_memguard_never_moves_a_label(text):
 
 def test_memguard_shows_one_vector_for_each_label_and_no_more():
     logits = jnp.asarray(np.random.default_rng(2).normal(size=(500, 10)) * 5, jnp.float32)
-    shown = np.asarray(jax.jit(defenses.build("memguard").output)(logits))
+    shown = np.asarray(shown_by("memguard")(logits))
     labels = np.asarray(logits.argmax(-1))
     for label in range(10):
         assert len(np.unique(shown[labels == label], axis=0)) == 1
@@ -118,8 +145,8 @@ def test_every_model_of_a_study_is_trained_on_the_neighbours_of_its_defense(monk
     class Told(Exception):
         pass
 
-    def train_ensemble(*_, expand, **__):
-        raise Told(expand)
+    def train_ensemble(*_, defense, **__):
+        raise Told(defense.expand)
 
     monkeypatch.setattr(study.training, "train_ensemble", train_ensemble)
     with pytest.raises(Told) as told:
@@ -137,7 +164,7 @@ def test_augmentation_of_a_table_is_refused_before_training(monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("name", defenses.DEFENSES)
 def test_every_defense_builds_by_name_and_is_called_by_it(name):
-    defense, default = defenses.build(name), defenses.DEFENSES[name][1]
+    defense, default = defenses.build(name, TASK), defenses.DEFENSES[name].default
     assert defense.name == (name if default is None else f"{name}:{default:g}")
 
 
@@ -151,7 +178,7 @@ def test_no_defense_steps_in_nowhere():
 
 
 def test_an_unknown_defense_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown defense 'prayer': known are none, l1, l2, memguard"):
+    with pytest.raises(ValueError, match="unknown defense 'prayer': known are none, l1, l2, l1_all"):
         defenses.build("prayer")
 
 
@@ -176,3 +203,280 @@ def test_memguard_refuses_strengths_that_hide_the_label_or_are_no_probabilities(
     """At 0 and below float32's resolution every class ties, and above (C-1)/C the others turn negative."""
     with pytest.raises(ValueError, match=text):
         defenses.build(text)
+
+
+def trained(text: str, members=None, **options):
+    digits = data.load("digits")
+    members = np.arange(50)[None] if members is None else members
+    recipe = options.pop("recipe", Recipe(max_epochs=4))
+    defense = defenses.build(text, TASK._replace(recipe=recipe))
+    return training.train_ensemble(
+        jax.random.key(0), MLP, recipe, digits.x, digits.y, members, defense=defense, **options
+    )
+
+
+def test_all_weights_are_in_the_penalties_that_say_so():
+    # Besides the dense kernels: 18 sevens, 2 elevens, 5, 5 and 9.
+    assert penalty_of("l1_all:2", params_by_hand()) == 2 * (10.5 + 18 * 7 + 22 + 19)
+    assert penalty_of("l2_all:2", params_by_hand()) == 2 * (30.25 + 18 * 49 + 242 + 50 + 81)
+
+
+def test_dropout_zeroes_that_share_of_units_and_keeps_their_mean():
+    rate, slots = 0.3, models._dropping(jax.random.key(1), jnp.float32(0.3))
+    first, second = (np.asarray(slots(jnp.ones((200, 500)))) for _ in range(2))
+    for seen in (first, second):
+        zero = (seen == 0).mean()
+        assert abs(zero - rate) < 5 * np.sqrt(rate * (1 - rate) / seen.size)
+        np.testing.assert_allclose(seen[seen > 0], 1 / (1 - rate), rtol=1e-6)
+    assert abs(((first == 0) & (second == 0)).mean() - rate**2) < 0.005  # the slots draw independently
+
+
+@pytest.mark.parametrize("name, shape", [("mlp:16,8", (8, 8, 1)), ("cnn", (12, 12, 1))])
+def test_dropout_is_in_training_alone_and_absent_at_rate_zero(name, shape):
+    model = models.build(name, shape, 4)
+    x = np.random.default_rng(0).random((3, *shape), np.float32)
+    params, key = model.init(jax.random.key(0), x), jax.random.key(1)
+    dropping = defenses.build("dropout:0.5").model(0.5, model)
+    np.testing.assert_array_equal(dropping.apply(params, x), model.apply(params, x))
+    np.testing.assert_array_equal(dropping.apply(params, x, key, dropout=0.0), model.apply(params, x, key))
+    assert not np.allclose(dropping.apply(params, x, key), model.apply(params, x, key))
+    assert not np.allclose(dropping.apply(params, x, key), dropping.apply(params, x, jax.random.key(2)))
+
+
+def test_a_grid_of_strengths_trains_as_one_ensemble_in_one_program():
+    members, digits = np.arange(60).reshape(2, 30), data.load("digits")
+    strengths, recipe = np.float32([0.1, 0.5, 0.9]), Recipe(max_epochs=5, batch_size=16)
+    together, history = training.train_ensemble(
+        jax.random.key(0), MLP, recipe, digits.x, digits.y, members,
+        defense=defenses.build("dropout"), strengths=strengths, models_at_once=1,
+    )  # fmt: skip
+    before = training._block_of_group._cache_size()
+    assert history.epochs.shape == (3, 2)
+    for g, strength in enumerate(strengths):
+        alone, _ = trained(f"dropout:{strength}", members, recipe=recipe, models_at_once=1)
+        jax.tree.map(lambda a, b, g=g: np.testing.assert_array_equal(a[g], b), together, alone)
+    assert training._block_of_group._cache_size() == before
+
+
+def test_transfer_begins_where_the_checkpoint_ended_and_the_last_layer_is_new(a_checkpoint):
+    fresh = MLP.init(jax.random.key(5), jnp.zeros((1, 8, 8, 1)))
+    defense = defenses.build("transfer_full", TASK)
+    begun = defense.begin(defense.strength, fresh)
+    assert set(begun) == {"Dense_0", "Dense_1"}
+    jax.tree.map(np.testing.assert_array_equal, begun["Dense_0"], a_checkpoint["Dense_0"])
+    jax.tree.map(np.testing.assert_array_equal, begun["Dense_1"], fresh["Dense_1"])
+
+
+@pytest.mark.parametrize("text", ["transfer_last", "transfer_last+dp_adam:8", "transfer_last+dp_sgd:8+dropout:0.2"])
+def test_layers_that_stand_still_keep_every_bit_and_the_last_one_does_not(a_checkpoint, text):
+    params, _ = trained(text)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), params["Dense_0"], a_checkpoint["Dense_0"])
+    assert np.abs(params["Dense_1"]["kernel"][0] - a_checkpoint["Dense_1"]["kernel"]).max() > 0.01
+
+
+def test_full_transfer_moves_all_layers(a_checkpoint):
+    params, _ = trained("transfer_full")
+    for layer in ("Dense_0", "Dense_1"):
+        assert np.abs(params[layer]["kernel"][0] - a_checkpoint[layer]["kernel"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ("mlp:8", r"Dense_0/bias has shape \(16,\), expected \(8,\)"),
+        ("mlp:16,16", r"Dense_1/bias has shape \(10,\), expected \(16,\)"),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused(model, message):
+    path = str(pretrained.path_of("mlp:16", (8, 8, 1)))
+    task = TASK._replace(model=models.build(model, (8, 8, 1), 10), checkpoint=path)
+    with pytest.raises(ValueError, match=message):
+        defenses.build("transfer_full", task)
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_the_way_to_one(tmp_path):
+    with pytest.raises(ValueError, match="none.npz: expected parameters that can be read; python -m experiments.pre"):
+        defenses.build("transfer_last", TASK._replace(checkpoint=str(tmp_path / "none.npz")))
+
+
+def test_privacy_solves_the_noise_for_the_steps_that_are_trained():
+    defense = defenses.build("dp_sgd:5", TASK)
+    mechanism = defenses.mechanism_of(defense)
+    assert 0.99 * 5 <= privacy.epsilon(mechanism) <= 5 and mechanism.delta == 1 / 50
+    assert mechanism.steps == defense.recipe(Recipe()).max_epochs * -(-50 // mechanism.expected)
+    _, history = trained("dp_sgd:5")
+    assert history.epochs[0] == defense.recipe(Recipe()).max_epochs
+
+
+@pytest.mark.parametrize("change, named", [({"patience": 20}, "patience=20"), ({"max_epochs": 7}, "steps=7 as trained"),
+                                           ({"batch_size": 10}, "expected=10")])  # fmt: skip
+def test_a_training_that_epsilon_was_not_computed_for_is_refused(change, named):
+    digits, defense = data.load("digits"), defenses.build("dp_sgd:5", TASK)
+    other = defense._replace(recipe=lambda recipe: defense.recipe(recipe)._replace(**change))
+    with pytest.raises(ValueError, match=named):
+        training.train_ensemble(
+            jax.random.key(0), MLP, Recipe(), digits.x, digits.y, np.arange(50)[None], defense=other
+        )
+
+
+def test_a_model_whose_rows_see_each_other_is_refused_under_privacy():
+    def apply(params, x, key=None):
+        return MLP.apply(params, x - x.mean(0), key)
+
+    digits, coupled = data.load("digits"), MLP._replace(apply=apply)
+    defense = defenses.build("dp_sgd:5", TASK)
+    with pytest.raises(ValueError, match="rows of a batch change each other's logits"):
+        training.train_ensemble(
+            jax.random.key(0), coupled, Recipe(), digits.x, digits.y, np.arange(50)[None], defense=defense
+        )
+
+
+def test_private_members_of_an_ensemble_are_those_trained_alone():
+    members = np.arange(100).reshape(2, 50)
+    together, _ = trained("dp_sgd:5", members, models_at_once=2)
+    alone, _ = trained("dp_sgd:5", members, models_at_once=1)
+    # Rounding of sums in another order, through 30 steps of 0.5.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), together, alone)
+
+
+def test_an_example_with_nan_is_dropped_from_private_gradients_and_counted():
+    digits, defense = data.load("digits"), defenses.build("dp_sgd:5", TASK)
+    x = digits.x.copy()
+    x[7] = np.nan
+    params, history = training.train_ensemble(
+        jax.random.key(0), MLP, Recipe(), x, digits.y, np.arange(50)[None], defense=defense
+    )
+    # Every row is in every sample: the batch is as large as the training set, so the rate is 1.
+    assert history.dropped[0] == defenses.mechanism_of(defense).steps
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_adversarial_regularisation_learns_its_attacker_and_lets_it_weigh_on_the_loss():
+    reference = np.arange(50, 100)[None]
+    plain, _ = trained("none", recipe=Recipe(max_epochs=30))
+    free, _ = trained("adversarial:0", recipe=Recipe(max_epochs=30), reference=reference)
+    held, _ = trained("adversarial:5", recipe=Recipe(max_epochs=30), reference=reference)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), free, plain)
+    assert max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (held, plain)), strict=True)) > 1e-2
+
+
+def test_the_attacker_of_adversarial_regularisation_is_trained():
+    opponent = defenses.build("adversarial:1").opponent
+    state = opponent.begin(jax.random.key(0), 3)
+    y = jnp.array([0, 1, 2, 0])
+    sure, unsure, weight = 8 * jax.nn.one_hot(y, 3), jnp.zeros((4, 3)), jnp.ones(4)
+    learn = jax.jit(opponent.learn)
+    for _ in range(50):
+        state = learn(state, (sure, y, weight), (unsure, y, weight))
+    told = [np.asarray(opponent.loss(1.0, state, logits, y)) for logits in (sure, unsure)]
+    assert told[0].min() > np.log(0.9) and told[1].max() < np.log(0.1)  # log h(member) of members and of others
+
+
+def test_adversarial_regularisation_without_reference_rows_is_refused():
+    with pytest.raises(ValueError, match="reference: no rows, expected"):
+        trained("adversarial:1")
+
+
+@pytest.mark.parametrize("text", ["top_k:1", "top_k:3", "top_k:50", "rounding:0", "rounding:1", "rounding:3"])
+def test_masked_confidences_are_probabilities_that_never_move_a_label(text):
+    shown = shown_by(text)
+    np.testing.assert_array_equal(shown(HARD).argmax(-1), HARD.argmax(-1))
+    logits = np.random.default_rng(1).integers(0, 4, (1000, 10)).astype(np.float32)
+    seen = np.asarray(shown(logits))
+    np.testing.assert_array_equal(seen.argmax(-1), logits.argmax(-1))
+    np.testing.assert_allclose(seen.sum(1), 1, atol=1e-5)
+
+
+def test_top_k_shows_k_classes_and_rounding_few_values():
+    logits = jnp.asarray(np.random.default_rng(2).normal(size=(200, 10)), jnp.float32)
+    assert set((np.asarray(shown_by("top_k:3")(logits)) > 0).sum(1)) == {3}
+    one = np.asarray(shown_by("rounding:1")(logits))
+    sums = np.round(np.asarray(jax.nn.softmax(logits)), 1).sum(1)
+    tenths = 10 * one * sums[:, None]
+    np.testing.assert_allclose(tenths, np.round(tenths), atol=1e-4)
+
+
+def noisy_line(x):
+    """Logits of a line through the middle of a grey example: noise turns about half of its labels."""
+    return jnp.stack([x.reshape(len(x), -1).mean(1) - 0.5, jnp.zeros(len(x))], -1)
+
+
+def test_ldl_answers_a_question_alike_wherever_it_stands_and_fresh_noise_does_not():
+    x = jnp.asarray(0.5 + 0.001 * np.random.default_rng(0).normal(size=(200, 8, 8, 1)), jnp.float32)
+    model = training.Model(None, lambda params, x, key=None: noisy_line(x), "line")
+    fixed, fresh = (oracle.of_model(model, (), 2, defense=defenses.build(name, TASK)) for name in ("ldl", "ldl_fresh"))
+    labels = np.asarray(fixed.answer(x, 200))
+    np.testing.assert_array_equal(fixed.answer(x[::-1], 200)[::-1], labels)
+    np.testing.assert_array_equal(fixed.answer(x[3:4], 1), labels[3:4])
+    assert 0.3 < labels.mean() < 0.7
+    first, second = np.asarray(fresh.answer(x, 200)), np.asarray(fresh.answer(x, 200))
+    assert 0.2 < (first != second).mean() < 0.8 and not np.array_equal(first, first[0] * np.ones_like(first))
+
+
+def test_ldl_of_strength_zero_is_the_label_itself():
+    logits_of = functools.partial(MLP.apply, MLP.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+    x = jnp.asarray(data.load("digits").x[:50])
+    defense = defenses.build("ldl:0", TASK)
+    shown = defense.output(defense.strength, jax.random.key(0), logits_of, x)
+    np.testing.assert_array_equal(shown.argmax(-1), logits_of(x).argmax(-1))
+    assert set(np.unique(shown)) == {0.0, 1.0}
+
+
+def test_ldl_flips_bits_of_a_binary_table():
+    seen = []
+
+    def predict(x):
+        seen.append(x)
+        return x[:, :4]
+
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (40, 12)), jnp.float32)
+    defense = defenses.build("ldl:0.25", BITS)
+    with jax.disable_jit():
+        defense.output(defense.strength, jax.random.key(0), predict, x)
+    copies = np.stack(seen)
+    assert set(np.unique(copies)) == {0.0, 1.0}
+    assert abs((copies != np.asarray(x)).mean() - 0.25) < 5 * np.sqrt(0.1875 / copies.size)
+
+
+def test_two_defenses_are_both_there():
+    both = defenses.build("l2:0.5+dropout:0.25")
+    assert both.name == "l2:0.5+dropout:0.25" and both.strength == (0.5, 0.25)
+    assert float(both.penalty(both.strength, params_by_hand())) == penalty_of("l2:0.5", params_by_hand())
+    assert both.model is not None and both.output is None
+    again = defenses.build("l2:0.75+dropout:0.25")
+    assert again.penalty is both.penalty  # one compiled program for all strengths of the pair
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("l1:1+l2:1", "l1:1+l2:1: both take the place 'penalty'"),
+        ("memguard+ldl:0.1", "both take the place 'output'"),
+        ("dp_sgd:8+dp_adam:8", "both take the place 'recipe'"),
+        ("dp_sgd:8+augmentation:1", "expand makes gradients of several rows"),
+        ("adversarial:1+dp_adam:8", "opponent makes gradients of several rows"),
+        ("none+prayer", "unknown defense 'prayer'"),
+        ("l2:1+", "unknown defense ''"),
+    ],
+)
+def test_two_defenses_that_cannot_be_are_refused_in_one_line(text, named):
+    with pytest.raises(ValueError) as caught:
+        defenses.build(text, TASK)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_plus_of_an_exponent_is_no_second_defense():
+    assert defenses.build("l2:1e+1").name == "l2:10"
+
+
+@pytest.mark.parametrize("text", ["dropout:1", "dropout:1.5", "top_k:0", "top_k:1.5", "rounding:7", "rounding:0.5"])
+def test_strengths_outside_of_their_range_are_refused(text):
+    with pytest.raises(ValueError, match=f"^defense {text}: expected"):
+        defenses.build(text)
+
+
+def test_an_epsilon_that_no_noise_reaches_is_refused():
+    with pytest.raises(ValueError, match="target epsilon 0.0001: expected one that a noise multiplier in"):
+        defenses.build("dp_sgd:0.0001", TASK)
+    with pytest.raises(ValueError, match="target epsilon 0"):
+        defenses.build("dp_sgd:0", TASK)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mi_jax import attacks, interview, oracle, schedules, store
+from mi_jax import attacks, driver, interview, oracle, schedules, store
 from mi_jax.types import Dataset
 
 SHAPE, P = (6,), 40
@@ -50,7 +50,7 @@ def test_parts_do_not_change_an_answer(name, dataset, parts_of_sixteen):
     answers = interview.interview(KEY, dataset, target)(attack, 3, POINTS)
     x, y = dataset.x[POINTS.rows], dataset.y[POINTS.rows]
     own = jax.random.fold_in(KEY, 3)
-    assert same(answers, oracle.query(target(3, "label"), attack, own, x, y, POINTS.rows))
+    assert same(answers, driver.query(target(3, "label"), attack, own, x, y, POINTS.rows))
     assert answers.queries.sum() == put[0] / 2 == sum(answers.phases.values())
 
 

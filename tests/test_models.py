@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mi_jax import models, training
-from mi_jax.types import Recipe
+from mi_jax import models, steps
+from mi_jax.types import Defense, Recipe
 
 NHWC = lax.conv_dimension_numbers((1, 8, 8, 1), (3, 3, 1, 1), ("NHWC", "HWIO", "NHWC"))
 
@@ -116,10 +116,9 @@ def is_canonical(equation):
 def convolutions_in_the_loops_of_training():
     model, recipe = models.cnn((10, 10, 1), 3), Recipe(batch_size=4, max_epochs=2)
     x, y = jnp.zeros((8, 10, 10, 1)), jnp.zeros(8, jnp.int32)
-    begin = functools.partial(training._begin, model=model, recipe=recipe)
-    state = jax.eval_shape(begin, jax.random.key(0), x[:1])
-    block = functools.partial(training._block, model=model, recipe=recipe)
-    jaxpr = jax.make_jaxpr(block)(state, jnp.arange(8), x, y, None)
+    plan, own = steps.Plan(model, recipe, Defense()), steps.Own(jnp.arange(8), jnp.arange(0), ())
+    state = jax.eval_shape(functools.partial(steps.begin, plan=plan), jax.random.key(0), own, x, y)
+    jaxpr = jax.make_jaxpr(functools.partial(steps.block, plan=plan))(state, own, x, y)
     return [equation for equation, in_loop in convolutions(jaxpr.jaxpr) if in_loop]
 
 

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from scipy import optimize, stats
 
-from mi_jax import models, privacy
+from mi_jax import models, per_example, privacy
 from mi_jax.privacy import Mechanism
 
 KEY = jax.random.key(11)
@@ -54,12 +54,12 @@ def loss_of_one(model):
 
 @functools.cache
 def reference(model, microbatch=5):
-    return jax.jit(functools.partial(privacy.clipped_sum, loss_of_one(model), microbatch=microbatch))
+    return jax.jit(functools.partial(per_example.clipped_sum, loss_of_one(model), microbatch=microbatch))
 
 
 @functools.cache
 def fast(model, microbatch=5):
-    return jax.jit(functools.partial(privacy.book_kept_sum, losses_of(model), microbatch=microbatch))
+    return jax.jit(functools.partial(per_example.book_kept_sum, losses_of(model), microbatch=microbatch))
 
 
 @functools.cache
@@ -219,7 +219,9 @@ def test_book_keeping_refuses_what_it_does_not_know(net, message):
     x = jnp.ones((2, 3, 3, 4)) if isinstance(net, nn.Conv) else jnp.ones((2, 4))
     params = net.init(KEY, x)["params"]
     with pytest.raises(ValueError, match=message):
-        privacy.book_kept_sum(lambda p, x: net.apply({"params": p}, x).reshape(2, -1).sum(1), params, x, jnp.ones(2), 1)
+        per_example.book_kept_sum(
+            lambda p, x: net.apply({"params": p}, x).reshape(2, -1).sum(1), params, x, jnp.ones(2), 1
+        )
 
 
 def test_noise_has_the_deviation_of_sigma_times_clip_over_the_expected_batch():
@@ -402,7 +404,7 @@ STEP = Mechanism(rows=80, expected=20, steps=10, delta=1e-3)
 @functools.cache
 def step_of(path):
     """(key, clip, noise, params, data [80 ...]) -> what `gradient` gives for STEP with this clip and noise."""
-    loss = loss_of_one(MLP) if path is privacy.clipped_sum else losses_of(MLP)
+    loss = loss_of_one(MLP) if path is per_example.clipped_sum else losses_of(MLP)
 
     def step(key, clip, noise, params, data):
         def sum_of(batch, weight, clip):
@@ -416,7 +418,7 @@ def step_of(path):
     return jax.jit(step)
 
 
-@pytest.mark.parametrize("path", [privacy.clipped_sum, privacy.book_kept_sum])
+@pytest.mark.parametrize("path", [per_example.clipped_sum, per_example.book_kept_sum])
 def test_members_with_their_own_seed_clip_and_noise_step_together_as_alone(path):
     data = a_batch((9,), size=80)
     keys = jax.random.split(KEY, 3)
@@ -431,7 +433,7 @@ def test_members_with_their_own_seed_clip_and_noise_step_together_as_alone(path)
 
 def test_step_divides_the_sum_of_its_sample_by_the_expected_size():
     data = a_batch((9,), size=80)
-    found, clipped = step_of(privacy.clipped_sum)(KEY, jnp.array(0.5), jnp.array(0.0), start(MLP, data), data)
+    found, clipped = step_of(per_example.clipped_sum)(KEY, jnp.array(0.5), jnp.array(0.0), start(MLP, data), data)
     drawn = int((clipped.norm > 0).sum())
     assert drawn != 20 and clipped.norm.shape == (privacy.batch_size(STEP),)
     assert_close(found, jax.tree.map(lambda leaf: leaf / 20, clipped.total), ROUNDING)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import boundary, oracle, perturbations, testing
+from mi_jax import boundary, driver, oracle, perturbations, testing
 from mi_jax.rays import rays
 from mi_jax.types import Attack, Model
 
@@ -17,7 +17,7 @@ B = -0.5 * W.sum()
 def ask(measure, target, x, y, **options):
     attack = Attack("test", "label", perturbations.only_itself, measure, lambda *_: None)
     target = target if isinstance(target, oracle.Oracle) else oracle.of_function(target, 2)
-    return oracle.query(target, attack, KEY, x, y, np.arange(len(x)), **options)
+    return driver.query(target, attack, KEY, x, y, np.arange(len(x)), **options)
 
 
 def points(P):

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
-from mi_jax import models, perturbations, store, training
+from mi_jax import models, perturbations, steps, store, training
 from mi_jax.training import train, train_ensemble
-from mi_jax.types import Model, Recipe
+from mi_jax.types import Defense, Model, Recipe
 
 KEY = jax.random.key(7)
 RECIPE = Recipe(batch_size=16, max_epochs=6)
@@ -118,7 +117,11 @@ def test_same_arguments_train_the_same_bits():
 
 @pytest.mark.parametrize("models_at_once, expand", [(1, None), (3, None), (3, and_noisy)])
 def test_rows_of_others_leave_a_model_identical_to_the_bit(models_at_once, expand):
-    (x, y), members, options = blobs(), some_members(3, 25), {"models_at_once": models_at_once, "expand": expand}
+    (x, y), members, options = (
+        blobs(),
+        some_members(3, 25),
+        {"models_at_once": models_at_once, "defense": Defense(expand=expand)},
+    )
     clean, _ = train_ensemble(KEY, MLP, RECIPE, x, y, members, **options)
     for k in range(3):
         own = np.isin(np.arange(len(x)), members[k])
@@ -157,9 +160,10 @@ def epochs_until_keras_stops(losses, min_delta, patience):
 def test_stopping_rule_is_that_of_keras(seed):
     losses = np.abs(np.random.default_rng(seed).normal(size=40)).cumsum()[::-1] / 8  # falls, by steps near min_delta
     recipe = Recipe(max_epochs=40, min_delta=0.15, patience=3)
-    state = training._begin_group(KEY, jnp.zeros((1, 9)), model=MLP, recipe=recipe, vmapped=False)
+    own, plan = steps.Own(jnp.arange(9), jnp.arange(0), ()), steps.Plan(MLP, recipe, Defense())
+    state = steps.begin(KEY, own, jnp.zeros((1, 9)), jnp.zeros(1, jnp.int32), plan)
     while state.running:
-        state = training._judge(state, jnp.float32(losses[state.epoch]), recipe)
+        state = steps._judge(state, jnp.float32(losses[state.epoch]), recipe)
     assert state.epoch == epochs_until_keras_stops(losses.astype(np.float32), 0.15, 3)
 
 
@@ -227,7 +231,9 @@ def times_one_four_sixteen(key, x):
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 16])  # 9 pairs: a last batch of 1, or all of them in one
 def test_an_epoch_covers_each_pair_of_a_row_and_a_neighbour_exactly_once(batch_size):
     x, y = np.float32(32 * 64.0 ** np.arange(3))[:, None], np.zeros(3, int)  # pairs: 32 times 4^0 .. 4^8
-    _, history = train(KEY, LOSS_IS_X, FROZEN._replace(batch_size=batch_size), x, y, expand=times_one_four_sixteen)
+    _, history = train(
+        KEY, LOSS_IS_X, FROZEN._replace(batch_size=batch_size), x, y, defense=Defense(expand=times_one_four_sixteen)
+    )
     total = round(9 * float(history.loss) / 32)  # sums of 18 bits are exact; the division by 9 is far from half of 32
     assert [total // 4**pair % 4 for pair in range(9)] == [1] * 9 and total < 4**9
 
@@ -243,7 +249,7 @@ def test_every_pair_draws_for_itself_in_every_epoch():
         pairs_key = jax.random.fold_in(jax.random.fold_in(member_key, epoch), 2)
         pairs = [drawn(jax.random.fold_in(pairs_key, p), x[p // 2])[p % 2] for p in range(6)]
         assert len({float(value[0]) for value in pairs}) == 6
-        _, history = train(KEY, LOSS_IS_X, FROZEN._replace(max_epochs=epoch + 1), x, y, expand=drawn)
+        _, history = train(KEY, LOSS_IS_X, FROZEN._replace(max_epochs=epoch + 1), x, y, defense=Defense(expand=drawn))
         np.testing.assert_allclose(history.loss, np.mean(pairs), rtol=1e-6)  # a float32 sum of six
         losses.append(float(history.loss))
     assert losses[0] != losses[1]
@@ -257,7 +263,7 @@ def test_an_epoch_over_neighbours_is_adam_over_some_order_of_the_pairs_with_the_
     expected = [adam_epoch([order[:3], order[3:]], pairs, labels, 0.1) for order in orders]
     seen = set()
     for seed in range(20):
-        params, _ = train(jax.random.key(seed), LINEAR, recipe, x, y, expand=and_negative)
+        params, _ = train(jax.random.key(seed), LINEAR, recipe, x, y, defense=Defense(expand=and_negative))
         distances = [np.abs(params - w).max() for w in expected]
         assert min(distances) < 1e-5  # float32 against float64, two steps of 0.1
         seen.add(round(float(expected[int(np.argmin(distances))][0, 0]), 4))
@@ -267,14 +273,20 @@ def test_an_epoch_over_neighbours_is_adam_over_some_order_of_the_pairs_with_the_
 def test_a_row_that_is_its_own_only_neighbour_trains_the_same_bits_as_no_augmentation():
     (x, y), members = blobs(), some_members(3, 25)
     plain = train_ensemble(KEY, MLP, RECIPE, x, y, members)
-    assert_identical(plain, train_ensemble(KEY, MLP, RECIPE, x, y, members, expand=perturbations.only_itself))
+    assert_identical(
+        plain, train_ensemble(KEY, MLP, RECIPE, x, y, members, defense=Defense(expand=perturbations.only_itself))
+    )
 
 
 def test_an_ensemble_on_neighbours_equals_single_runs():
     (x, y), members = blobs(), some_members(3, 25)  # 50 pairs: the last batch of 16 holds two
-    params, history = train_ensemble(KEY, MLP, RECIPE, x, y, members, models_at_once=3, expand=and_noisy)
+    params, history = train_ensemble(
+        KEY, MLP, RECIPE, x, y, members, models_at_once=3, defense=Defense(expand=and_noisy)
+    )
     for k, rows in enumerate(members):
-        alone, single = train(jax.random.fold_in(KEY, k), MLP, RECIPE, x[rows], y[rows], expand=and_noisy)
+        alone, single = train(
+            jax.random.fold_in(KEY, k), MLP, RECIPE, x[rows], y[rows], defense=Defense(expand=and_noisy)
+        )
         assert_close(member(params, k), alone, **ROUNDING)
         np.testing.assert_allclose(history.loss[k], single.loss, **ROUNDING)
 
@@ -284,9 +296,11 @@ def test_images_and_their_shifts_train_an_ensemble_as_they_train_one_model():
     x = np.random.default_rng(2).random((20, 6, 6, 1), np.float32)
     members, recipe = some_members(2, 12, 20), Recipe(batch_size=8, max_epochs=2)
     shifts = perturbations.translate(1)
-    params, _ = train_ensemble(KEY, SMALL_CONV, recipe, x, y, members, models_at_once=2, expand=shifts)
+    params, _ = train_ensemble(KEY, SMALL_CONV, recipe, x, y, members, models_at_once=2, defense=Defense(expand=shifts))
     for k, rows in enumerate(members):
-        alone, _ = train(jax.random.fold_in(KEY, k), SMALL_CONV, recipe, x[rows], y[rows], expand=shifts)
+        alone, _ = train(
+            jax.random.fold_in(KEY, k), SMALL_CONV, recipe, x[rows], y[rows], defense=Defense(expand=shifts)
+        )
         assert_close(member(params, k), alone, **ROUNDING)
 
 
@@ -302,9 +316,18 @@ def test_images_and_their_shifts_train_an_ensemble_as_they_train_one_model():
 def test_neighbours_that_are_no_examples_are_refused_before_training(expand, message):
     (x, y), told = blobs(), []
     with pytest.raises(ValueError, match=message):
-        train_ensemble(KEY, MLP, RECIPE, x, y, some_members(2, 20), expand=expand, progress=lambda *s: told.append(s))
+        train_ensemble(
+            KEY,
+            MLP,
+            RECIPE,
+            x,
+            y,
+            some_members(2, 20),
+            defense=Defense(expand=expand),
+            progress=lambda *s: told.append(s),
+        )
     with pytest.raises(ValueError, match=message):
-        train(KEY, MLP, RECIPE, x, y, expand=expand)
+        train(KEY, MLP, RECIPE, x, y, defense=Defense(expand=expand))
     assert not told
 
 
@@ -316,9 +339,11 @@ def test_a_penalty_is_in_the_gradient_and_in_the_loss():
     x, y = blobs()
     recipe = Recipe(batch_size=16, max_epochs=20)
     free, plain = train(KEY, MLP, recipe, x, y)
-    held, penalised = train(KEY, MLP, recipe, x, y, penalty=Partial(squared, 0.1))
+    held, penalised = train(KEY, MLP, recipe, x, y, defense=Defense(strength=0.1, penalty=squared))
     assert squared(1.0, held) < 0.5 * squared(1.0, free)
-    constant, shifted = train(KEY, MLP, recipe, x, y, penalty=lambda params: jnp.float32(3.0))
+    constant, shifted = train(
+        KEY, MLP, recipe, x, y, defense=Defense(penalty=lambda strength, params: jnp.float32(3.0))
+    )
     np.testing.assert_allclose(shifted.loss, plain.loss + 3, rtol=1e-5)  # float32 sums of another size
     assert_close(constant, free, **ROUNDING)
     assert penalised.loss > plain.loss
@@ -331,8 +356,8 @@ def test_compilations_do_not_grow_with_members_groups_epochs_or_strengths():
     for strength in (0.1, 0.2):
         for num_models in (3, 4, 7):  # groups of two, the last one filled up
             members = some_members(num_models, 30)
-            penalty = Partial(squared, jnp.float32(strength))
-            train_ensemble(KEY, model, recipe, x, y, members, penalty=penalty, models_at_once=2)
+            defense = Defense(strength=strength, penalty=squared)
+            train_ensemble(KEY, model, recipe, x, y, members, defense=defense, models_at_once=2)
     after = training._block_of_group._cache_size(), training._begin_group._cache_size()
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
 
@@ -343,7 +368,9 @@ def test_one_program_serves_all_models_that_are_trained_on_the_same_neighbours()
     before, grown = training._block_of_group._cache_size(), []
     for d in (1, 1, 2, 1):
         expand = perturbations.translate(d)
-        train_ensemble(KEY, model, recipe, x, y, some_members(2, 12, 20), expand=expand, models_at_once=1)
+        train_ensemble(
+            KEY, model, recipe, x, y, some_members(2, 12, 20), defense=Defense(expand=expand), models_at_once=1
+        )
         grown.append(training._block_of_group._cache_size() - before)
     assert grown == [1, 1, 2, 2]
 
@@ -351,7 +378,10 @@ def test_one_program_serves_all_models_that_are_trained_on_the_same_neighbours()
 @pytest.mark.parametrize("models_at_once, expand", [(1, None), (2, None), (2, and_noisy)])
 def test_a_stopped_training_goes_on_where_it_was_to_the_same_bits(models_at_once, expand, tmp_path):
     x, y = blobs()
-    members, options = some_members(5, 30), {"models_at_once": models_at_once, "expand": expand}
+    members, options = (
+        some_members(5, 30),
+        {"models_at_once": models_at_once, "defense": Defense(expand=expand)},
+    )
 
     class Stop(Exception):
         pass
@@ -392,19 +422,21 @@ def test_default_is_one_model_for_each_cpu_and_all_models_on_an_accelerator(monk
 
 TWO_DEVICES = """
 import sys, numpy as np, jax
-from mi_jax import training
+from mi_jax import steps, training
+from mi_jax.types import Defense
 from tests.test_training import KEY, MLP, RECIPE, blobs, some_members
 assert jax.device_count() == 2
 (x, y), members = blobs(), some_members(3, 25)
 spread, _ = training.train_ensemble(KEY, MLP, RECIPE, x, y, members)  # groups of two, the last one filled up
 np.savez(sys.argv[1], *jax.tree.leaves(spread))
 along, whole = training._shardings(4)
-keys, rows = jax.device_put((jax.random.split(KEY, 4), members[[0, 1, 2, 2]]), along)
+rows = members[[0, 1, 2, 2]]
+keys, own = jax.device_put((jax.random.split(KEY, 4), steps.Own(rows, rows[:, :0], ())), along)
 x, y = jax.device_put((x, y), whole)
-static = {"model": MLP, "recipe": RECIPE, "vmapped": True}
-state = training._begin_group(keys, x[:1], **static)
+static = {"plan": steps.Plan(MLP, RECIPE, Defense()), "vmapped": True}
+state = training._begin_group(keys, own, x, y, **static)
 assert state.params["Dense_0"]["kernel"].sharding.spec[0] == "models"
-text = training._block_of_group.lower(state, rows, x, y, None, **static).compile().as_text()
+text = training._block_of_group.lower(state, own, x, y, **static).compile().as_text()
 assert not any(word in text for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"))
 """
 

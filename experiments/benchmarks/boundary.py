@@ -76,7 +76,7 @@ def our_worker(problem: dict):
     """run("boundary", budget), run("forward", 0) or run("gradient", 0) -> results."""
     import jax
 
-    from mi_jax import attacks, boundary, models, oracle, schedules
+    from mi_jax import attacks, boundary, driver, models, oracle, schedules
 
     model = models.build("cnn", (32, 32, 3), 10)
     params = {}
@@ -87,7 +87,7 @@ def our_worker(problem: dict):
     x, y, rows = (problem[name] for name in ("x", "y", "rows"))
     attack = attacks.build("boundary", attacks.Task((32, 32, 3), 10, None, BUDGETS[0]))[0]
     right = np.flatnonzero(problem["logits"].argmax(1) == y)
-    many = np.resize(right, oracle.POINTS)  # one full chunk of points, for the rates
+    many = np.resize(right, driver.POINTS)  # one full chunk of points, for the rates
     images = jax.random.uniform(key, (len(many) * 24, 32, 32, 3))
 
     def run(what: str, budget: int) -> dict:
@@ -98,11 +98,11 @@ def our_worker(problem: dict):
         if what == "gradient":  # questions about the normal and nothing else, as many as the forward passes
             whole = boundary.boundary_distance(schedules.Schedule(1, 192, 1, 1))
             measure = whole._replace(rounds=tuple(boundary.gradient_rounds(192)))
-            answers = oracle.query(target, attack._replace(measure=measure), key, x[many], y[many], rows[many])
+            answers = driver.query(target, attack._replace(measure=measure), key, x[many], y[many], rows[many])
             return {"queries": int(answers.queries.sum())}
         measure = boundary.boundary_distance(schedules.schedule(budget, 3072))
-        answers = oracle.query(
-            target, attack._replace(measure=measure), key, x, y, rows, points_at_once=min(oracle.POINTS, len(right))
+        answers = driver.query(
+            target, attack._replace(measure=measure), key, x, y, rows, points_at_once=min(driver.POINTS, len(right))
         )
         distances = np.where(boundary.never_flipped(answers.features, x)[:, 0], np.nan, answers.features[:, 0, -1])
         return summary_of(distances, problem, int(answers.queries.sum()))

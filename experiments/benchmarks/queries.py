@@ -24,11 +24,11 @@ import numpy as np
 from absl import app, flags
 
 from experiments import common, study
-from mi_jax import attacks, measures, models, oracle, perturbations
+from mi_jax import attacks, driver, measures, models, oracle, perturbations
 from mi_jax.types import Attack
 
 FLAGS = flags.FLAGS
-SHAPE, C, POINTS, NOISY, COPIED = (32, 32, 3), 10, oracle.POINTS, 50, 10
+SHAPE, C, POINTS, NOISY, COPIED = (32, 32, 3), 10, driver.POINTS, 50, 10
 KEY = jax.random.key(0)
 
 
@@ -64,7 +64,7 @@ def jobs() -> dict:
         return [target.answer(prepared, len(prepared)) for _ in range(2)]
 
     def ask(what, x, y):
-        return lambda: oracle.query(target, what, KEY, x, y, np.arange(len(x))).queries.sum()
+        return lambda: driver.query(target, what, KEY, x, y, np.arange(len(x))).queries.sum()
 
     return {
         "forward": (bare, 2 * len(prepared)),
@@ -104,7 +104,7 @@ def body() -> None:
     if FLAGS.memory_of:
         target, x, y = targets()
         what = attack(measures.hit_rate(measures.gaussian, 0.06, FLAGS.memory_of))
-        oracle.query(target, what, KEY, x[:16], y[:16], np.arange(16), points_at_once=16)
+        driver.query(target, what, KEY, x[:16], y[:16], np.arange(16), points_at_once=16)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     record = {

@@ -100,29 +100,30 @@ def jax_worker(setting: bool):
         os.environ["XLA_FLAGS"] = before
     import jax
 
-    from mi_jax import models, training
-    from mi_jax.types import Recipe
+    from mi_jax import models, steps, training
+    from mi_jax.types import Defense, Recipe
 
-    @functools.partial(jax.jit, static_argnames=("model", "recipe"), donate_argnums=0)
-    def mapped(states, rows, x, y, penalty, *, model, recipe):
-        return jax.lax.map(lambda one: training._block(*one, x, y, penalty, model, recipe), (states, rows))
+    @functools.partial(jax.jit, static_argnames=("plan",), donate_argnums=0)
+    def mapped(states, own, x, y, *, plan):
+        return jax.lax.map(lambda one: steps.block(*one, x, y, plan), (states, own))
 
     def run(kind: str, strategy: str) -> float:
         job = JOBS[kind]
-        static = {
-            "model": models.build(kind, job["shape"], job["classes"]),
-            "recipe": Recipe(batch_size=BATCH, max_epochs=job["epochs"]),
-        }
+        recipe = Recipe(batch_size=BATCH, max_epochs=job["epochs"])
+        plan = steps.Plan(models.build(kind, job["shape"], job["classes"]), recipe, Defense(name=""))
         x, y, members = map(jax.numpy.asarray, data(job))
+        owns = steps.Own(members, members[:, :0], ())
         keys, group = jax.random.split(jax.random.key(0), job["members"]), GROUPS.get(strategy, job["members"])
         parts = [slice(i, i + group) if group > 1 else i for i in range(0, job["members"], group)]
-        begin = functools.partial(training._begin_group, vmapped=group > 1, **static)
-        inputs = jax.block_until_ready([(begin(keys[part], x[:1]), members[part]) for part in parts])
+        begin = functools.partial(training._begin_group, vmapped=group > 1, plan=plan)
+        own = [jax.tree.map(lambda leaf, part=part: leaf[part], owns) for part in parts]
+        inputs = [(begin(keys[part], mine, x, y), mine) for part, mine in zip(parts, own, strict=True)]
+        jax.block_until_ready(inputs)
         block = functools.partial(training._block_of_group, vmapped=group > 1)
         block = mapped if strategy == "lax.map" else block
         began = time.perf_counter()
-        for state, rows in inputs:
-            jax.block_until_ready(block(state, rows, x, y, None, **static))
+        for state, mine in inputs:
+            jax.block_until_ready(block(state, mine, x, y, plan=plan))
         return time.perf_counter() - began
 
     return run, {"jax": jax.__version__, "xla_flags": os.environ.get("XLA_FLAGS", "")}

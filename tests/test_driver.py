@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mi_jax import measures, oracle, perturbations, testing
+from mi_jax import driver, measures, oracle, perturbations, testing
 from mi_jax.types import Attack, Measure, Model, Repeat, Round
 
 SHAPE = (6, 6, 1)
@@ -48,28 +48,28 @@ ATTACKS = {
 def test_features_are_the_same_to_the_bit_alone_in_batch_permuted_and_rechunked(name):
     x, y, rows = points(70)
     target, attack = network_oracle(), ATTACKS[name]
-    together = oracle.query(target, attack, KEY, x, y, rows)
+    together = driver.query(target, attack, KEY, x, y, rows)
     for chunk in (7, 64, 256):
-        again = oracle.query(target, attack, KEY, x, y, rows, points_at_once=chunk)
+        again = driver.query(target, attack, KEY, x, y, rows, points_at_once=chunk)
         np.testing.assert_array_equal(again.features, together.features)
         np.testing.assert_array_equal(again.queries, together.queries)
     order = np.random.default_rng(2).permutation(70)
-    permuted = oracle.query(target, attack, KEY, x[order], y[order], rows[order])
+    permuted = driver.query(target, attack, KEY, x[order], y[order], rows[order])
     np.testing.assert_array_equal(permuted.features, together.features[order])
     for i in (0, 41):
-        alone = oracle.query(target, attack, KEY, x[i : i + 1], y[i : i + 1], rows[i : i + 1], points_at_once=1)
+        alone = driver.query(target, attack, KEY, x[i : i + 1], y[i : i + 1], rows[i : i + 1], points_at_once=1)
         np.testing.assert_array_equal(alone.features[0], together.features[i])
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_label_only_features_do_not_change_when_logits_are_scaled(name):
     x, y, rows = points(40)
-    ours = oracle.query(network_oracle(), ATTACKS[name], KEY, x, y, rows).features
-    scaled = oracle.query(network_oracle(scale=4.0), ATTACKS[name], KEY, x, y, rows).features
+    ours = driver.query(network_oracle(), ATTACKS[name], KEY, x, y, rows).features
+    scaled = driver.query(network_oracle(scale=4.0), ATTACKS[name], KEY, x, y, rows).features
     np.testing.assert_array_equal(scaled, ours)
     confidence = attack_of(measures.confidences(), access="confidence")
     seen, seen4 = (
-        oracle.query(network_oracle(scale, "confidence"), confidence, KEY, x, y, rows).features for scale in (1.0, 4.0)
+        driver.query(network_oracle(scale, "confidence"), confidence, KEY, x, y, rows).features for scale in (1.0, 4.0)
     )
     assert np.abs(seen - seen4).max() > 0.05  # the same scaling is plain to see with confidence access
 
@@ -80,7 +80,7 @@ def test_the_bill_is_what_a_counting_target_saw(name):
     w = np.random.default_rng(3).normal(size=36)
     counted, seen = testing.count_queries(testing.linear_oracle(w.reshape(SHAPE), -w.sum() / 2))
     told = []
-    answers = oracle.query(
+    answers = driver.query(
         oracle.of_function(counted, C), ATTACKS[name], KEY, x, y, rows, points_at_once=16, progress=told.append
     )
     assert seen["queries"] == answers.queries.sum() == sum(told) == sum(answers.phases.values())
@@ -94,8 +94,8 @@ def test_a_network_and_a_function_give_the_same_features():
         lambda x: np.asarray(forward(np.pad(x, [(0, -len(x) % 256)] + [(0, 0)] * 3)))[: len(x)], C
     )
     for attack in ATTACKS.values():
-        ours = oracle.query(network_oracle(), attack, KEY, x, y, rows)
-        theirs = oracle.query(foreign, attack, KEY, x, y, rows)
+        ours = driver.query(network_oracle(), attack, KEY, x, y, rows)
+        theirs = driver.query(foreign, attack, KEY, x, y, rows)
         np.testing.assert_array_equal(ours.features, theirs.features)
         np.testing.assert_array_equal(ours.queries, theirs.queries)
 
@@ -103,9 +103,9 @@ def test_a_network_and_a_function_give_the_same_features():
 def test_misclassified_points_score_zero_for_one_query():
     x, _, rows = points(20)
     target = oracle.of_function(testing.constant_oracle(1), C)
-    wrong = oracle.query(target, ATTACKS["noise"], KEY, x, np.zeros(20, np.int32), rows)
+    wrong = driver.query(target, ATTACKS["noise"], KEY, x, np.zeros(20, np.int32), rows)
     assert (wrong.features == 0).all() and (wrong.queries == 1).all() and wrong.finished.all()
-    right = oracle.query(target, ATTACKS["noise"], KEY, x, np.ones(20, np.int32), rows)
+    right = driver.query(target, ATTACKS["noise"], KEY, x, np.ones(20, np.int32), rows)
     assert (right.features == 1).all() and (right.queries == 61).all()
 
 
@@ -119,7 +119,7 @@ def test_noise_robustness_of_a_linear_target_is_the_normal_cdf_of_its_margin():
     target = oracle.of_function(testing.linear_oracle(w, -0.5 * w.sum()), C)
     y = target.answer(x, 9).astype(np.int32)
     attack = attack_of(measures.hit_rate(measures.gaussian, sigma, queries))
-    hits = oracle.query(target, attack, KEY, x, y, np.arange(9)).features[:, 0, 0] * queries
+    hits = driver.query(target, attack, KEY, x, y, np.arange(9)).features[:, 0, 0] * queries
     expected = stats.norm.cdf(margins / sigma)
     low, high = stats.binom.ppf([0.0005, 0.9995], queries, expected[:, None]).T  # 9 points, 99.1 % together
     assert ((hits >= low) & (hits <= high)).all()
@@ -136,13 +136,13 @@ def test_a_cap_keeps_what_was_finished_and_marks_the_rest():
     x, _, rows = points(40)
     counted, seen = testing.count_queries(testing.constant_oracle(0))
     target, y = oracle.of_function(counted, C), np.zeros(40, np.int32)
-    whole = oracle.query(oracle.of_function(testing.constant_oracle(0), C), ATTACKS["noise"], KEY, x, y, rows)
-    capped = oracle.query(target, ATTACKS["noise"], KEY, x, y, rows, points_at_once=8, cap=40 + 20 * 60)
+    whole = driver.query(oracle.of_function(testing.constant_oracle(0), C), ATTACKS["noise"], KEY, x, y, rows)
+    capped = driver.query(target, ATTACKS["noise"], KEY, x, y, rows, points_at_once=8, cap=40 + 20 * 60)
     assert seen["queries"] == capped.queries.sum() <= 40 + 20 * 60
     assert capped.finished.sum() == 16  # two chunks of eight; a third would have exceeded the cap
     np.testing.assert_array_equal(capped.features[capped.finished], whole.features[capped.finished])
     assert np.isnan(capped.features[~capped.finished]).all()
-    nothing = oracle.query(target, ATTACKS["label"], KEY, x, y, rows, cap=3)
+    nothing = driver.query(target, ATTACKS["label"], KEY, x, y, rows, cap=3)
     assert not nothing.finished.any() and nothing.queries.sum() == 0
 
 
@@ -157,18 +157,18 @@ def test_rounds_repeat_as_written():
     three = Round(lambda key, s: jnp.repeat(s[None], 3, 0), lambda s, answers: s)
     measure = Measure(lambda strength, key, x, y: x, (one, Repeat(2, (three, one))), lambda s: jnp.zeros(2))
     x, _, rows = points(1)
-    answers = oracle.query(oracle.of_function(function, C), attack_of(measure), KEY, x, np.zeros(1, np.int32), rows)
+    answers = driver.query(oracle.of_function(function, C), attack_of(measure), KEY, x, np.zeros(1, np.int32), rows)
     assert asked == [1, 2, 3, 2, 3, 2] and answers.queries[0] == 13 and answers.features.shape == (1, 1, 2)
 
 
 def test_programs_compiled_do_not_grow_with_points_strengths_or_models():
     x, y, rows = points(600)
     model, params = random_model()
-    compiled = [oracle._answer, oracle._expand, oracle._pick, oracle._init, oracle._ask, oracle._tell, oracle._read]
+    compiled = [oracle._answer, driver._expand, driver._pick, driver._init, driver._ask, driver._tell, driver._read]
 
     def run(scale, sigma, count):
         target = oracle.of_model(model, params * scale, C)
-        oracle.query(
+        driver.query(
             target, attack_of(measures.hit_rate(measures.gaussian, sigma, 55)), KEY, x[:count], y[:count], rows[:count]
         )
 
@@ -193,7 +193,7 @@ def test_programs_compiled_do_not_grow_with_points_strengths_or_models():
 def test_a_target_that_does_not_answer_labels_is_refused(function, says):
     x, y, rows = points(5)
     with pytest.raises(ValueError, match=says):
-        oracle.query(oracle.of_function(function, C), ATTACKS["label"], KEY, x, y, rows)
+        driver.query(oracle.of_function(function, C), ATTACKS["label"], KEY, x, y, rows)
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,14 @@ def test_a_target_that_does_not_answer_probabilities_is_refused(function, says):
     x, y, rows = points(5)
     attack = attack_of(measures.confidences(), access="confidence")
     with pytest.raises(ValueError, match=says):
-        oracle.query(oracle.of_function(function, C, access="confidence"), attack, KEY, x, y, rows)
+        driver.query(oracle.of_function(function, C, access="confidence"), attack, KEY, x, y, rows)
 
 
 @pytest.mark.parametrize("name", ["label", "noise"])
 def test_a_network_that_answers_nan_is_refused(name):
     x, y, rows = points(5)
     with pytest.raises(ValueError, match="NaN"):
-        oracle.query(network_oracle(scale=np.nan), ATTACKS[name], KEY, x, y, rows)
+        driver.query(network_oracle(scale=np.nan), ATTACKS[name], KEY, x, y, rows)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_perturbation_of_wrong_shape_or_dtype_is_refused_before_anything_is_as
     x, y, rows = points(5)
     counted, seen = testing.count_queries(testing.constant_oracle(0))
     with pytest.raises(ValueError, match=says):
-        oracle.query(
+        driver.query(
             oracle.of_function(counted, C), attack_of(measures.label_is_right(), perturbation), KEY, x, y, rows
         )
     assert seen["queries"] == 0
@@ -241,7 +241,7 @@ def test_a_perturbation_of_wrong_shape_or_dtype_is_refused_before_anything_is_as
 def test_an_attack_gets_no_more_access_than_the_oracle_grants():
     x, y, rows = points(5)
     with pytest.raises(ValueError, match="needs confidence access, the oracle grants label"):
-        oracle.query(network_oracle(), attack_of(measures.confidences(), access="confidence"), KEY, x, y, rows)
+        driver.query(network_oracle(), attack_of(measures.confidences(), access="confidence"), KEY, x, y, rows)
     with pytest.raises(ValueError, match="budget=0"):
         measures.hit_rate(measures.gaussian, 0.1, 0)
 
@@ -251,14 +251,14 @@ def test_noise_by_column_is_one_program_for_a_grid_and_the_same_alone_in_batch_p
     x, y, rows = points(60)
     x = np.where(binary, x.reshape(60, 36) > 0.5, x.reshape(60, 36)).astype(np.float32)
     target = network_oracle()
-    compiled = [oracle._init, oracle._ask, oracle._tell, oracle._read]
+    compiled = [driver._init, driver._ask, driver._tell, driver._read]
 
     def ask(p, sigma, chosen, **options):
         measure = measures.hit_rate(measures.by_column(binary.copy()), {"p": p, "sigma": sigma}, 30)
-        return oracle.query(target, attack_of(measure), KEY, x[chosen], y[chosen], rows[chosen], **options).features
+        return driver.query(target, attack_of(measure), KEY, x[chosen], y[chosen], rows[chosen], **options).features
 
     together, order = ask(0.1, 0.3, np.arange(60)), np.random.default_rng(2).permutation(60)
-    assert len(np.unique(together)) > 5 and oracle.price(attack_of(measures.hit_rate(
+    assert len(np.unique(together)) > 5 and driver.price(attack_of(measures.hit_rate(
         measures.by_column(binary), {"p": 0.1, "sigma": 0.3}, 30)), (36,), C) == 31  # fmt: skip
     before = [f._cache_size() for f in compiled]
     assert not np.array_equal(ask(0.1, 0.01, np.arange(60)), together)
@@ -272,14 +272,14 @@ def test_noise_by_column_is_one_program_for_a_grid_and_the_same_alone_in_batch_p
 
 def test_a_course_reads_the_hit_rate_after_each_count_and_ends_in_the_same_place():
     x, y, rows = points(30)
-    course = oracle.query(
+    course = driver.query(
         network_oracle(), attack_of(measures.hit_rate(measures.gaussian, 0.3, (1, 5, 60))), KEY, x, y, rows
     )
     right = course.features[:, 0, 2] > 0
     assert course.features.shape == (30, 1, 3) and (course.queries == np.where(right, 61, 1)).all()
     assert set(np.unique(course.features[:, 0, 0])) <= {0.0, 1.0}
     np.testing.assert_allclose(course.features[:, 0, 1] * 5, np.round(course.features[:, 0, 1] * 5), atol=1e-5)
-    whole = oracle.query(network_oracle(), ATTACKS["noise"], KEY, x, y, rows)
+    whole = driver.query(network_oracle(), ATTACKS["noise"], KEY, x, y, rows)
     # The same 60 copies of other draws: rates of 60 differ by less than 5 deviations of their difference.
     assert np.abs(course.features[:, 0, 2] - whole.features[:, 0, 0]).max() < 5 * np.sqrt(2 * 0.25 / 60)
     with pytest.raises(ValueError, match="rising"):

@@ -1,0 +1,65 @@
+"""The attack network of adversarial regularisation, trained beside a model and seen by the model's loss.
+
+**Source**: Nasr, Shokri, Houmansadr 2018 (arXiv 1807.05852), algorithm 1 and its figure 3, with the paper's settings
+(arXiv 2007.14321v2, A.2): Adam at 1e-3, one step of the attack network for each step of the model, three epochs
+before either learns from the other. The authors' code tests `step % k == 0` with k = 1, which never trains it.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from mi_jax.types import Opponent
+
+_WARM_UP = 3  # epochs
+_OPTIMIZER = optax.adam(1e-3)
+
+
+class _Attacker(nn.Module):
+    """The log-odds [B] of membership from probabilities [B C] and one-hot labels [B C]."""
+
+    @nn.compact
+    def __call__(self, probabilities: jax.Array, labels: jax.Array) -> jax.Array:
+        def branch(x: jax.Array, *widths: int) -> jax.Array:
+            for width in widths:
+                x = nn.relu(nn.Dense(width)(x))
+            return x
+
+        both = jnp.concatenate([branch(probabilities, 1024, 512, 64), branch(labels, 512, 64)], -1)
+        return nn.Dense(1)(branch(both, 256, 64))[:, 0]
+
+
+@functools.cache
+def opponent() -> Opponent:
+    """The network that learns who is a member, and the loss strength * log h(member) that the model pays for it."""
+    return Opponent(_begin, _learn, _loss, _WARM_UP)
+
+
+def _begin(key: jax.Array, num_classes: int) -> tuple[Any, optax.OptState]:
+    one = jnp.zeros((1, num_classes))
+    params = _Attacker().init(key, one, one)
+    return params, _OPTIMIZER.init(params)
+
+
+def _log_odds(params: Any, logits: jax.Array, y: jax.Array) -> jax.Array:
+    return _Attacker().apply(params, nn.softmax(logits), jax.nn.one_hot(y, logits.shape[-1]))
+
+
+def _learn(state, members, others):
+    """One step of Adam on the cross-entropy, members and others at equal weight."""
+    params, moments = state
+
+    def side(params, sign: float, logits, y, weight):
+        return jnp.sum(weight * nn.softplus(-sign * _log_odds(params, logits, y))) / jnp.sum(weight)
+
+    grads = jax.grad(lambda params: side(params, 1.0, *members) + side(params, -1.0, *others))(params)
+    updates, moments = _OPTIMIZER.update(grads, moments, params)
+    return optax.apply_updates(params, updates), moments
+
+
+def _loss(strength, state, logits: jax.Array, y: jax.Array) -> jax.Array:
+    return -strength * nn.softplus(-_log_odds(state[0], logits, y))  # strength * log sigmoid

@@ -1,0 +1,81 @@
+"""Networks trained on other data, from which transfer learning begins: where they are kept, and what they lend.
+
+`python -m experiments.pretrain` writes them.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from mi_jax import store
+from mi_jax.datasets import cache
+from mi_jax.types import Model, Params
+
+SOURCE = "cifar100"  # what the paper's network was pre-trained on
+
+
+def path_of(model: str, example_shape: tuple[int, ...]) -> Path:
+    """The file of a pre-trained network where nothing else is said."""
+    shape = "x".join(map(str, example_shape))
+    return cache.cache_folder() / f"pretrained-{SOURCE}-{model.replace(':', '-').replace(',', '-')}-{shape}.npz"
+
+
+def save(path: Path, params: Params) -> None:
+    """Writes the parameters of one network, whole or not at all."""
+    flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.put(path, store.packed(flat))
+
+
+def load(task: Any) -> dict:
+    """The layers of the pre-trained network below its last one, as a `defenses.Task` needs them.
+
+    ValueError where there is no such file, or one of a network of another shape.
+    """
+    path = Path(task.checkpoint) if task.checkpoint else path_of(task.model.name, task.example_shape)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            params = traverse_util.unflatten_dict(dict(stored), sep="/")
+    except (OSError, ValueError):
+        how = f"python -m experiments.pretrain --model={task.model.name} writes one"
+        raise ValueError(f"checkpoint {os.fspath(path)}: expected parameters that can be read; {how}") from None
+    expected, last = shapes(task.model, task.example_shape), last_layer(task.model, task.example_shape)
+    found = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+    wrong = [path for path in sorted(expected | found) if found.get(path) != expected.get(path)]
+    wrong = [path for path in wrong if not path.startswith(f"{last}/")]
+    if wrong:
+        told = f"{wrong[0]} has shape {found.get(wrong[0])}"
+        raise ValueError(f"checkpoint {os.fspath(path)}: {told}, expected {expected.get(wrong[0])}")
+    return jax.tree.map(jnp.asarray, {name: layer for name, layer in params.items() if name != last})
+
+
+def shapes(model: Model, example_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """path -> shape of every parameter of a model."""
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *example_shape)))
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def last_layer(model: Model, example_shape: tuple[int, ...]) -> str:
+    """The name of the layer that makes the logits: the last dense one."""
+    names = {path.split("/")[0] for path in shapes(model, example_shape)}
+    dense = [name for name in names if name.startswith("Dense_")]
+    if not dense:
+        raise ValueError(f"model {model.name}: no layer Dense_0, Dense_1, ..., expected one that makes the logits")
+    return max(dense, key=lambda name: int(name.rpartition("_")[2]))
+
+
+def in_last_layer_of(model: Model, example_shape: tuple[int, ...]) -> Callable[[tuple[str, ...]], bool]:
+    """Does the path of a parameter lead into the last layer? The same layer gives the same function object."""
+    return _in_layer(last_layer(model, example_shape))
+
+
+@functools.cache
+def _in_layer(name: str) -> Callable[[tuple[str, ...]], bool]:
+    return lambda path: path[0] == name
