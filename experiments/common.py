@@ -44,7 +44,8 @@ class Config:
 HELP = {
     "dataset": f"{', '.join(data.DATASETS)}, or npz:FILE with arrays x [N ...] in [0, 1] and y [N]",
     "data_dir": "folder with the originals of the data set; default $MI_JAX_DATA/DATASET",
-    "model": "mlp (one hidden layer of 128), mlp2 (two), mlp:64,32 (any), cnn; default: the data set's",
+    "model": "mlp (one hidden layer of 128), mlp2 (two), mlp:64,32 (any), cnn, wide_resnet (depth 28, width 2), "
+    "wide_resnet:16,1 (any); default: the data set's",
     "n_train": "training rows of each model",
     "num_targets": "target models, each with shadow models of its own",
     "num_shadows": "shadow models per target",
@@ -171,14 +172,20 @@ def of_preset(presets: dict[str, Any], name: str) -> tuple[Any, dict[str, Any], 
     return presets[preset], said, out_folder(flags.FLAGS.out or f"results/records/{name}-{preset}", "")
 
 
-def leave(folder: Path, record: dict, **figures: Any) -> None:
-    """Writes record.json and the figures NAME.png of a script, and removes the parts they were put together from."""
+def leave(folder: Path, record: dict, places: dict[Path, dict] | None = None, **figures: Any) -> None:
+    """Writes record.json and the figures NAME.png of a script, and removes the parts they were put together from.
+
+    `places`: folders of the studies that a record holds several of -> their entries.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     store.put(folder / "record.json", (json.dumps(report.finite(record), indent=1) + "\n").encode())
     for name, figure in figures.items():
         store.put(folder / f"{name}.png", plots.png(figure))
-    if "environment" in record:
-        store.remove(folder / "parts" / record["environment"]["run_digest"])
+    for place, entry in {folder: record, **(places or {})}.items():
+        if "environment" in entry:
+            store.remove(place / "parts" / entry["environment"]["run_digest"])
+        if place != folder and place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def start(body: Callable[[], None], **lists: str) -> None:

@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 
 from experiments import common, study, tables
 from experiments.tables import CHEAP, COSTLY, Column, named
-from mi_jax import plots, report, store
+from mi_jax import plots, report
 
 PAPER_SIZES = (100, 200, 500, 1000, 2500, 5000, 10000)
 PAPER = {
@@ -69,10 +69,7 @@ def body() -> None:
         line = " ".join(f"{k} {report.percent(e['balanced_accuracy'])}" for k, e in found[str(n)]["attacks"].items())
         print(f"n={n}: {line}")
     record = {"dataset": config.dataset, "sizes": found}
-    common.leave(folder, record, fig1=draw(record))
-    for n, entry in found.items():
-        store.remove(folder / f"n-{n}" / "parts" / entry["environment"]["run_digest"])
-        (folder / f"n-{n}").rmdir()
+    common.leave(folder, record, {folder / f"n-{n}": entry for n, entry in found.items()}, fig1=draw(record))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from experiments import common, study, tables
+from experiments import common, runs, study, tables
 from mi_jax import (
     attacks,
     audit,
@@ -151,7 +151,7 @@ def courses(prepared: study.Study, name: str, num_points: int, num_trials: int, 
     split = prepared.split._replace(trials=prepared.split.trials[:num_trials])
     points = [points_of(split, k, num_points) for k in range(len(split.members))]
     total = audit.planned(prepared.dataset, split, points, {name: plan[0]})
-    with study.bar(f"panel c, {name}", unit="query", total=total) as progress:
+    with runs.bar(f"panel c, {name}", unit="query", total=total) as progress:
         ask = interview(key, prepared.dataset, prepared.target, keep=prepared.keep, tell=progress.add)
         return [curve(key, ask, prepared.dataset, points, trial, plan) for trial in split.trials]
 

@@ -26,7 +26,7 @@ from matplotlib import pyplot as plt
 
 from experiments import common, study, tables
 from experiments.tables import Column, named
-from mi_jax import attacks, perturbations, plots, report, store
+from mi_jax import attacks, perturbations, plots, report
 from mi_jax.types import Attack
 
 SHIFTS = tuple(range(6))  # pixels, of training and of the attack
@@ -149,11 +149,7 @@ def body() -> None:
         found[d] = at_distance(own, columns, shifts, folder / f"d-{d}")
         print("\n".join(lines(d, found[d])))
     record = {"dataset": config.dataset, "distances": found}
-    common.leave(folder, record, fig3=draw(record))
-    for d, entry in found.items():
-        store.remove(folder / f"d-{d}" / "parts" / entry["environment"]["run_digest"])
-        if not any((folder / f"d-{d}").iterdir()):
-            (folder / f"d-{d}").rmdir()
+    common.leave(folder, record, {folder / f"d-{d}": entry for d, entry in found.items()}, fig3=draw(record))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,17 @@
 """A study: data, split, trained models and the attacks put to them, resumable. What every experiment is made of."""
 
 import dataclasses
-import importlib.metadata
 import itertools
-import os
-import platform
-import subprocess
-import sys
 import time
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from experiments.common import Config, resolve
+from experiments.runs import bar, keeper, surroundings
 from mi_jax import attacks, audit, data, defenses, models, oracle, privacy, splits, store, training, white_box
 from mi_jax.interview import Target
 from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
@@ -45,6 +40,17 @@ def prepare(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = Non
     Everything named in it is looked up, and every attack shown an example, before the first model is trained.
     Finished members and conversations are kept in `out`, where the same run finds them again.
     """
+    return prepare_grid(config, (config.defense,), recipe=recipe, out=out)[0]
+
+
+def prepare_grid(
+    config: Config, written: Sequence[str], *, recipe: Recipe = Recipe(), out: Path | None = None
+) -> list[Study]:
+    """The studies of a config under each of the defenses `written`, on the same split.
+
+    Strengths of one defense train as one ensemble, in one compiled program. Each study is, to the bit, the one that
+    `prepare` makes of it alone with as many reference rows.
+    """
     started = time.perf_counter()
     for name in config.attacks or ():
         if name not in attacks.ATTACKS:
@@ -52,23 +58,47 @@ def prepare(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = Non
     dataset = data.load(config.dataset, config.data_dir)
     config = resolve(config, dataset)
     model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
-    defense = defenses.build(config.defense, defense_task(config, dataset, model, recipe))
+    found = [defenses.build(text, defense_task(config, dataset, model, recipe)) for text in written]
     task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
     example = jax.ShapeDtypeStruct(dataset.x.shape[1:], dataset.x.dtype)
     tried = [a.neighbours for a in itertools.chain(*(attacks.build(name, task) for name in config.attacks))]
-    for neighbours in [*tried, *([defense.expand] if defense.expand else [])]:
+    for neighbours in [*tried, *(defense.expand for defense in found if defense.expand)]:
         jax.eval_shape(neighbours, jax.random.key(0), example)  # a perturbation of images refuses a table
-    num_reference = config.n_train if defense.opponent else 0
-    trials = {"num_targets": config.num_targets, "num_shadows": config.num_shadows, "num_reference": num_reference}
-    split = splits.SPLITS[config.split](config.seed, len(dataset.x), config.n_train, **trials)
-    training_key, key = jax.random.split(jax.random.key(config.seed))
-    environment = surroundings(config, dataset, recipe, defense)
-    keep = keeper(out, environment)
-    params, history = train(training_key, model, recipe, dataset, split, defense, keep=keep)
-    target = oracles(model, params, dataset, defense)
-    trained = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]} | privacy_of(defense, history)
-    seconds = time.perf_counter() - started
-    return Study(config, dataset, split, model, params, target, task, key, keep, environment, trained, seconds)
+    split = split_of(config, dataset, reference=any(defense.opponent for defense in found))
+    studies, training_key, key = {}, *jax.random.split(jax.random.key(config.seed))
+    for alike in grouped(found):
+        folders = [out / folder_of(found[i].name) if out and len(found) > 1 else out for i in alike]
+        told = [surroundings(dataclasses.replace(config, defense=written[i]), dataset, recipe, found[i]) for i in alike]
+        keeps = [keeper(*place) for place in zip(folders, told, strict=True)]
+        trained = train(training_key, model, recipe, dataset, split, [found[i] for i in alike], keep=keeps[0])
+        for i, (params, history), keep, environment in zip(alike, trained, keeps, told, strict=True):
+            own, target = dataclasses.replace(config, defense=written[i]), oracles(model, params, dataset, found[i])
+            ended = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]} | privacy_of(found[i], history)
+            seconds = (time.perf_counter() - started) / (len(studies) + 1)
+            studies[i] = Study(own, dataset, split, model, params, target, task, key, keep, environment, ended, seconds)
+    return [studies[i] for i in range(len(found))]
+
+
+def grouped(found: list[Defense]) -> list[list[int]]:
+    """The numbers of those defenses that differ in strength alone, together, in the order of the first of each."""
+    kinds: dict[Defense, list[int]] = {}
+    for i, defense in enumerate(found):
+        kinds.setdefault(defense._replace(name="", strength=()), []).append(i)
+    return list(kinds.values())
+
+
+def folder_of(defense: str) -> str:
+    """A defense as the name of a folder."""
+    return defense.replace(":", "-").replace("+", "_")
+
+
+def split_of(config: Config, dataset: Dataset, *, reference: bool) -> Split:
+    """Who is trained on what; with `reference` rows, as many as members or as the pool has left."""
+    rows, n = len(dataset.x), config.n_train
+    left = rows // 2 - 2 * n if config.split == "disjoint" else (rows - 2 * n) // (config.num_shadows + 1)
+    counts = {"num_targets": config.num_targets, "num_shadows": config.num_shadows}
+    num_reference = max(1, min(n, left)) if reference else 0
+    return splits.SPLITS[config.split](config.seed, rows, n, num_reference=num_reference, **counts)
 
 
 def defense_task(config: Config, dataset: Dataset, model: Model, recipe: Recipe) -> defenses.Task:
@@ -122,59 +152,38 @@ def run(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -
     return record | {"seconds": seconds}, scores
 
 
-def surroundings(config: Config, dataset: Dataset, recipe: Recipe, defense: Defense = Defense()) -> dict:
-    """The environment of a run, with a digest of all that its results depend on: settings, data, versions, code."""
-    settings = {
-        name: value for name, value in dataclasses.asdict(config).items() if name not in ("attacks", "data_dir")
-    }
-    settings |= {"recipe": recipe, "pool": [zlib.crc32(np.ascontiguousarray(a)) for a in (dataset.x, dataset.y)]}
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(defense.strength)]
-    settings |= {"strength": [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in leaves]}
-    settings |= {name: value for name, value in environment().items() if name != "commit"}
-    here = Path(__file__).parent
-    return environment() | {"run_digest": store.digest(settings, [here, here.parent / "mi_jax"])}
-
-
-def keeper(out: Path | None, environment: dict) -> store.Keep:
-    """Keeps what is finished of a run in `out`, where the same run finds it again; how much it found is on record."""
-    if out is None:
-        return store.keep_nothing
-    folder = parts(out, environment)
-    environment["parts_found"] = len(list(folder.iterdir())) if folder.is_dir() else 0
-    if environment["parts_found"]:
-        print(f"going on with the {environment['parts_found']} finished parts in {folder}", file=sys.stderr)
-    return store.keep_in(folder)
-
-
-def parts(out: Path, environment: dict) -> Path:
-    """The folder in `out` of what is finished of a run: another one for other settings or another line of code."""
-    return out / "parts" / environment["run_digest"]
-
-
 def train(
     key: jax.Array,
     model: Model,
     recipe: Recipe,
     dataset: Dataset,
     split: Split,
-    defense: Defense = Defense(),
+    alike: list[Defense],
     *,
     keep: store.Keep = store.keep_nothing,
-) -> tuple[Params, training.History]:
-    """Parameters [K ...] and History of every model of the split, under a progress bar."""
-    with bar("training", unit="model") as progress:
-        return training.train_ensemble(
+) -> list[tuple[Params, training.History]]:
+    """For each of these defenses, alike but for their strength, parameters [K ...] and History, under a bar."""
+    strengths = None
+    if len(alike) > 1:
+        strengths = jax.tree.map(lambda *leaves: np.stack(leaves), *(defense.strength for defense in alike))
+    title = f"training, {alike[0].name}{f' and {len(alike) - 1} more' if len(alike) > 1 else ''}"
+    with bar("training" if alike[0].name == "none" else title, unit="model") as progress:
+        trained = training.train_ensemble(
             key,
             model,
             recipe,
             dataset.x,
             dataset.y,
             split.members,
-            defense=defense,
+            defense=alike[0],
+            strengths=strengths,
             reference=split.reference,
             keep=keep,
             progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
         )
+    return (
+        [trained] if len(alike) == 1 else [jax.tree.map(lambda leaf, g=g: leaf[g], trained) for g in range(len(alike))]
+    )
 
 
 def oracles(model: Model, params: Params, dataset: Dataset, defense: Defense = Defense()) -> Target:
@@ -187,46 +196,3 @@ def oracles(model: Model, params: Params, dataset: Dataset, defense: Defense = D
         return oracle.of_model(model, own, dataset.num_classes, access=access, defense=defense)
 
     return target
-
-
-class bar:
-    """A tqdm bar with the time left, as a context; called with (done, total, what is being done)."""
-
-    def __init__(self, title: str, unit: str, total: int | None = None):
-        self.bar = tqdm(desc=title, unit=unit, unit_scale=unit == "query", total=total, dynamic_ncols=True)
-
-    def __enter__(self) -> "bar":
-        return self
-
-    def __exit__(self, *_):
-        self.bar.close()
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        self.bar.total = total
-        self.bar.set_postfix_str(what, refresh=False)
-        self.add(done - self.bar.n)
-
-    def add(self, more: int) -> None:
-        self.bar.update(more)
-
-
-def environment() -> dict:
-    """Versions, device and commit of this run."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "cores": os.cpu_count(),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    """The commit of the checkout this file stands in, with + where the tree differs; 'unknown' outside of one."""
-    here = Path(__file__).parent
-    try:
-        ask = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
-        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

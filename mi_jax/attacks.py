@@ -92,12 +92,14 @@ def confidence_network(task: Task) -> tuple[Attack, ...]:
 
 def boundary(task: Task) -> tuple[Attack, ...]:
     """The L2 distance to the decision boundary, by HopSkipJump from labels alone (paper, 4.4)."""
-    return (Attack("boundary", "label", perturbations.only_itself, _distance(task), _last),)
+    settings = {"queries": task.budget}
+    return (Attack("boundary", "label", perturbations.only_itself, _distance(task), _last, settings=settings),)
 
 
 def rays(task: Task) -> tuple[Attack, ...]:
     """The shortest way to another label along random rays: cheaper than the boundary distance at small budgets."""
-    return (Attack("rays", "label", perturbations.only_itself, ray_distance(task.budget), _last),)
+    measure, settings = ray_distance(task.budget), {"queries": task.budget}
+    return (Attack("rays", "label", perturbations.only_itself, measure, _last, settings=settings),)
 
 
 def combined(task: Task) -> tuple[Attack, ...]:
@@ -106,7 +108,8 @@ def combined(task: Task) -> tuple[Attack, ...]:
     Every copy labelled rightly is measured with the whole budget, so the bill is up to five times `boundary`'s.
     Source: the paper, 4.4 and A.1.
     """
-    return (Attack("combined", "label", perturbations.translate(1), _distance(task), _network_at_end),)
+    measure, settings = _distance(task), {"queries": task.budget}
+    return (Attack("combined", "label", perturbations.translate(1), measure, _network_at_end, settings=settings),)
 
 
 def white_box(task: Task) -> tuple[Attack, ...]:
@@ -129,6 +132,20 @@ def of_perturbation(name: str, candidates: dict[str, Perturbation]) -> tuple[Att
         Attack(name, "label", neighbours, measures.label_is_right(), _ten_ten, settings={"perturbation": setting})
         for setting, neighbours in candidates.items()
     )
+
+
+def random_augmentation(task: Task) -> tuple[Attack, ...]:
+    """Whether `budget` random training augmentations are labelled rightly, and a logistic model on these bits.
+
+    Source: figure 4 of the paper, 1,000 augmentations of the kind FixMatch trains with; their classifier is not said.
+    """
+    measure = measures.label_bits(perturbations.mirror_shift_cutout(_SHIFT), task.budget)
+    settings = {"pixels": _SHIFT, "queries": task.budget}
+    alone = perturbations.only_itself
+    return (Attack("random_augmentation", "label", alone, measure, classifiers.logistic, settings=settings),)
+
+
+_SHIFT = 4  # pixels, FixMatch's
 
 
 def _family(name: str) -> Callable[[Task], tuple[Attack, ...]]:
@@ -161,6 +178,7 @@ def _network_at_end(key, features: np.ndarray, y: np.ndarray, is_member: np.ndar
 ATTACKS: dict[str, Callable[[Task], tuple[Attack, ...]]] = {
     "gap": gap,
     **{name: _family(name) for name in perturbations.PERTURBATIONS},
+    "random_augmentation": random_augmentation,
     "noise": noise,
     "boundary": boundary,
     "rays": rays,

@@ -5,6 +5,7 @@ Each takes places of its own in `types.Defense`; two that want the same place ar
 """
 
 import functools
+import inspect
 import math
 import re
 from collections.abc import Callable
@@ -131,6 +132,16 @@ def l2_all(strength: float) -> Defense:
     return Defense(strength=strength, penalty=_l2_all)
 
 
+def weight_decay(strength: float) -> Defense:
+    """strength / 2 * sum w^2 over the kernels of all layers, as FixMatch has it with 5e-4."""
+    return Defense(strength=strength, penalty=_weight_decay)
+
+
+def _weight_decay(strength, params: Params) -> jax.Array:
+    kernels = [leaf for path, leaf in jax.tree.leaves_with_path(params) if "kernel" in str(path[-1])]
+    return strength / 2 * sum(jnp.square(kernel).sum() for kernel in kernels)
+
+
 def _l1(strength, params: Params) -> jax.Array:
     return strength * sum(jnp.abs(kernel).sum() for kernel in _dense_kernels(params))
 
@@ -162,6 +173,8 @@ def dropout(strength: float) -> Defense:
 
 
 def _with_dropout(rate, model: Model) -> Model:
+    if "dropout" not in inspect.signature(model.apply).parameters:
+        raise ValueError(f"model {model.name}: its apply takes no `dropout`, expected one with dropout slots")
     return model._replace(apply=functools.partial(model.apply, dropout=rate))
 
 
@@ -357,6 +370,7 @@ DEFENSES: dict[str, Kind] = {
     "l2": Kind(l2, 0.01),
     "l1_all": Kind(l1_all, 1e-4),
     "l2_all": Kind(l2_all, 0.01),
+    "weight_decay": Kind(weight_decay, 5e-4),
     "dropout": Kind(dropout, 0.5),
     "augmentation": Kind(augmentation, 1),
     "random_augmentation": Kind(random_augmentation, 4),

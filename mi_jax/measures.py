@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mi_jax import randomness
-from mi_jax.types import Array, Measure, Repeat, Round
+from mi_jax.types import Array, Measure, Perturbation, Repeat, Round
 
 Noise = Callable[[Any, jax.Array, jax.Array, int], jax.Array]
 """(strength, key, x [*x], count) -> [count *x]: independent noisy copies of one example, in [0, 1]."""
@@ -43,6 +43,18 @@ def hit_rate(noise: Noise, strength, queries: int | tuple[int, ...]) -> Measure:
 def confidences() -> Measure:
     """The probability vector of the example itself, F = C; one query with confidence access, no gate."""
     return _CONFIDENCES
+
+
+def label_bits(perturbation: Perturbation, count: int) -> Measure:
+    """Whether the target labels each of `count` random neighbours y: bits [F = count], the i-th drawn by the i-th key.
+
+    The draws are the same for every example and target, so bit i always means the same change. `count` queries per
+    example and no gate. Of what the perturbation returns the first neighbour is asked about; the keys come before
+    any example. Raises ValueError for fewer than 1 query.
+    """
+    if count < 1:
+        raise ValueError(f"budget={count}: expected at least 1 query per example")
+    return _label_bits(perturbation, count)
 
 
 def gaussian(sigma: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Array:
@@ -89,6 +101,7 @@ def _by_column(mask: bytes | None) -> Noise:
 
 # Copies per round: with the driver's 256 points, 6,400 rows a device call.
 _COPIES_AT_ONCE = 25
+_SAME_FOR_ALL = 0  # the key of `label_bits`
 
 
 @lru_cache
@@ -121,6 +134,31 @@ def _hit_rate(noise: Noise, counts: tuple[int, ...]) -> Measure:
         rounds += [Repeat(full, (Round(ask(_COPIES_AT_ONCE), tell),))] if full else []
         rounds += [Round(ask(rest), tell)] if rest else []
     return Measure(init, tuple(rounds), lambda state: state["course"])
+
+
+@lru_cache
+def _label_bits(perturbation: Perturbation, count: int) -> Measure:
+    def init(strength, key, x, y):
+        return {"x": x, "y": y, "asked": jnp.zeros((), jnp.int32), "bits": jnp.zeros(count)}
+
+    def ask(number):
+        def questions(key, state):
+            at = state["asked"] + jnp.arange(number)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(_SAME_FOR_ALL), at)
+            return jax.vmap(lambda key: perturbation(key, state["x"])[0])(keys)
+
+        return questions
+
+    def tell(state, labels):
+        right = (labels == state["y"]).astype(jnp.float32)
+        bits = jax.lax.dynamic_update_slice(state["bits"], right, (state["asked"],))
+        return state | {"bits": bits, "asked": state["asked"] + len(labels)}
+
+    full, rest = divmod(count, _COPIES_AT_ONCE)
+    rounds = [Repeat(full, (Round(ask(_COPIES_AT_ONCE), tell),))] if full else []
+    return Measure(
+        init, (*rounds, *([Round(ask(rest), tell)] if rest else [])), lambda state: state["bits"], gated=False
+    )
 
 
 _LABEL_IS_RIGHT = Measure(lambda strength, key, x, y: (), (), lambda state: jnp.ones(1))

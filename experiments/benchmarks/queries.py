@@ -108,7 +108,7 @@ def body() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     record = {
-        "environment": study.environment(),
+        "environment": runs.environment(),
         "rates": measure_rates(FLAGS.rounds),
         "peak_megabytes": {str(queries): round(peak_megabytes(queries), 1) for queries in (100, 10_000)},
     }

@@ -1,0 +1,90 @@
+"""A run: what its results depend on, how much of it is finished already, and the bar that shows how it goes."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments.common import Config
+from mi_jax import store
+from mi_jax.types import Dataset, Defense, Recipe
+
+
+def surroundings(config: Config, dataset: Dataset, recipe: Recipe, defense: Defense = Defense()) -> dict:
+    """The environment of a run, with a digest of all that its results depend on: settings, data, versions, code."""
+    settings = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in ("attacks", "data_dir")
+    }
+    settings |= {"recipe": recipe, "pool": [zlib.crc32(np.ascontiguousarray(a)) for a in (dataset.x, dataset.y)]}
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(defense.strength)]
+    settings |= {"strength": [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in leaves]}
+    settings |= {name: value for name, value in environment().items() if name != "commit"}
+    here = Path(__file__).parent
+    return environment() | {"run_digest": store.digest(settings, [here, here.parent / "mi_jax"])}
+
+
+def keeper(out: Path | None, environment: dict) -> store.Keep:
+    """Keeps what is finished of a run in `out`, where the same run finds it again; how much it found is on record."""
+    if out is None:
+        return store.keep_nothing
+    folder = parts(out, environment)
+    environment["parts_found"] = len(list(folder.iterdir())) if folder.is_dir() else 0
+    if environment["parts_found"]:
+        print(f"going on with the {environment['parts_found']} finished parts in {folder}", file=sys.stderr)
+    return store.keep_in(folder)
+
+
+def parts(out: Path, environment: dict) -> Path:
+    """The folder in `out` of what is finished of a run: another one for other settings or another line of code."""
+    return out / "parts" / environment["run_digest"]
+
+
+class bar:
+    """A tqdm bar with the time left, as a context; called with (done, total, what is being done)."""
+
+    def __init__(self, title: str, unit: str, total: int | None = None):
+        self.bar = tqdm(desc=title, unit=unit, unit_scale=unit == "query", total=total, dynamic_ncols=True)
+
+    def __enter__(self) -> "bar":
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self.bar.total = total
+        self.bar.set_postfix_str(what, refresh=False)
+        self.add(done - self.bar.n)
+
+    def add(self, more: int) -> None:
+        self.bar.update(more)
+
+
+def environment() -> dict:
+    """Versions, device and commit of this run."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "cores": os.cpu_count(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the checkout this file stands in, with + where the tree differs; 'unknown' outside of one."""
+    here = Path(__file__).parent
+    try:
+        ask = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
+        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
