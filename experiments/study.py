@@ -80,11 +80,19 @@ def prepare_grid(
 
 
 def grouped(found: list[Defense]) -> list[list[int]]:
-    """The numbers of those defenses that differ in strength alone, together, in the order of the first of each."""
-    kinds: dict[Defense, list[int]] = {}
+    """The numbers of those defenses whose training differs in strength alone, together, in the order of the first."""
+    kinds: dict[tuple, list[int]] = {}
     for i, defense in enumerate(found):
-        kinds.setdefault(defense._replace(name="", strength=()), []).append(i)
+        shape = jax.tree.structure(defense.strength) if in_training(defense) else None
+        kind = defense._replace(name="", strength=(), output=None, random=False)
+        kinds.setdefault((kind, shape), []).append(i)
     return list(kinds.values())
+
+
+def in_training(defense: Defense) -> bool:
+    """Does the strength of a defense matter before its models are asked?"""
+    places = ("begin", "model", "penalty", "opponent", "mechanism")
+    return any(getattr(defense, place) is not None for place in places)
 
 
 def folder_of(defense: str) -> str:
@@ -163,11 +171,11 @@ def train(
     keep: store.Keep = store.keep_nothing,
 ) -> list[tuple[Params, training.History]]:
     """For each of these defenses, alike but for their strength, parameters [K ...] and History, under a bar."""
-    strengths = None
-    if len(alike) > 1:
+    strengths, differ = None, len(alike) > 1 and in_training(alike[0])
+    if differ:
         strengths = jax.tree.map(lambda *leaves: np.stack(leaves), *(defense.strength for defense in alike))
     title = f"training, {alike[0].name}{f' and {len(alike) - 1} more' if len(alike) > 1 else ''}"
-    with bar("training" if alike[0].name == "none" else title, unit="model") as progress:
+    with bar(title, unit="model") as progress:
         trained = training.train_ensemble(
             key,
             model,
@@ -181,9 +189,9 @@ def train(
             keep=keep,
             progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
         )
-    return (
-        [trained] if len(alike) == 1 else [jax.tree.map(lambda leaf, g=g: leaf[g], trained) for g in range(len(alike))]
-    )
+    if not differ:
+        return [trained] * len(alike)
+    return [jax.tree.map(lambda leaf, g=g: leaf[g], trained) for g in range(len(alike))]
 
 
 def oracles(model: Model, params: Params, dataset: Dataset, defense: Defense = Defense()) -> Target:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments import common, study
+from experiments import common, runs
 from mi_jax import attacks, driver, measures, models, oracle, perturbations
 from mi_jax.types import Attack
 
