@@ -8,13 +8,13 @@ ARGS ?=
 # Tests of one file share compiled programs, so a file stays with one worker.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: help audit test test-all lint requirements clean benchmark-training benchmark-boundary
+.PHONY: help audit test test-all lint requirements clean benchmark-training benchmark-boundary benchmark-dp_sgd
 
 help:
 	@echo "make audit [OUT=DIR] [ARGS=\"--dataset=... --attacks=...\"]   the main job; no arguments: digits, about two minutes"
 	@echo "make test                                                 the fast test suite"
 	@echo "make test-all                                             with the slow tests"
-	@echo "make benchmark-training | benchmark-boundary              beside PyTorch; beside Foolbox and ART, on CIFAR-10"
+	@echo "make benchmark-training | benchmark-boundary | benchmark-dp_sgd   beside PyTorch; Foolbox and ART; Opacus"
 	@echo "make lint | requirements | clean"
 
 audit: $(VENV)/.installed
@@ -47,7 +47,7 @@ $(BENCH)/.installed: experiments/benchmarks/requirements.txt
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-benchmark-training benchmark-boundary: $(VENV)/.installed $(BENCH)/.installed
+benchmark-training benchmark-boundary benchmark-dp_sgd: $(VENV)/.installed $(BENCH)/.installed
 	$(RUN) -m experiments.benchmarks.$(@:benchmark-%=%) --torch_python=$(BENCH)/bin/python \
 		--out=results/records/$@.json $(ARGS)
 

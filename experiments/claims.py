@@ -36,6 +36,13 @@ ADULT = ("table2-cpu/adult/record.json", "python -m experiments.table2_tabular -
 PURCHASE = ("table2-paper/purchase100/record.json",
             "python -m experiments.table2_tabular --preset=paper --only=purchase100")  # fmt: skip
 TEXAS = ("table2-paper/texas100/record.json", "python -m experiments.table2_tabular --preset=paper --only=texas100")
+FIG4 = ("fig4-paper/record.json", "python -m experiments.fig4_resnet --preset=paper")
+FIGS9 = ("figS9-cpu/record.json", "python -m experiments.figS9_adversarial_regularisation --preset=cpu")
+FIGS10 = ("figS10-cpu/record.json", "python -m experiments.figS10_transfer --preset=cpu")
+FIGS11 = ("figS11-cpu/record.json", "python -m experiments.figS11_outliers --preset=cpu")
+DEFENSES = ("fig5_6-cpu/cifar10/record.json", "python -m experiments.fig5_6_defenses --preset=cpu --only=cifar10")
+DIGITS_DEFENDED = ("fig5_6-cpu/digits/record.json", "python -m experiments.fig5_6_defenses --preset=cpu --only=digits")
+AUDITED = ("dp_audit-cpu/record.json", "python -m experiments.dp_audit --preset=cpu")
 DIGITS = ("audit-digits/report.json", "make audit OUT=results/records/audit-digits")
 
 
@@ -147,6 +154,91 @@ def shadow_models_do_not_matter(record: dict) -> tuple[bool, str]:
     return all(max(values) - min(values) <= 1.5 for values in found.values()), said
 
 
+def memguard_among_defenses(record: dict) -> tuple[bool, str]:
+    plain, guarded = record["defenses"]["none"], record["defenses"]["memguard:0.001"]
+    names = [name for name, entry in plain["attacks"].items() if entry.get("access") == "label"]
+    same = {name: plain["attacks"][name]["balanced_accuracy"] == guarded["attacks"][name]["balanced_accuracy"]
+            for name in names}  # fmt: skip
+    blind = 100 * guarded["not_adaptive"]["confidence"]["balanced_accuracy"]["mean"]
+    return all(same.values()) and blind == 50, f"label-only equal: {same}, confidence not adaptive {blind:.4f}"
+
+
+def confidences_hidden_labels_not(record: dict) -> tuple[bool, str]:
+    found = {float(at): {name: mean(entry, name) for name in ("confidence", "boundary", "gap")}
+             for at, entry in record["strengths"].items()}  # fmt: skip
+    strong = {at: values for at, values in found.items() if at >= 2}
+    hidden = any(abs(values["confidence"] - 50) <= 3 for values in strong.values())
+    near = all(-0.5 <= values["boundary"] - values["gap"] <= 3 for values in strong.values())
+    test = {float(at): 100 * entry["models"]["test_accuracy"]["mean"] for at, entry in record["strengths"].items()}
+    ruined = all(value < 35 for at, value in test.items() if at >= 3)
+    told = "; ".join(f"{at:g}: " + ", ".join(f"{k} {v:.1f}" for k, v in values.items()) + f", test {test[at]:.1f}"
+                     for at, values in found.items())  # fmt: skip
+    return hidden and near and ruined, told
+
+
+def augmentation_matches_confidence(record: dict) -> tuple[bool, str]:
+    def beside(regime: str) -> dict[str, float]:
+        sizes = record["regimes"][regime].items()
+        return {n: mean(entry, "augmentation") - mean(entry, "confidence") for n, entry in sizes}
+
+    trained, plain = beside("all"), beside("none")
+    told = [f"{regime} {', '.join(f'{n}: {value:+.1f}' for n, value in found.items())}"
+            for regime, found in (("with", trained), ("without", plain))]  # fmt: skip
+    return min(trained.values()) >= -1.5 and max(
+        plain.values()
+    ) < -5, f"augmentation less confidence, {'; '.join(told)}"
+
+
+def last_layer_leaves_the_gap(record: dict) -> tuple[bool, str]:
+    ways = record["ways"]
+    large = [n for n in ways["transfer_last"] if int(n) >= 1000]
+    left = {n: {name: mean(ways["transfer_last"][n], name) for name in ("gap", "boundary")} for n in large}
+    tests = {way: [100 * sizes[n]["models"]["test_accuracy"]["mean"] for n in large] for way, sizes in ways.items()}
+    near = all(values["boundary"] - values["gap"] <= 1 for values in left.values())
+    better = all(a > b for a, b in zip(tests["transfer_full"], tests["transfer_last"], strict=True))
+    told = "; ".join(f"n = {n}: gap {v['gap']:.1f}, boundary {v['boundary']:.1f}" for n, v in left.items())
+    tested = ", ".join(f"{way} {'/'.join(f'{t:.1f}' for t in values)}" for way, values in tests.items())
+    return bool(large) and near and better, f"{told}; test accuracy {tested}"
+
+
+def strongest(entry: dict) -> float:
+    """The best of all attacks on a defense, in per cent."""
+    return max(mean(entry, name) for name in ("label_only", "confidence"))
+
+
+def only_l2_and_privacy(record: dict) -> tuple[bool, str]:
+    low = {text: strongest(entry) for text, entry in record["defenses"].items()}
+
+    def is_strong(text: str) -> bool:
+        name, _, strength = text.partition(":")
+        return "dp_" in text or (name == "l2" and float(strength) >= 1)
+
+    kept = all(value <= 58 for text, value in low.items() if is_strong(text))
+    rest = {text: value for text, value in low.items() if not is_strong(text) and not text.startswith("adversarial")}
+    return kept and all(v >= 60 for v in rest.values()), ", ".join(f"{text} {v:.1f}" for text, v in low.items())
+
+
+def private_and_useful(record: dict) -> tuple[bool, str]:
+    entry = record["defenses"]["dp_sgd:8"]
+    test = 100 * entry["models"]["test_accuracy"]["mean"]
+    return strongest(entry) <= 58 and test >= 40, f"strongest attack {strongest(entry):.1f}, test accuracy {test:.1f}"
+
+
+def outliers_told_under_dropout(record: dict) -> tuple[bool, str]:
+    found = {text: 100 * entry["improvement"]["mean"] for text, entry in record["defenses"].items()}
+    dropped = [value for text, value in found.items() if text.startswith("dropout")]
+    private = [value for text, value in found.items() if text.startswith(("dp_", "l2"))]
+    told = ", ".join(f"{text} {value:+.1f} pp" for text, value in found.items())
+    return min(dropped) > max(private) and all(abs(value) <= 2 for value in private), told
+
+
+def lower_below_upper(record: dict) -> tuple[bool, str]:
+    pairs = [(level["noise"], float(level["epsilon"]), max(a["epsilon"] for a in level["attacks"].values()))
+             for level in record["levels"]]  # fmt: skip
+    told = ", ".join(f"noise {noise:g}: {low:.2f} of {high:.2f}" for noise, high, low in pairs)
+    return all(low <= high for _, high, low in pairs), told
+
+
 CLAIMS = {
     "1 CIFAR-10": Claim("boundary is at most 1 pp below confidence, n = 2,500", *FIG2, boundary_beside_confidence),
     "1 MNIST": Claim("boundary is at most 1 pp below confidence", *MNIST, at_least("boundary", "confidence", 1)),
@@ -165,7 +257,9 @@ CLAIMS = {
     "6": Claim("MemGuard changes no label-only score; confidence, not adaptive, 50.0", *LOCATION, memguard),
     "6 MNIST": Claim("MemGuard changes no label-only score; confidence, not adaptive, 50.0", *MNIST, memguard),
     "6 adaptive": Claim("adaptive confidence under MemGuard is the gap attack", *LOCATION, memguard_adaptive),
-    "7": Claim("adversarial regularisation hides confidences, not labels", "figS9-cpu/record.json", "figS9", None),
+    "6 defenses": Claim("MemGuard changes no label-only attack; confidence, not adaptive, 50.0", *DIGITS_DEFENDED,
+                        memguard_among_defenses),
+    "7": Claim("adversarial regularisation hides confidences, not labels", *FIGS9, confidences_hidden_labels_not),
     "8 rotation": Claim("rotation by 1 to 8 degrees beats gap", *FIG2, beats_gap_where("rotation", range(1, 9))),
     "8 translation": Claim("translation by 1 or 2 beats gap", *FIG2, beats_gap_where("translation", range(1, 3))),
     "9": Claim("fewer than 100 queries beat gap by 4 pp", *FIG2, cheap_queries_beat_gap),
@@ -173,13 +267,18 @@ CLAIMS = {
                           boundary_beats_noise_at_the_end),
     "10": Claim("training on translations raises test accuracy and the translation attack", *FIG3,
                 training_on_shifts_helps_the_translation_attack),
-    "11": Claim("with augmented training the augmentation attack matches confidence", "fig4-paper/record.json",
-                "fig4", None),
-    "12": Claim("fine-tuning the last layer leaves about gap to all attacks", "figS10-cpu/record.json", "figS10", None),
-    "13": Claim("only strong L2 and DP keep every attack low", "fig5_6-cpu/record.json", "fig5_6", None),
-    "14": Claim("DP with transfer is the best trade", "fig5_6-cpu/record.json", "fig5_6", None),
-    "15": Claim("outliers are told better under dropout, not under DP", "figS11-cpu/record.json", "figS11", None),
+    "11": Claim("with augmented training the augmentation attack matches confidence, without not", *FIG4,
+                augmentation_matches_confidence),
+    "12": Claim("fine-tuning the last layer leaves about gap to boundary, full fine-tuning tests better", *FIGS10,
+                last_layer_leaves_the_gap),
+    "13": Claim("L2 of at least 1 and DP keep every attack at or below 58 %, others but adversarial do not", *DEFENSES,
+                only_l2_and_privacy),
+    "14 digits": Claim("DP at epsilon 8 keeps every attack at or below 58 % with test accuracy of at least 40 %",
+                       *DIGITS_DEFENDED, private_and_useful),
+    "15": Claim("outliers are told better under dropout, not under DP and strong L2", *FIGS11,
+                outliers_told_under_dropout),
     "16": Claim("the number of shadow models does not matter (by 1.5 pp)", *FIGS7, shadow_models_do_not_matter),
+    "ours": Claim("what labels prove of epsilon is below what the accountant proves", *AUDITED, lower_below_upper),
 }  # fmt: skip
 
 

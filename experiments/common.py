@@ -172,6 +172,15 @@ def of_preset(presets: dict[str, Any], name: str) -> tuple[Any, dict[str, Any], 
     return presets[preset], said, out_folder(flags.FLAGS.out or f"results/records/{name}-{preset}", "")
 
 
+def chosen(rows: dict[str, Any], what: str) -> list[str]:
+    """The keys of a preset's rows that --only asks for, or all of them."""
+    asked = flags.FLAGS.only or list(rows)
+    unknown = [name for name in asked if name not in rows]
+    if unknown:
+        raise ValueError(f"only={unknown[0]}: preset {flags.FLAGS.preset} has the {what}s {', '.join(rows)}")
+    return asked
+
+
 def leave(folder: Path, record: dict, places: dict[Path, dict] | None = None, **figures: Any) -> None:
     """Writes record.json and the figures NAME.png of a script, and removes the parts they were put together from.
 

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.common import Config, resolve
 from experiments.runs import bar, keeper, surroundings
 from mi_jax import attacks, audit, data, defenses, models, oracle, privacy, splits, store, training, white_box
-from mi_jax.interview import Target
+from mi_jax.interview import Target, by_model
 from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
 
 
@@ -107,6 +107,17 @@ def split_of(config: Config, dataset: Dataset, *, reference: bool) -> Split:
     counts = {"num_targets": config.num_targets, "num_shadows": config.num_shadows}
     num_reference = max(1, min(n, left)) if reference else 0
     return splits.SPLITS[config.split](config.seed, rows, n, num_reference=num_reference, **counts)
+
+
+def mixed(defended: Study, plain: Study) -> Study:
+    """The targets of one study and the shadow models of another: an attacker who does not know of the defense."""
+    targets = set(defended.split.trials[:, 0].tolist())
+
+    def side(k: int) -> Study:
+        return defended if k in targets else plain
+
+    keep = by_model(lambda k: side(k).keep)
+    return defended._replace(target=lambda k, access: side(k).target(k, access), keep=keep)
 
 
 def defense_task(config: Config, dataset: Dataset, model: Model, recipe: Recipe) -> defenses.Task:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 
 from experiments import common, study
 from experiments.common import Config
-from mi_jax import attacks, defenses, plots, report
+from mi_jax import attacks, defenses, plots, report, store
 from mi_jax.types import Attack
 
 
@@ -72,13 +71,9 @@ def guarded(prepared: study.Study, columns: dict[str, Column], paper: dict[str, 
     what holds for a hundred queries holds for all.
     """
     defended = study.oracles(prepared.model, prepared.params, prepared.dataset, defenses.build("memguard"))
-    targets, plain = set(prepared.split.trials[:, 0].tolist()), prepared.target
-
-    def under(name: str, target) -> study.Study:
-        return prepared._replace(target=target, keep=lambda part, compute: prepared.keep(f"{name}-{part}", compute))
-
-    adaptive = under("memguard", defended)
-    mixed = under("memguard-targets", lambda k, access: (defended if k in targets else plain)(k, access))
+    own = by_name(prepared.keep, "memguard-")
+    adaptive = prepared._replace(target=defended, keep=own)
+    mixed = study.mixed(adaptive, prepared)
     entries = {f"confidence, {how}": put(seen, "confidence", columns["confidence"])[0]["attacks"]["confidence"]
                for how, seen in (("not adaptive", mixed), ("adaptive", adaptive))}  # fmt: skip
     entries["confidence, not adaptive"]["paper"] = paper.get("memguard")
@@ -92,16 +87,17 @@ def guarded(prepared: study.Study, columns: dict[str, Column], paper: dict[str, 
     return {"attacks": entries, "label_only_identical_to_the_bit": same}
 
 
+def by_name(keep: store.Keep, prefix: str) -> store.Keep:
+    """The same Keep under other names."""
+    return lambda name, compute: keep(prefix + name, compute)
+
+
 def program(presets: dict[str, dict], paper: dict[str, dict[str, float]], name: str) -> Callable[[], None]:
     """The body of a table's script; `presets`: preset -> data set -> (changes to the config, columns)."""
 
     def body() -> None:
         rows, said, folder = common.of_preset(presets, name)
-        asked = flags.FLAGS.only or list(rows)
-        unknown = [dataset for dataset in asked if dataset not in rows]
-        if unknown:
-            raise ValueError(f"only={unknown[0]}: preset {flags.FLAGS.preset} has the data sets {', '.join(rows)}")
-        for dataset in asked:
+        for dataset in common.chosen(rows, "data set"):
             changes, columns = rows[dataset]
             config = common.Config(**{"dataset": dataset} | changes | said)
             own = folder / dataset.replace(":", "-")

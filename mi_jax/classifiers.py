@@ -74,18 +74,21 @@ def logistic(key: jax.Array, features: np.ndarray, y: np.ndarray, is_member: np.
     def held_out(C: float) -> np.ndarray:
         scores = np.empty(len(flat))
         for side in (0, 1):
-            fitted = _regression(C).fit(flat[half != side], member[half != side])
-            scores[half == side] = fitted.decision_function(flat[half == side])
+            scores[half == side] = _log_odds(C, flat[half != side], member[half != side])(flat[half == side])
         return scores
 
     tried = {C: held_out(C) for C in PENALTIES}
     best = min(tried, key=lambda C: np.logaddexp(0, np.where(is_member, -1, 1) * tried[C]).mean())
-    whole = _regression(best).fit(flat, member)
-    return Fitted(lambda features, y: whole.decision_function(features.reshape(len(features), -1)), tried[best])
+    whole = _log_odds(best, flat, member)
+    return Fitted(lambda features, y: whole(features.reshape(len(features), -1)), tried[best])
 
 
-def _regression(C: float) -> linear_model.LogisticRegression:
-    return linear_model.LogisticRegression(C=C, class_weight="balanced", max_iter=1000)
+def _log_odds(C: float, rows: np.ndarray, member: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Log-odds by a regression on rows [R F]; 0 for all where these are all members or all not."""
+    if len(np.unique(member)) < 2:
+        return lambda rows: np.zeros(len(rows))
+    regression = linear_model.LogisticRegression(C=C, class_weight="balanced", max_iter=1000)
+    return regression.fit(rows, member).decision_function
 
 
 def _fit_groups(key, hidden, steps, flat, groups, is_member) -> tuple[Layers, np.ndarray]:

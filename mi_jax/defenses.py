@@ -235,20 +235,28 @@ _DP_CLIP, _DP_EPOCHS = 1.0, 30
 
 
 def _private(target_epsilon: float, task: Task, **changes) -> Defense:
-    batch = min(task.recipe.batch_size, task.n_train)
-    count = _DP_EPOCHS * -(-task.n_train // batch)
-    mechanism = privacy.Mechanism(task.n_train, batch, count, _DP_CLIP, 1.0, 1 / task.n_train)
-    solved = privacy.solve(mechanism, target_epsilon)
+    recipe = task.recipe._replace(max_epochs=_DP_EPOCHS, patience=None, **changes)
+    return of_mechanism(privacy.solve(mechanism_for(task.n_train, recipe), target_epsilon), recipe)
+
+
+def mechanism_for(n: int, recipe: Recipe, delta: float | None = None) -> privacy.Mechanism:
+    """The mechanism of a training of n rows by `recipe`, its noise 1 and its delta 1/n if nothing else is said."""
+    batch = min(recipe.batch_size, n)
+    return privacy.Mechanism(n, batch, recipe.max_epochs * -(-n // batch), _DP_CLIP, 1.0, delta or 1 / n)
+
+
+def of_mechanism(mechanism: privacy.Mechanism, recipe: Recipe) -> Defense:
+    """Training by `recipe` whose every gradient is made by `mechanism`; its clip and noise are the strength."""
     return Defense(
-        strength={"clip": solved.clip, "noise": solved.noise},
-        recipe=_fixed(tuple(changes.items())),
-        mechanism=_mechanism(solved._replace(clip=None, noise=None)),
+        strength={"clip": mechanism.clip, "noise": mechanism.noise},
+        recipe=_always(recipe),
+        mechanism=_mechanism(mechanism._replace(clip=None, noise=None)),
     )
 
 
 @functools.cache
-def _fixed(changes: tuple) -> Callable[[Recipe], Recipe]:
-    return lambda recipe: recipe._replace(max_epochs=_DP_EPOCHS, patience=None, **dict(changes))
+def _always(recipe: Recipe) -> Callable[[Recipe], Recipe]:
+    return lambda asked: recipe
 
 
 @functools.cache

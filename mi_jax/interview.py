@@ -78,6 +78,15 @@ def interview(
     return ask
 
 
+def by_model(keep_of: Callable[[int], store.Keep]) -> store.Keep:
+    """A Keep that leaves what was asked of model k to `keep_of(k)`."""
+
+    def keep(name: str, compute: Callable[[], store.Part]) -> store.Part:
+        return keep_of(int(re.search(r"-model-(\d+)-points-", name)[1]))(name, compute)
+
+    return keep
+
+
 def price(dataset: Dataset, attack: Attack) -> int:
     """The most that one point may cost."""
     if attack.access == "gradient":

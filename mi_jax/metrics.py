@@ -31,6 +31,48 @@ def best_threshold(scores: np.ndarray, is_member: np.ndarray) -> float:
     return float(thresholds[np.argmax(true * nonmembers - false * members)])  # argmax: the first, so the largest
 
 
+def most_precise_threshold(scores: np.ndarray, is_member: np.ndarray, *, least: int) -> float:
+    """Returns the threshold with the highest precision of those that call at least `least` points members.
+
+    Of several the smallest, which calls the most. Without `least` the maximum tends to rest on a single point.
+    """
+    scores, is_member = _checked(scores, is_member)
+    if not 1 <= least <= scores.size:
+        raise ValueError(f"least={least}, expected 1 to {scores.size}, the number of points")
+    thresholds, true, false = _counts(scores, is_member)
+    enough = true + false >= least
+    share = true[enough] / (true[enough] + false[enough])
+    return float(thresholds[enough][np.flatnonzero(share == share.max())[-1]])
+
+
+def precision(scores: np.ndarray, is_member: np.ndarray, threshold: float) -> float | None:
+    """Returns the share of members among the points with scores >= threshold; None if there are none of these."""
+    scores, is_member = _checked(scores, is_member)
+    called = scores >= threshold
+    return float(is_member[called].mean()) if called.any() else None
+
+
+def epsilon_lower_bound(
+    true: int, members: int, false: int, nonmembers: int, delta: float, level: float = 0.95
+) -> float:
+    """Returns an epsilon that a mechanism with (epsilon, delta) below it would contradict with confidence `level`.
+
+    From how often members (`true` of `members`) and nonmembers (`false` of `nonmembers`) were called members by a
+    test fixed beforehand: (epsilon, delta)-differential privacy implies tpr <= e^epsilon fpr + delta, and the same of
+    the complements. Both rates are taken at the end of their exact interval that counts against the bound, each at
+    confidence (1 + level) / 2, one-sided, so that all of it holds at `level`. At least 0.
+
+    Every trial is taken as independent. Members and nonmembers of one model are not quite that, so the bound of a
+    single training is about its rows; see `experiments/dp_audit.py`.
+    Source: Jagielski et al. 2020 (arXiv 2006.07709), Nasr et al. 2021 (arXiv 2101.04535).
+    """
+    if not 0 <= delta < 1:
+        raise ValueError(f"delta={delta}, expected a probability below 1")
+    tpr, fpr = (clopper_pearson(k, n, level) for k, n in ((true, members), (false, nonmembers)))
+    ratios = [(tpr[0] - delta, fpr[1]), (1 - fpr[1] - delta, 1 - tpr[0])]
+    return max([0.0, *(float(np.log(a / b)) for a, b in ratios if a > 0 and b > 0)])
+
+
 def balanced_accuracy(scores: np.ndarray, is_member: np.ndarray, threshold: float) -> float:
     """Returns the mean of the accuracies on members and on nonmembers, in [0, 1]; 1/2 is chance."""
     scores, is_member = _checked(scores, is_member)

@@ -55,3 +55,27 @@ def test_one_class_and_one_side_only_do_not_break_it(per_class):
     features, _, _ = rows(30)
     fitted = classifiers.network((10,), per_class=per_class)(KEY, features, np.zeros(30, int), np.ones(30, bool))
     assert np.isfinite(fitted.held_out).all()
+
+
+def test_logistic_regression_finds_the_weights_of_independent_bits():
+    rng = np.random.default_rng(0)
+    is_member, weights = rng.random(4000) < 0.5, np.array([0.9, 0.6, 0.5])
+    right = rng.random((4000, 3)) < np.where(is_member[:, None], weights, 1 - weights)
+    fitted = classifiers.logistic(KEY, right[..., None].astype(np.float32), np.zeros(4000, int), is_member)
+    every = np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T
+    bayes = (2 * every - 1) @ np.log(weights / (1 - weights))
+    # The score of independent bits is linear, with these weights; 4,000 rows know each to about 0.1.
+    np.testing.assert_allclose(fitted.score(every[..., None], np.zeros(8, int)), bayes, atol=0.4)
+    assert (
+        abs(metrics.auc(fitted.held_out, is_member) - metrics.auc(right @ np.log(weights / (1 - weights)), is_member))
+        < 0.02
+    )
+
+
+def test_logistic_regression_is_held_out_and_survives_one_side_only():
+    rng = np.random.default_rng(0)
+    bits, is_member = (rng.random((120, 100, 1)) < 0.5).astype(np.float32), np.arange(120) % 2 == 0
+    fitted = classifiers.logistic(KEY, bits, np.zeros(120, int), is_member)
+    assert abs(metrics.auc(fitted.held_out, is_member) - 0.5) < 3.5 * np.sqrt(121 / (12 * 60 * 60))  # null deviation
+    lone = classifiers.logistic(KEY, bits, np.zeros(120, int), np.ones(120, bool))
+    assert (lone.held_out == 0).all() and (lone.score(bits, np.zeros(120, int)) == 0).all()

@@ -98,3 +98,19 @@ def test_the_first_points_are_taken_from_either_side():
     np.testing.assert_array_equal(points.rows, [50, 51, 52, 70, 71, 72])
     assert points.is_member.tolist() == [True] * 3 + [False] * 3
     np.testing.assert_array_equal(POINTS.first(100).rows, POINTS.rows)
+
+
+def test_what_is_asked_of_a_model_is_kept_where_that_model_belongs():
+    kept = {"even": [], "odd": []}
+
+    def keep_of(k):
+        def keep(name, compute):
+            kept["odd" if k % 2 else "even"].append(name)
+            return compute()
+
+        return keep
+
+    keep = interview.by_model(keep_of)
+    for name in ("noise-p-0.5-model-4-points-0-of-40", "boundary-model-13-points-2560-of-5000"):
+        assert keep(name, lambda: {"a": np.ones(1)})["a"] == 1
+    assert [len(kept[side]) for side in ("even", "odd")] == [1, 1] and "model-13" in kept["odd"][0]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mi_jax import attacks, measures
+from mi_jax import attacks, driver, measures, oracle, perturbations
+from mi_jax.types import Attack
 
 KEY = jax.random.key(3)
 COUNT = 2000
@@ -116,3 +117,28 @@ def test_a_table_with_few_bits_is_tried_with_each_probability_up_to_one_half_onc
         tried = [c.settings for c in attacks.build("noise", attacks.Task(binary.shape, 2, binary, 20))]
         assert max(settings["p"] for settings in tried) == 0.5
         assert len({(settings["p"], settings.get("sigma")) for settings in tried}) == len(tried)
+
+
+def test_label_bits_ask_the_same_changes_of_every_example_and_read_them_in_order():
+    seen = []
+
+    def shift(key, x):
+        return (x + jax.random.uniform(key))[None]
+
+    def function(x):
+        seen.append(x)
+        return (x[:, 0] % 1 > 0.5).astype(np.int32)
+
+    x, count = np.float32([[0.0], [0.25]]), 60  # three rounds, the last of ten
+    attack = Attack("bits", "label", perturbations.only_itself, measures.label_bits(shift, count), None)
+    y = np.ones(2, np.int32)
+    target = oracle.of_function(function, 2)
+    answers = driver.query(target, attack, KEY, x, y, np.arange(2), points_at_once=1)
+    draws = np.array([jax.random.uniform(jax.random.fold_in(jax.random.key(0), i)) for i in range(count)])
+    np.testing.assert_array_equal(answers.features[:, 0], [(draws + start) % 1 > 0.5 for start in x[:, 0]])
+    assert answers.queries.tolist() == [count, count] and sum(map(len, seen)) == 2 * count
+
+
+def test_label_bits_refuse_a_budget_of_nothing():
+    with pytest.raises(ValueError, match="budget=0: expected at least 1 query"):
+        measures.label_bits(perturbations.only_itself, 0)

@@ -291,3 +291,54 @@ def test_paired_difference_refuses_what_cannot_be_paired(sizes):
     a, b, members = (np.arange(size) < 1 for size in sizes)
     with pytest.raises(ValueError, match="expected as many of each, with two members and two nonmembers"):
         metrics.paired_difference(a, b, members)
+
+
+@pytest.mark.parametrize("scores, is_member", CASES)
+@pytest.mark.parametrize("least", [1, 3])
+def test_the_most_precise_threshold_is_that_of_an_exhaustive_search(scores, is_member, least):
+    enough = [t for t in all_thresholds(scores) if (scores >= t).sum() >= least]
+    best = max(metrics.precision(scores, is_member, t) for t in enough)
+    found = metrics.most_precise_threshold(scores, is_member, least=least)
+    assert metrics.precision(scores, is_member, found) == best and (scores >= found).sum() >= least
+    assert found == min(t for t in enough if metrics.precision(scores, is_member, t) == best)
+
+
+def test_precision_of_nobody_called_is_nothing():
+    assert metrics.precision(*SEPARATED, 100.0) is None
+    assert metrics.precision(*SEPARATED, 4.0) == 1.0 and metrics.precision(*SEPARATED, 0.0) == 0.6
+
+
+def test_the_bound_of_epsilon_is_the_closed_form_for_randomised_response():
+    """A bit told truly with probability e^2 / (1 + e^2) is (2, 0)-private, exactly; the bound nears 2 from below."""
+    truth = np.exp(2) / (1 + np.exp(2))
+    for n, close in ((1000, 0.6), (100_000, 0.06)):
+        bound = metrics.epsilon_lower_bound(round(n * truth), n, round(n * (1 - truth)), n, 0.0)
+        assert 2 - close < bound < 2
+
+
+def test_the_bound_of_epsilon_is_wrong_as_seldom_as_it_says():
+    rng, truth = np.random.default_rng(0), np.exp(1) / (1 + np.exp(1))
+    true, false = rng.binomial(300, truth, 2000), rng.binomial(300, 1 - truth, 2000)
+    above = np.mean(
+        [metrics.epsilon_lower_bound(int(a), 300, int(b), 300, 0.0) > 1 for a, b in zip(true, false, strict=True)]
+    )
+    assert above <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
+
+
+@pytest.mark.parametrize("counts, delta", [((0, 50, 0, 50), 0.0), ((25, 50, 25, 50), 1e-5), ((50, 50, 0, 50), 0.99)])
+def test_what_proves_nothing_bounds_epsilon_by_zero(counts, delta):
+    assert metrics.epsilon_lower_bound(*counts, delta) == 0
+
+
+def test_the_bound_of_epsilon_agrees_with_jax_privacys_auditor():
+    jax_privacy = pytest.importorskip(
+        "jax_privacy.auditing", reason="needs jax-privacy 2.0.0, a test oracle of the benchmarks"
+    )
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(1.5, 1, 400), rng.normal(0, 1, 400)
+    auditor = jax_privacy.CanaryScoreAuditor(inside, outside)
+    theirs = auditor.epsilon_clopper_pearson(significance=0.05, delta=1e-5)
+    # Theirs pays by a union bound for taking the best of all thresholds; ours is given one, so it may be larger.
+    best = max(metrics.epsilon_lower_bound(int((inside >= t).sum()), 400, int((outside >= t).sum()), 400, 1e-5)
+               for t in outside)  # fmt: skip
+    assert 0 <= theirs <= best + 1e-6

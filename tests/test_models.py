@@ -158,3 +158,30 @@ def test_unknown_model_names_the_known_ones(name):
 def test_what_no_model_fits_is_refused(name, shape, num_classes, message):
     with pytest.raises(ValueError, match=message):
         models.build(name, shape, num_classes)
+
+
+def test_wide_resnet_has_the_layers_of_wrn_28_2():
+    params = jax.eval_shape(
+        models.build("wide_resnet", (32, 32, 3), 10).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+    )
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
+    assert len(kernels) == 25  # the first, and three stages of four blocks of two
+    shortcuts = {name: layer["kernel"].shape for name, layer in params.items() if name.startswith("shortcut")}
+    assert shortcuts == {"shortcut_32": (16, 32), "shortcut_64": (32, 64), "shortcut_128": (64, 128)}
+    assert params["Dense_0"]["kernel"].shape == (128, 10)
+    assert sum(np.prod(leaf.shape) for leaf in kernels) == 9 * (
+        3 * 16 + 16 * 32 + 7 * 32**2 + 32 * 64 + 7 * 64**2 + 64 * 128 + 7 * 128**2
+    )
+
+
+def test_logits_of_a_wide_resnet_do_not_depend_on_the_rest_of_the_batch():
+    model = models.build("wide_resnet:10,1", (8, 8, 1), 3)
+    x = np.random.default_rng(0).random((4, 8, 8, 1), np.float32)
+    params = model.init(jax.random.key(0), x)
+    np.testing.assert_allclose(model.apply(params, x)[2], model.apply(params, x[[2, 0, 0, 0]])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wide_resnet:11,1", "wide_resnet:28,0", "wide_resnet:28", "wide_resnet:a,1"])
+def test_a_wide_resnet_that_cannot_be_is_refused(name):
+    with pytest.raises(ValueError, match="expected"):
+        models.build(name, (32, 32, 3), 10)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mi_jax.perturbations import PERTURBATIONS, only_itself, rotate, translate
+from mi_jax.perturbations import PERTURBATIONS, mirror_shift_cutout, only_itself, rotate, translate
 from mi_jax.testing import check_perturbation, constant_oracle, count_queries, linear_oracle, sphere_oracle
 
 KEY = jax.random.key(0)
@@ -247,3 +247,29 @@ def test_queries_are_counted_by_rows_and_calls_even_when_the_target_fails():
     with pytest.raises(RuntimeError):
         counted(noise(4, 2))
     assert counter == {"queries": 4, "calls": 1}
+
+
+def test_mirror_shift_and_cutout_do_what_they_are_called():
+    x = jnp.asarray(np.random.default_rng(0).random((8, 8, 2)), jnp.float32)
+    augment = jax.jit(mirror_shift_cutout(2))
+    padded = [np.pad(side, ((2, 2), (2, 2), (0, 0)), mode="reflect") for side in (x, x[:, ::-1])]
+    places, mirrored = set(), 0
+    for i in range(200):
+        (seen,) = np.asarray(augment(jax.random.key(i), x))
+        grey = (seen == 0.5).all(-1)
+        rows, columns = grey.any(1).sum(), grey.any(0).sum()
+        assert grey.sum() == rows * columns and {rows, columns} <= {2, 3, 4}  # a square, cut at edges
+        fits = [(m, a, b) for m in (0, 1) for a in range(5) for b in range(5)
+                if np.array_equal(padded[m][a : a + 8, b : b + 8][~grey], seen[~grey])]  # fmt: skip
+        assert len(fits) == 1
+        mirrored += fits[0][0]
+        places.add(fits[0][1:])
+    assert len(places) == 25 and 70 < mirrored < 130  # all shifts (miss: 25 (24/25)^200 < 1 %), half mirrored
+
+
+def test_mirror_shift_and_cutout_refuse_a_shift_the_image_is_too_small_for():
+    with pytest.raises(ValueError, match="image of 3 x 9 pixels, expected sides above 4"):
+        mirror_shift_cutout(4)(jax.random.key(0), jnp.zeros((3, 9, 1)))
+    with pytest.raises(ValueError, match="pixels=1.5, expected a whole number"):
+        mirror_shift_cutout(1.5)
+    assert mirror_shift_cutout(2) is mirror_shift_cutout(2.0)

@@ -1,0 +1,163 @@
+"""What labels alone prove about the epsilon of DP-SGD: a lower bound from attacks beside the accountant's upper bound.
+
+Artefact: record.json and dp_audit.png in --out (default results/records/dp_audit-PRESET).
+Command:  python -m experiments.dp_audit --preset=smoke     digits, a few models; seconds
+          python -m experiments.dp_audit --preset=cpu       digits, 1,000 models a noise level
+          python -m experiments.dp_audit --preset=paper     the same with 10,000: an accelerator
+Method:   Half of the models are trained with a canary, an image under a wrong label, the other half without it and with
+          nothing in its place: a row that is not finite is dropped from every sum, to the bit as if it were not
+          there. These are two training sets that differ by one row added, what epsilon is about, and every model is
+          an independent trial. An attack scores the canary from labels alone; its threshold is fixed on one half of
+          the models, the rates of right and wrong accusations are counted on the other, and their exact intervals
+          give an epsilon that is refuted at 95 % if it were smaller. One test is made for each attack and noise
+          level, so one in twenty of these bounds may be too high.
+Expected: the lower bound below the upper one, and both falling with the noise; K models prove at most log(K / 15)
+          or so.
+Differs:  the paper has no such experiment.
+Status:   not yet run
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from matplotlib import pyplot as plt
+
+from experiments import common, runs
+from mi_jax import data, defenses, driver, measures, metrics, models, oracle, perturbations, plots, privacy, training
+from mi_jax.rays import rays
+from mi_jax.types import Attack, Recipe
+
+DELTA, LEVEL = 1e-5, 0.95
+RECIPE = Recipe(batch_size=20, learning_rate=0.5, max_epochs=20, patience=None, optimizer="sgd")
+PRESETS = {  # models a noise level, noise multipliers
+    "smoke": (16, (0.0, 1.0)),
+    "cpu": (1000, (0.0, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0)),
+    "paper": (10000, (0.0, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0)),
+}
+N, AT_ONCE = 100, 50  # rows, the canary among them; models trained side by side
+
+
+def attacks() -> dict[str, Attack]:
+    """Label-only scores of one point; the canary's wrong label is the one asked about."""
+    noise = measures.hit_rate(measures.gaussian, 0.15, 100)._replace(gated=False)
+    asked = {"label": measures.label_is_right(), "noise": noise, "rays": rays(100)}
+    return {name: Attack(name, "label", perturbations.only_itself, measure, None) for name, measure in asked.items()}
+
+
+def problem(dataset: data.Dataset, num_models: int, seed: int):
+    """(x, y of the pool, members [K N], is the canary in [K] bool): the canary and the row of nothing stand last."""
+    random = np.random.default_rng(seed)
+    rows = random.permutation(len(dataset.x))[:N]
+    nothing = np.full_like(dataset.x[:1], np.nan)
+    x = np.concatenate([dataset.x[rows], nothing])
+    y = np.append(dataset.y[rows], 0)
+    y[N - 1] = (y[N - 1] + 1 + random.integers(dataset.num_classes - 1)) % dataset.num_classes  # a wrong label
+    is_in = np.arange(num_models) % 2 == 0
+    others = np.tile(np.arange(N - 1), (num_models, 1))
+    return x, y, np.column_stack([others, np.where(is_in, N - 1, N)]), is_in
+
+
+def bound(scores: np.ndarray, is_in: np.ndarray) -> dict:
+    """The lower bound of epsilon from scores [K]: threshold from the first half of the models, rates from the rest."""
+    half = len(scores) // 2
+    threshold = best_threshold(scores[:half], is_in[:half])
+    called, members = scores[half:] >= threshold, is_in[half:]
+    counts = (int((called & members).sum()), int(members.sum()), int((called & ~members).sum()), int((~members).sum()))
+    epsilon = metrics.epsilon_lower_bound(*counts, DELTA, LEVEL)
+    return {"epsilon": epsilon, "threshold": threshold, "true": counts[0], "members": counts[1], "false": counts[2],
+            "nonmembers": counts[3]}  # fmt: skip
+
+
+def best_threshold(scores: np.ndarray, is_in: np.ndarray) -> float:
+    """The threshold whose bound would be largest on these models."""
+
+    def value(threshold: float) -> float:
+        called = scores >= threshold
+        counts = ((called & is_in).sum(), is_in.sum(), (called & ~is_in).sum(), (~is_in).sum())
+        return metrics.epsilon_lower_bound(*map(int, counts), DELTA, LEVEL)
+
+    found = np.unique(scores[np.isfinite(scores)])
+    return float(max(found, key=value))
+
+
+def measure(num_models: int, noises: tuple[float, ...], config: common.Config, folder) -> dict:
+    """The record: for each noise level the proved epsilon and the bound of every attack."""
+    dataset = data.load(config.dataset, config.data_dir)
+    model = models.build(config.model or "mlp", dataset.x.shape[1:], dataset.num_classes)
+    x, y, members, is_in = problem(dataset, num_models, config.seed)
+    shape = defenses.mechanism_for(N, RECIPE, DELTA)
+    defense = defenses.of_mechanism(shape, RECIPE)
+    strengths = {"clip": np.full(len(noises), shape.clip, np.float32), "noise": np.float32(noises)}
+    environment = runs.surroundings(dataclasses.replace(config, budget=num_models), dataset, RECIPE,
+                                    defense._replace(strength=strengths))  # fmt: skip
+    keep = runs.keeper(folder, environment)
+    with runs.bar("training", unit="model") as progress:
+        params, history = training.train_ensemble(
+            jax.random.key(config.seed), model, RECIPE, x, y, members, defense=defense, strengths=strengths,
+            models_at_once=min(AT_ONCE, num_models), keep=keep,
+            progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
+        )  # fmt: skip
+    levels = []
+    for g, noise in enumerate(noises):
+        own = jax.tree.map(lambda leaf, g=g: leaf[g], params)
+        scores = asked_of_all(model, own, dataset.num_classes, x[N - 1 : N], y[N - 1 : N], config.seed)
+        proved = shape._replace(noise=noise)
+        levels.append({"noise": noise, "epsilon": privacy.epsilon(proved), "statement": privacy.statement(proved),
+                       "steps_without_the_missing_row": [int(c) for c in np.unique(history.dropped[g])][:3],
+                       "attacks": {name: bound(s, is_in) for name, s in scores.items()}})  # fmt: skip
+        print(line(levels[-1]), flush=True)
+    return {"config": dataclasses.asdict(config), "environment": environment, "models": num_models, "delta": DELTA,
+            "level": LEVEL, "levels": levels}  # fmt: skip
+
+
+def asked_of_all(model, params, num_classes: int, x, y, seed: int) -> dict[str, np.ndarray]:
+    """Scores [K] of the canary by every model of an ensemble, for each attack."""
+    count, found = len(jax.tree.leaves(params)[0]), {name: [] for name in attacks()}
+    chosen = attacks()
+    with runs.bar("asking", unit="model", total=count) as progress:
+        for k in range(count):
+            target = oracle.of_model(model, jax.tree.map(lambda leaf, k=k: leaf[k], params), num_classes)
+            for name, attack in chosen.items():
+                key = jax.random.fold_in(jax.random.key(seed), k)
+                answers = driver.query(target, attack, key, x, y, np.zeros(1, int), points_at_once=1)
+                found[name].append(float(answers.features[0, 0, -1]))
+            progress.add(1)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def line(level: dict) -> str:
+    told = ", ".join(f"{name} {entry['epsilon']:.2f} ({entry['true']}/{entry['members']} and {entry['false']}/"
+                     f"{entry['nonmembers']})" for name, entry in level["attacks"].items())  # fmt: skip
+    return f"noise {level['noise']:g}: epsilon at most {level['epsilon']:.2f}; at least: {told}"
+
+
+def draw(record: dict) -> plt.Figure:
+    """Both bounds over the noise multiplier."""
+    figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
+    noises = [level["noise"] for level in record["levels"]]
+    upper = [float(level["epsilon"]) for level in record["levels"]]
+    known = [(noise, value) for noise, value in zip(noises, upper, strict=True) if np.isfinite(value)]
+    axes.plot(*zip(*known, strict=True), "k-", marker=".", label="proved: epsilon is at most")
+    for colour, name in zip(plots.COLOURS, record["levels"][0]["attacks"], strict=False):
+        values = [level["attacks"][name]["epsilon"] for level in record["levels"]]
+        axes.plot(noises, values, marker="o", color=colour, label=f"{name}: epsilon is at least")
+    axes.set(xlabel="noise multiplier (0: no finite epsilon is proved)", ylabel="epsilon", yscale="symlog",
+             title=f"{record['config']['dataset']}, n = {N}, delta = {record['delta']:g}, "
+                   f"{record['models']} models a level")  # fmt: skip
+    axes.legend(fontsize=8)
+    return figure
+
+
+def body() -> None:
+    """Every noise level of the preset."""
+    (num_models, noises), said, folder = common.of_preset(PRESETS, "dp_audit")
+    if "defense" in said:
+        raise ValueError(f"defense={said['defense']}: expected none, dp_audit trains with DP-SGD")
+    config = common.Config(**said | {"preset": said.get("preset", "cpu")})
+    record = measure(num_models, noises, config, folder)
+    common.leave(folder, record, dp_audit=draw(record))
+
+
+if __name__ == "__main__":
+    common.start(body)

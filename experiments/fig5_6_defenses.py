@@ -1,0 +1,215 @@
+"""Figures 5 and 6: every defense over its grid, its test accuracy and what attacks still get.
+
+Artefact: for each data set record.json, fig5.png (attack against test accuracy) and fig6.png (attack against the gap
+          between train and test accuracy, label-only and confidence) in --out/DATASET (default
+          results/records/fig5_6-PRESET), and a table of the best test accuracy at a given attack accuracy.
+Command:  python -m experiments.fig5_6_defenses --preset=smoke     digits; seconds, to see that it runs
+          python -m experiments.fig5_6_defenses --preset=cpu       digits and Location-30 in full, CIFAR-10 in part
+          python -m experiments.fig5_6_defenses --preset=paper     CIFAR-10, n = 2,500, all grids: an accelerator
+          --only=DATASET makes one of them, --defenses=none,l2:1 some of its points (none always belongs to them).
+          Transfer needs `python -m experiments.pretrain` first; originals in --data_dir or $MI_JAX_DATA/DATASET.
+Settings: all strengths of a defense train as one ensemble, on one split for all defenses. The attacker knows the
+          defense: shadow models are trained with it. Beside that stands what an attacker gets who does not and trains
+          undefended shadow models. `label_only` is the label-only attack that does best on the trial's shadow models.
+          CIFAR-10 in the cpu preset: one trial, 200 points a side, boundary with 609 queries.
+Expected: on CIFAR-10 only L2 of at least 1 and DP keep attacks below 57 %; dropout costs no test accuracy and leaves
+          62.8 (rate 0.9) to 86.3; MemGuard changes no label (the paper's figures 5 and 6; PAPER below).
+Status:   not yet run
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from matplotlib import pyplot as plt
+
+from experiments import common, study, tables
+from experiments.tables import Column, named
+from mi_jax import metrics, plots, report
+
+PAPER = {  # CIFAR-10, n = 2,500, per cent: test accuracy, gap, label-only attack
+    "none": (51.1, 49.1, 82.3),
+    "memguard:0.001": (50.7, 48, 82.4),
+    "dropout:0.5": (55.1, 44.9, 86.3),
+    "dropout:0.8": (59.2, 39.2, 74.3),
+    "l2:0.1": (44.6, 51.6, 75.8),
+    "l2:1": (49.2, 10.0, 55.2),
+    "transfer_full": (67.0, 33.0, 78.8),
+    "transfer_last": (59.4, 22.7, 61.4),
+    "adversarial:2": (44.7, 45.8, 72.9),
+}
+LEVELS = (52, 55, 58, 60, 65, 70, 75, 80, 100)  # attack accuracy, per cent, of the Pareto table
+
+
+def of(name: str, *strengths: float) -> tuple[str, ...]:
+    return tuple(f"{name}:{strength:g}" for strength in strengths)
+
+
+DROPOUT = of("dropout", *(k / 10 for k in range(1, 10)))
+PENALTIES = (*of("l2", 5e-4, 5e-3, 0.01, 0.1, 1, 2, 3), *of("l1", 1e-4, 1e-3, 0.01))
+MASKS = ("memguard:0.001", *of("top_k", 1, 3), *of("rounding", 1, 3))
+ADVERSARIAL = of("adversarial", 0.5, 1, 2, 2.5, 3, 4, 5)
+PRIVATE = (*of("dp_sgd", 1, 8, 50), *of("dp_adam", 1, 8, 50))
+EPSILONS = (10, 30, 50, 70, 90, 110, 150, 190, 250)
+TRANSFER = ("transfer_last", "transfer_full")
+ANYWHERE = ("none", *MASKS, *PENALTIES, *DROPOUT, *ADVERSARIAL, *PRIVATE)
+DIGITS = (*ANYWHERE, *of("augmentation", 1, 2, 3), *of("ldl", 0.05, 0.1, 0.2, 0.3), "dropout:0.5+ldl:0.2")
+LOCATION = (*ANYWHERE, *of("ldl", 0.005, 0.01, 0.02, 0.05), "dropout:0.5+ldl:0.02")
+ON_TWO_CORES = ("none", "memguard:0.001", *of("dropout", 0.5, 0.8), *of("l2", 0.1, 1), *TRANSFER, "dp_adam:110",
+                "adversarial:2")  # fmt: skip
+IN_FULL = ("none", "memguard:0.001", *DROPOUT, *PENALTIES, *of("augmentation", 1, 2, 3, 4, 5), *TRANSFER,
+           *of("dp_adam", *EPSILONS), *(f"transfer_full+dp_adam:{e}" for e in EPSILONS),
+           *(f"transfer_last+dp_adam:{e}" for e in EPSILONS), *ADVERSARIAL, "transfer_last+ldl:0.05")  # fmt: skip
+
+IMAGES = {"gap": tables.CHEAP["gap"], "augmentation": tables.CHEAP["augmentation"],
+          "noise": Column(named("noise"), budget=250), "boundary": Column(named("boundary")),
+          "confidence": tables.CHEAP["confidence"]}  # fmt: skip
+ROWS = {"gap": tables.CHEAP["gap"], "noise": Column(named("noise")), "confidence": tables.CHEAP["confidence"]}
+CIFAR = {"dataset": "cifar10", "model": "cnn", "n_train": 2500, "num_shadows": 1}
+PRESETS = {  # data set -> (changes to the config, columns, defenses)
+    "smoke": {"digits": ({"num_targets": 2, "num_shadows": 1, "n_train": 40, "budget": 40},
+                         {name: IMAGES[name] for name in ("gap", "boundary", "confidence")},
+                         ("none", "memguard:0.001", "l2:1", "dropout:0.5", "dp_sgd:8", "adversarial:1"))},
+    "cpu": {"digits": ({"num_targets": 5, "num_shadows": 2, "n_train": 100, "budget": 609}, IMAGES, DIGITS),
+            "location30": ({"num_targets": 3, "num_shadows": 1, "n_train": 1200, "budget": 250}, ROWS, LOCATION),
+            "cifar10": (CIFAR | {"num_targets": 1, "num_points": 200, "budget": 609}, IMAGES, ON_TWO_CORES)},
+    "paper": {"cifar10": (CIFAR | {"num_targets": 3, "budget": 2409}, IMAGES, IN_FULL)},
+}  # fmt: skip
+
+
+def put(prepared: study.Study, columns: dict[str, Column]) -> dict:
+    """Every column, and `label_only`: of the label-only ones that which does best on the trial's shadow models."""
+    found = {name: tables.put(prepared, name, column) for name, column in columns.items()}
+    entries = {name: record["attacks"][name] for name, (record, _) in found.items()}
+    names = [name for name, entry in entries.items() if entry["access"] == "label"]
+    on_shadow = np.stack([on_shadows(name, entries[name], found[name][1]) for name in names])  # [A T]
+    best = [names[i] for i in on_shadow.argmax(0)]
+    values = [entries[name]["balanced_accuracy"]["values"][t] for t, name in enumerate(best)]
+    strongest = {"chosen": best, "balanced_accuracy": metrics.summary(values)}
+    return {"models": next(iter(found.values()))[0]["models"], "attacks": entries | {"label_only": strongest}}
+
+
+def on_shadows(name: str, entry: dict, scores: dict) -> np.ndarray:
+    """Balanced accuracy [T] of an attack on the shadow models it was tuned on, by held-out scores."""
+    seen = zip(scores[f"shadow/attack/{name}/scores"], scores["shadow/is_member"], entry["tuned"]["threshold"],
+               strict=True)  # fmt: skip
+    return np.array([metrics.balanced_accuracy(np.nan_to_num(s), m, float(at)) for s, m, at in seen])
+
+
+def entry_of(defended: study.Study, plain: study.Study, columns: dict[str, Column]) -> dict:
+    """The entry of one defense: its models, its attacks, and those of an attacker with undefended shadow models."""
+    found = put(defended, columns)
+    return {"models": found["models"] | defended.trained, "attacks": found["attacks"],
+            "not_adaptive": put(study.mixed(defended, plain), columns)["attacks"]}  # fmt: skip
+
+
+def measure(config: common.Config, columns: dict[str, Column], written: tuple[str, ...], out: Path) -> dict:
+    """The record of one data set."""
+    studies = study.prepare_grid(config, written, out=out)
+    plain = studies[written.index("none")]
+    found = {}
+    for text, prepared in zip(written, studies, strict=True):
+        found[text] = entry_of(prepared, plain, columns)
+        print(line(text, found[text]), flush=True)
+    places = {out / study.folder_of(text): {"environment": prepared.environment}
+              for text, prepared in zip(written, studies, strict=True)}  # fmt: skip
+    config = dataclasses.asdict(plain.config) | {"defense": list(written)}
+    record = {"config": config, "environment": plain.environment, "defenses": found, "best": best_trade(found)}
+    common.leave(out, record, places, fig5=draw_trade(record), fig6=draw_gap(record))
+    return record
+
+
+def line(text: str, entry: dict) -> str:
+    models, attacks, plain = entry["models"], entry["attacks"], entry["not_adaptive"]
+    numbers = " ".join(f"{name} {report.percent(attack['balanced_accuracy'])}" for name, attack in attacks.items())
+    beside = " ".join(f"{name} {100 * plain[name]['balanced_accuracy']['mean']:.1f}" for name in plain)
+    private = f"; {models['privacy']['statement']}" if "privacy" in models else ""
+    return f"{text}: test {report.percent(models['test_accuracy'])}, {numbers}; not adaptive: {beside}{private}"
+
+
+def numbers(entry: dict) -> tuple[float, float, float, float]:
+    """Test accuracy, gap, strongest label-only attack and confidence attack, in per cent."""
+    models, attacks = entry["models"], entry["attacks"]
+    test, train = (100 * models[f"{side}_accuracy"]["mean"] for side in ("test", "train"))
+    label, confidence = (100 * attacks[name]["balanced_accuracy"]["mean"] for name in ("label_only", "confidence"))
+    return test, train - test, label, confidence
+
+
+def best_trade(found: dict[str, dict]) -> dict[str, dict | None]:
+    """Attack accuracy in per cent -> the defense of the best test accuracy where every attack stays at or below it."""
+    table = {}
+    for level in LEVELS:
+        allowed = {text: entry for text, entry in found.items() if max(numbers(entry)[2:]) <= level}
+        best = max(allowed, key=lambda text: numbers(allowed[text])[0], default=None)
+        shown = ("test_accuracy", "gap", "label_only", "confidence")
+        table[str(level)] = best and {"defense": best} | dict(zip(shown, numbers(allowed[best]), strict=True))
+    return table
+
+
+def kind_of(text: str) -> str:
+    return "+".join(part.partition(":")[0] for part in text.split("+"))
+
+
+def points(axes, record: dict, x: int, y: int) -> None:
+    """A marker for each defense, larger for larger strengths, joined along a grid."""
+    kinds: dict[str, list[str]] = {}
+    for text in record["defenses"]:
+        kinds.setdefault(kind_of(text), []).append(text)
+    for i, (kind, texts) in enumerate(kinds.items()):
+        at = np.array([numbers(record["defenses"][text]) for text in texts])
+        colour, marker = plots.COLOURS[i % len(plots.COLOURS)], "osD^vP*Xp<>"[i // len(plots.COLOURS) + i % 3]
+        axes.plot(at[:, x], at[:, y], color=colour, lw=0.8, alpha=0.5)
+        axes.scatter(at[:, x], at[:, y], s=14 + 60 * (1 + np.arange(len(at))) / len(at), color=colour, marker=marker,
+                     alpha=0.75, label=kind, lw=0)  # fmt: skip
+
+
+def draw_trade(record: dict) -> plt.Figure:
+    """Figure 5: strongest label-only attack against test accuracy; the paper's points as crosses."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    points(axes, record, 0, 2)
+    if record["config"]["dataset"] == "cifar10":
+        known = [PAPER[text] for text in record["defenses"] if text in PAPER]
+        axes.plot(*zip(*((test, attack) for test, _, attack in known), strict=True), "x", color="0.3", label="paper")
+    axes.axhline(50, color="0.6", lw=1, ls=":")
+    axes.set(xlabel="test accuracy (%)", ylabel="strongest label-only attack (%)", title=titled(record))
+    axes.legend(
+        fontsize=7, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="larger: stronger"
+    )
+    return figure
+
+
+def draw_gap(record: dict) -> plt.Figure:
+    """Figure 6: attacks against the gap between train and test accuracy, beside the gap attack's own line."""
+    figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained", sharey=True)
+    for axes, y, title in zip(panels, (2, 3), ("label-only", "confidence"), strict=True):
+        points(axes, record, 1, y)
+        right = max(axes.get_xlim()[1], 10)
+        axes.plot([0, right], [50, 50 + right / 2], color="0.4", lw=1, ls="--", label="gap attack: 50 + gap / 2")
+        axes.set(xlabel="train minus test accuracy (pp)", ylabel="attack accuracy (%)",
+                 title=f"{titled(record)}: {title}")  # fmt: skip
+    panels[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def titled(record: dict) -> str:
+    return f"{record['config']['dataset']}, n = {record['config']['n_train']}"
+
+
+def body() -> None:
+    """Every data set of the preset."""
+    rows, said, folder = common.of_preset(PRESETS, "fig5_6")
+    if "defense" in said:
+        raise ValueError(f"defense={said['defense']}: expected none, --defenses=A,B chooses among those of the figure")
+    for name in common.chosen(rows, "data set"):
+        changes, columns, written = rows[name]
+        asked = tuple(dict.fromkeys(("none", *(flags.FLAGS.defenses or written))))
+        record = measure(common.Config(**{"dataset": name} | changes | said), columns, asked, folder / name)
+        for level, best in record["best"].items():
+            told = best and f"{best['defense']}: test {best['test_accuracy']:.1f}, label-only {best['label_only']:.1f}"
+            print(f"attacks at most {level} %: {told or 'no defense of these'}")
+
+
+if __name__ == "__main__":
+    common.start(body, only="data sets of the preset; default: all of them",
+                 defenses="defenses in place of those of the preset")  # fmt: skip

@@ -1,0 +1,64 @@
+"""Which points lie alone in the eyes of a model: few others near them among its penultimate activations.
+
+**Source**: the paper, section 7 (arXiv 2007.14321v2, section 9): a point is an outlier if fewer than gamma others are
+within a cosine distance delta of it. With gamma fixed, delta follows from the share of points that are to be
+outliers: it is a quantile of the distances to the gamma-th neighbour, so nothing is searched.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from flax import linen as nn
+from sklearn import neighbors
+
+from mi_jax import pretrained
+from mi_jax.types import Array, Model, Params
+
+GAMMA, BETA = 10, 0.02  # the paper's
+_ROWS = 512  # a forward pass
+
+
+def penultimate(model: Model, params: Params, x: Array) -> np.ndarray:
+    """What goes into the last dense layer of a model of ours, [P D], for examples x [P *x]."""
+    last = pretrained.last_layer(model, x.shape[1:])
+    parts = [_activations(params, x[i : i + _ROWS], model=model, last=last) for i in range(0, len(x), _ROWS)]
+    return np.concatenate(parts)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "last"))
+def _activations(params: Params, x: Array, *, model: Model, last: str) -> jax.Array:
+    seen = []
+
+    def tap(call, args, kwargs, context):
+        if context.module.path == (last,):
+            seen.append(args[0])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(tap):
+        model.apply(params, x)
+    return seen[0]
+
+
+def distance_to_neighbour(features: np.ndarray, gamma: int = GAMMA) -> np.ndarray:
+    """The cosine distance [P] of each point to its gamma-th nearest other one; features [P D].
+
+    ValueError for fewer than gamma + 1 points.
+    """
+    if not 1 <= gamma < len(features):
+        raise ValueError(f"gamma={gamma}: expected at least 1 and fewer than the {len(features)} points")
+    # One more than asked: the nearest of all is the point itself.
+    found = neighbors.NearestNeighbors(n_neighbors=gamma + 1, metric="cosine", algorithm="brute").fit(features)
+    return found.kneighbors(features)[0][:, gamma]
+
+
+def outliers(features: np.ndarray, *, gamma: int = GAMMA, beta: float = BETA) -> tuple[np.ndarray, float]:
+    """(is the point an outlier [P] bool, delta): the share beta of all points, at least one, rounded down.
+
+    Among points at equal distance from their gamma-th neighbour, where only some fit in, none does.
+    """
+    if not 0 < beta < 1:
+        raise ValueError(f"beta={beta}: expected a share between 0 and 1")
+    distances = distance_to_neighbour(features, gamma)
+    delta = np.sort(distances)[-1 - max(1, int(beta * len(distances)))]
+    return distances > delta, float(delta)
