@@ -34,6 +34,9 @@ class Config:
     split: str = "disjoint"
     defense: str = "none"
     checkpoint: str | None = None
+    clip: float = 1.0
+    delta: float | None = None
+    private_epochs: int = 30
     budget: int | None = None
     cap: int | None = None
     allow_random_target: bool = False
@@ -55,6 +58,9 @@ HELP = {
     "rows), balanced (every row in half of the models)",
     "defense": f"NAME, NAME:STRENGTH or NAME:STRENGTH+NAME:STRENGTH, of: {', '.join(defenses.DEFENSES)}",
     "checkpoint": "network that transfer begins from; default: where experiments.pretrain writes it",
+    "clip": "L2 norm that the gradient of one example is scaled down to in private training",
+    "delta": "of private training; default: 1/n_train",
+    "private_epochs": "epochs of private training, which no loss ends",
     "budget": "queries per example of attacks that can spend any number (noise, boundary, rays; each copy of combined)",
     "cap": "queries an attack may put to one target in all; what it leaves unfinished is marked; default: no cap",
     "allow_random_target": "go on although a target answers the same input differently when asked again",
@@ -112,6 +118,8 @@ def define_flags() -> None:
             flags.DEFINE_list(field.name, default, text)
         elif field.type is bool:
             flags.DEFINE_bool(field.name, default, text)
+        elif "float" in str(field.type):
+            flags.DEFINE_float(field.name, default, text)
         elif "int" in str(field.type):
             flags.DEFINE_integer(field.name, default, text)
         else:
@@ -135,7 +143,7 @@ def resolve(config: Config, dataset: Dataset) -> Config:
     said = {key: value for key, value in dataclasses.asdict(config).items() if value is not None}
     values = defaults_for(dataset) | PRESETS[config.preset] | said
     values.setdefault("num_points", values["n_train"])
-    for name in ("n_train", "num_targets", "num_shadows", "num_points", "budget"):
+    for name in ("n_train", "num_targets", "num_shadows", "num_points", "budget", "private_epochs"):
         if values[name] < 1:
             raise ValueError(f"{name}={values[name]}: expected at least 1")
     if config.cap is not None and config.cap < 1:

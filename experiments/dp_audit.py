@@ -86,7 +86,7 @@ def measure(num_models: int, noises: tuple[float, ...], config: common.Config, f
     dataset = data.load(config.dataset, config.data_dir)
     model = models.build(config.model or "mlp", dataset.x.shape[1:], dataset.num_classes)
     x, y, members, is_in = problem(dataset, num_models, config.seed)
-    shape = defenses.mechanism_for(N, RECIPE, DELTA)
+    shape = defenses.mechanism_for(N, RECIPE, delta=DELTA)
     defense = defenses.of_mechanism(shape, RECIPE)
     strengths = {"clip": np.full(len(noises), shape.clip, np.float32), "noise": np.float32(noises)}
     environment = runs.surroundings(dataclasses.replace(config, budget=num_models), dataset, RECIPE,

@@ -123,7 +123,8 @@ def mixed(defended: Study, plain: Study) -> Study:
 def defense_task(config: Config, dataset: Dataset, model: Model, recipe: Recipe) -> defenses.Task:
     """What a defense may know of a study's training."""
     shape, classes = dataset.x.shape[1:], dataset.num_classes
-    return defenses.Task(config.n_train, model, shape, classes, dataset.binary, recipe, config.checkpoint)
+    private = {"clip": config.clip, "delta": config.delta, "epochs": config.private_epochs}
+    return defenses.Task(config.n_train, model, shape, classes, dataset.binary, recipe, config.checkpoint, **private)
 
 
 def privacy_of(defense: Defense, history: training.History) -> dict:

@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mi_jax import adversary, measures, perturbations, pretrained, privacy, randomness
-from mi_jax.types import Array, Defense, Model, Params, Recipe
+from mi_jax import adversary, perturbations, pretrained, privacy
+from mi_jax.outputs import ldl, ldl_fresh, memguard, rounding, top_k
+from mi_jax.types import Defense, Model, Params, Recipe
 
 _SHIFTS = range(6)  # pixels, as in the paper
-_LDL_COPIES = 20
-_LDL_DEFAULT = 0.1
 
 
 class Task(NamedTuple):
@@ -33,6 +32,9 @@ class Task(NamedTuple):
     binary: np.ndarray | None = None  # [features] bool; None: an image
     recipe: Recipe = Recipe()
     checkpoint: str | None = None  # file that `experiments.pretrain` wrote; None: where it writes by default
+    clip: float = 1.0  # of private gradients
+    delta: float | None = None  # of private training; None: 1/n
+    epochs: int = 30  # of private training, which nothing but their number ends
 
 
 class Kind(NamedTuple):
@@ -231,18 +233,19 @@ def dp_adam(strength: float, task: Task) -> Defense:
     return _private(strength, task, optimizer="adam", learning_rate=1e-3)
 
 
-_DP_CLIP, _DP_EPOCHS = 1.0, 30
-
-
 def _private(target_epsilon: float, task: Task, **changes) -> Defense:
-    recipe = task.recipe._replace(max_epochs=_DP_EPOCHS, patience=None, **changes)
-    return of_mechanism(privacy.solve(mechanism_for(task.n_train, recipe), target_epsilon), recipe)
+    recipe = task.recipe._replace(max_epochs=task.epochs, patience=None, **changes)
+    mechanism = mechanism_for(task.n_train, recipe, clip=task.clip, delta=task.delta)
+    return of_mechanism(privacy.solve(mechanism, target_epsilon), recipe)
 
 
-def mechanism_for(n: int, recipe: Recipe, delta: float | None = None) -> privacy.Mechanism:
-    """The mechanism of a training of n rows by `recipe`, its noise 1 and its delta 1/n if nothing else is said."""
+def mechanism_for(
+    n: int, recipe: Recipe, *, clip: float = 1.0, noise: float = 1.0, delta: float | None = None
+) -> privacy.Mechanism:
+    """The mechanism of a training on n rows by `recipe`; delta is 1/n if nothing else is said."""
     batch = min(recipe.batch_size, n)
-    return privacy.Mechanism(n, batch, recipe.max_epochs * -(-n // batch), _DP_CLIP, 1.0, delta or 1 / n)
+    steps = recipe.max_epochs * -(-n // batch)
+    return privacy.Mechanism(n, batch, steps, clip, noise, 1 / n if delta is None else delta)
 
 
 def of_mechanism(mechanism: privacy.Mechanism, recipe: Recipe) -> Defense:
@@ -274,102 +277,10 @@ def adversarial(strength: float) -> Defense:
     return Defense(strength=strength, opponent=adversary.opponent())
 
 
-def memguard(strength: float) -> Defense:
-    """MemGuard at its strongest: 1/C + strength on the predicted class, the rest shared; the label never changes.
-
-    Source: arXiv 2007.14321v2, section 7.1, with strength 1e-3. The confidence vector then says nothing beyond the
-    label. The predicted class is taken from the logits, so that no tie of rounded probabilities can move it.
-    Strengths that float32 would lose, and those that could make a probability negative (C = 2), are refused.
-    """
-    if not 1e-6 <= strength <= 0.5:
-        raise ValueError(f"defense memguard:{strength:g}: expected a strength in 1e-6..0.5")
-    return Defense(strength=strength, output=_memguard)
-
-
-def _memguard(strength, key, predict, x: Array) -> jax.Array:
-    logits = predict(x)
-    C = logits.shape[-1]
-    predicted = jax.nn.one_hot(logits.argmax(-1), C)
-    shown = 1 / C + strength * jnp.where(predicted == 1, 1.0, -1 / (C - 1))
-    return jnp.where(jnp.isnan(logits).any(-1, keepdims=True), jnp.nan, shown)
-
-
-def top_k(strength: float) -> Defense:
-    """The `strength` largest probabilities, the others shown as 0 and the rest rescaled; the label never changes."""
-    if not strength == int(strength) >= 1:
-        raise ValueError(f"defense top_k:{strength:g}: expected a whole number of classes, at least 1")
-    return Defense(strength=jnp.int32(strength), output=_top_k)
-
-
-def _top_k(k, key, predict, x: Array) -> jax.Array:
-    logits = predict(x)
-    rank = jnp.argsort(jnp.argsort(-logits, -1), -1)  # both stable: among equals the first, which is the label, leads
-    probabilities = jnp.where(rank < k, jax.nn.softmax(logits), 0)
-    return _keeping_the_label(logits, probabilities / probabilities.sum(-1, keepdims=True))
-
-
-def rounding(strength: float) -> Defense:
-    """Probabilities to `strength` decimals, rescaled to sum to 1; the label never changes."""
-    if strength != int(strength) or strength > 6:
-        raise ValueError(f"defense rounding:{strength:g}: expected a whole number of decimals in 0..6")
-    return Defense(strength=10.0**strength, output=_rounding)
-
-
-def _rounding(scale, key, predict, x: Array) -> jax.Array:
-    logits = predict(x)
-    rounded = jnp.round(jax.nn.softmax(logits) * scale) / scale
-    sums = rounded.sum(-1, keepdims=True)
-    even = jnp.full_like(rounded, 1 / rounded.shape[-1])
-    return _keeping_the_label(logits, jnp.where(sums > 0, rounded / jnp.where(sums > 0, sums, 1), even))
-
-
-def _keeping_the_label(logits: jax.Array, shown: jax.Array) -> jax.Array:
-    """`shown` with the predicted class lifted by two units in the last place, so that no tie moves the label."""
-    predicted = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
-    return jnp.where(predicted == 1, shown.max(-1, keepdims=True) * (1 + 2e-7), shown)
-
-
-def ldl(strength: float, task: Task) -> Defense:
-    """The label most of 20 noisy copies of the question get, noise fixed by the question itself.
-
-    Images get Gaussian noise of deviation `strength`, bits flip with that probability. The same question always
-    gets the same answer, so asking again is no way around it. Where confidences are shown they are the shares of
-    the votes. Source: Rajabi et al. 2023 (arXiv 2212.01688), who average logits of 200 copies with fresh noise;
-    a majority of labels is what their text describes, and 20 copies are what a service may pay.
-    """
-    return Defense(strength=strength, output=_voted(_ldl_noise(strength, task), False))
-
-
-def ldl_fresh(strength: float, task: Task) -> Defense:
-    """The same with fresh noise for every question, as the authors' code has it: whoever asks again may learn more."""
-    return ldl(strength, task)._replace(output=_voted(_ldl_noise(strength, task), True), random=True)
-
-
-def _ldl_noise(strength: float, task: Task) -> Any:
-    bits = task.binary is not None and task.binary.any()
-    if bits and strength > 0.5:
-        raise ValueError(f"defense ldl:{strength:g}: expected a probability of at most 1/2, with which bits flip")
-    return measures.by_column(task.binary)
-
-
-@functools.cache
-def _voted(noise: Callable, fresh: bool) -> Callable:
-    def output(strength, key, predict, x: Array) -> jax.Array:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(x)) if fresh else _digest(x))
-        both = {"sigma": strength, "p": strength}
-        copies = jax.vmap(lambda key, one: noise(both, key, one, _LDL_COPIES))(keys, x)  # [B 20 *x]
-        logits = jax.lax.map(predict, jnp.moveaxis(copies, 1, 0))  # [20 B C]
-        votes = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1]).mean(0)
-        return jnp.where(jnp.isnan(logits).any((0, 2))[:, None], jnp.nan, votes)
-
-    return output
-
-
-def _digest(x: Array) -> jax.Array:
-    """A number [B] uint32 of each example, which changes with any bit of it."""
-    words = jax.lax.bitcast_convert_type(x.reshape(len(x), -1).astype(jnp.float32), jnp.uint32)
-    odd = randomness.bits(jax.random.key(1), words.shape[1]) | 1
-    return (words * odd).sum(1, dtype=jnp.uint32)
+def double_dip(strength: float, task: Task) -> Defense:
+    """Transfer of all layers and, where it is asked, `ldl` with this noise. Source: arXiv 2402.01114, whose frozen
+    depth and noise are not said: here all layers go on and the noise is the strength."""
+    return compose(transfer_full(task), ldl(strength, task))
 
 
 DEFENSES: dict[str, Kind] = {
@@ -390,6 +301,7 @@ DEFENSES: dict[str, Kind] = {
     "memguard": Kind(memguard, 1e-3),
     "top_k": Kind(top_k, 3),
     "rounding": Kind(rounding, 1),
-    "ldl": Kind(ldl, _LDL_DEFAULT, of_task=True),
-    "ldl_fresh": Kind(ldl_fresh, _LDL_DEFAULT, of_task=True),
+    "ldl": Kind(ldl, 0.1, of_task=True),
+    "double_dip": Kind(double_dip, 0.1, of_task=True),
+    "ldl_fresh": Kind(ldl_fresh, 0.1, of_task=True),
 }

@@ -413,6 +413,12 @@ def test_ldl_answers_a_question_alike_wherever_it_stands_and_fresh_noise_does_no
     assert 0.2 < (first != second).mean() < 0.8 and not np.array_equal(first, first[0] * np.ones_like(first))
 
 
+def test_double_dip_is_transfer_and_ldl():
+    defense = defenses.build("double_dip:0.2", TASK)
+    assert defense.name == "double_dip:0.2" and defense.begin is not None and defense.output is not None
+    assert defense.trainable is None and defense.strength[1] == 0.2
+
+
 def test_ldl_of_strength_zero_is_the_label_itself():
     logits_of = functools.partial(MLP.apply, MLP.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
     x = jnp.asarray(data.load("digits").x[:50])
@@ -473,6 +479,16 @@ def test_the_plus_of_an_exponent_is_no_second_defense():
 def test_strengths_outside_of_their_range_are_refused(text):
     with pytest.raises(ValueError, match=f"^defense {text}: expected"):
         defenses.build(text)
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"clip": 0.0}, "clip=0.0: expected more than 0"),
+    ({"delta": 0.1}, "delta=0.1: expected more than 0 and at most 1/50; above 1/n"),
+    ({"delta": 0.0}, "delta=0.0"),
+])  # fmt: skip
+def test_privacy_that_makes_no_sense_is_refused(change, named):
+    with pytest.raises(ValueError, match=named):
+        defenses.build("dp_sgd:8", TASK._replace(**change))
 
 
 def test_an_epsilon_that_no_noise_reaches_is_refused():

@@ -19,7 +19,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SIX = list(common.IMAGE_ATTACKS)
 SMOKE = common.Config(preset="smoke")
 T, S, N = 2, 1, 40  # targets, shadow models of each and rows of each model in the smoke preset
-OPTIONAL = {"data_dir": None, "checkpoint": None, "cap": None}  # what may stay unsaid in a resolved config
+OPTIONAL = {
+    "data_dir": None,
+    "checkpoint": None,
+    "delta": None,
+    "cap": None,
+}  # what may stay unsaid in a resolved config
 LABEL_ONLY = ("gap", "rotation", "translation", "noise")
 
 
