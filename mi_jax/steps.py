@@ -137,8 +137,7 @@ def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Pl
     defense, rows, M = plan.defense, own.rows, _copies(plan.defense.expand, x_pool)
     count = len(rows) * M
     size, steps = min(plan.recipe.batch_size, count), steps_per_epoch(plan, len(rows), x_pool)
-    optimizer = _optimizer(plan, len(rows), x_pool)
-    model = plan.model if defense.model is None else defense.model(own.strength, plan.model)
+    optimizer, model = _optimizer(plan, len(rows), x_pool), _model(plan, own)
     epoch_key = jax.random.fold_in(state.key, state.epoch)
     shuffle_key, step_key = jax.random.split(epoch_key)
     pairs_key = jax.random.fold_in(epoch_key, 2)  # 0 and 1 may be what split folded in
@@ -158,24 +157,16 @@ def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Pl
         logits = model.apply(params, x, key)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         if opponent is not None:
-            told = defense.opponent.loss(own.strength, opponent, logits, y)
-            losses = losses + jnp.where(state.epoch < defense.opponent.warm_up, 0.0, told)
+            losses = losses + _told(state, own, opponent, logits, y, plan)
         mean = jnp.sum(weight * losses) / jnp.sum(weight)
         return mean if defense.penalty is None else mean + defense.penalty(own.strength, params)
-
-    def learned(opponent, trained, pairs, weight, other):
-        params, (x, y) = merge(trained, still), of_pairs(pairs)
-        seen = (plan.model.apply(params, x), y, weight)
-        beside = (plan.model.apply(params, x_pool[other]), y_pool[other], jnp.ones(len(other)))
-        new = defense.opponent.learn(opponent, seen, beside)
-        waits = state.epoch < defense.opponent.warm_up
-        return jax.tree.map(lambda old, new: jnp.where(waits, old, new), opponent, new)
 
     def step(carry, inputs):
         trained, moments, average, opponent = carry
         i, pairs, weight, other = inputs
         if opponent is not None:
-            opponent = learned(opponent, trained, pairs, weight, other)
+            seen, beside = (*of_pairs(pairs), weight), (x_pool[other], y_pool[other], jnp.ones(size))
+            opponent = _learned(state, opponent, merge(trained, still), seen, beside, plan)
         loss, grads = jax.value_and_grad(loss_of)(trained, jax.random.fold_in(step_key, i), pairs, weight, opponent)
         updates, moments = optimizer.update(grads, moments, trained)
         trained = optax.apply_updates(trained, updates)
@@ -183,16 +174,32 @@ def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Pl
 
     carry = (state.params, state.moments, state.average, state.opponent)
     carry, losses = lax.scan(step, carry, (jnp.arange(steps), order, weights, others))
-    params, moments, average, opponent = carry
-    state = state._replace(params=params, moments=moments, average=average, opponent=opponent)
+    state = state._replace(**dict(zip(("params", "moments", "average", "opponent"), carry, strict=True)))
     return state, jnp.sum(losses) / count
+
+
+def _model(plan: Plan, own: Own) -> Model:
+    """The model whose loss is taken."""
+    return plan.model if plan.defense.model is None else plan.defense.model(own.strength, plan.model)
+
+
+def _told(state: State, own: Own, opponent: Any, logits: jax.Array, y: jax.Array, plan: Plan) -> jax.Array:
+    """What the opponent adds to the losses [B] of members."""
+    told = plan.defense.opponent.loss(own.strength, opponent, logits, y)
+    return jnp.where(state.epoch < plan.defense.opponent.warm_up, 0.0, told)
+
+
+def _learned(state: State, opponent: Any, params: Params, seen: tuple, beside: tuple, plan: Plan) -> Any:
+    """The opponent after its step; `seen` and `beside` are (x, y, weight) of members and of reference rows."""
+    logits = [(plan.model.apply(params, x), y, weight) for x, y, weight in (seen, beside)]
+    new, waits = plan.defense.opponent.learn(opponent, *logits), state.epoch < plan.defense.opponent.warm_up
+    return jax.tree.map(lambda old, new: jnp.where(waits, old, new), opponent, new)
 
 
 def _private_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Plan) -> tuple[State, jax.Array]:
     """The same by the defense's mechanism: a Poisson sample a step, clipped, summed, with noise."""
     defense, mechanism = plan.defense, plan.defense.mechanism(own.strength)
-    optimizer = _optimizer(plan, len(own.rows), x_pool)
-    model = plan.model if defense.model is None else defense.model(own.strength, plan.model)
+    optimizer, model = _optimizer(plan, len(own.rows), x_pool), _model(plan, own)
     step_key = jax.random.fold_in(state.key, state.epoch)
     sum_of = per_example.way(plan.model, merge(state.params, still), x_pool[:1])
 
