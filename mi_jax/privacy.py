@@ -35,7 +35,7 @@ from mi_jax.types import Array, Params
 
 _TRUNCATION_SHARE = 0.01  # of delta, spent on samples that are cut off
 _INTERVALS = (1e-4, 1e-3)  # of the discretised privacy loss; an upper bound whatever it is
-_NOISES = (-4, 10)  # powers of 2 between which `solve` looks
+_NOISES = (-2, 10)  # powers of 2 between which `solve` looks
 
 
 class Mechanism(NamedTuple):
@@ -101,7 +101,7 @@ def _epsilon(sampling_rate: float, noise: float, steps: int, delta: float) -> fl
 def solve(mechanism: Mechanism, target_epsilon: float) -> Mechanism:
     """The mechanism with the noise whose epsilon is at most `target_epsilon`, and at least 0.99 of it.
 
-    ValueError where no noise multiplier between 1/16 and 1024 does that.
+    ValueError where no noise multiplier between 1/4 and 1024 does that.
     """
     check(mechanism._replace(noise=1.0))
     if not 0 < target_epsilon < math.inf or np.any(np.isinf(mechanism.clip)):

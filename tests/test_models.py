@@ -141,7 +141,7 @@ def test_same_arguments_build_the_identical_model():
 
 @pytest.mark.parametrize("name", ["resnet", "mlp:", "mlp:64,", "mlp:-3", "cnn:64", ""])
 def test_unknown_model_names_the_known_ones(name):
-    with pytest.raises(ValueError, match="mlp, mlp2, cnn, or mlp:64,64"):
+    with pytest.raises(ValueError, match="mlp, mlp2, cnn, wide_resnet, or mlp:64,64"):
         models.build(name, (32, 32, 3), 10)
 
 

@@ -241,10 +241,14 @@ def test_a_model_that_book_keeping_cannot_take_falls_back_to_the_reference(name,
     params = jax.eval_shape(model.init, KEY, batch[0])
     assert per_example.is_book_kept(model, params, batch[0]) == known
     assert (per_example.way(model, params, batch[0]) is per_example.book_kept_sum) == known
-    if not known:
-        params = model.init(KEY, batch[0])
-        found = per_example.way(model, params, batch[0])(losses_of(model), params, batch, jnp.ones(3), 0.1)
-        assert_close(found.total, reference(model)(params, batch, jnp.ones(3), 0.1).total, 1e-5)
+
+
+def test_the_fallback_takes_the_losses_of_a_batch_and_gives_the_sum_of_the_reference(monkeypatch):
+    batch = a_batch((9,), size=3)
+    params = start(MLP, batch)
+    monkeypatch.setattr(per_example, "is_book_kept", lambda *_: False)
+    found = per_example.way(MLP, params, batch[0])(losses_of(MLP), params, batch, jnp.ones(3), 0.1)
+    assert_close(found.total, reference(MLP)(params, batch, jnp.ones(3), 0.1).total, 1e-5)
 
 
 @both_paths

@@ -266,7 +266,7 @@ def test_target_that_is_no_epsilon_is_refused(target):
 def test_target_that_no_noise_within_range_reaches_is_refused():
     few = MECHANISM._replace(steps=1)
     with pytest.raises(
-        ValueError, match="target epsilon 1000000.0: expected one that a noise multiplier in 0.0625..1024"
+        ValueError, match="target epsilon 1000000.0: expected one that a noise multiplier in 0.25..1024"
     ):
         privacy.solve(few, 1e6)
 
