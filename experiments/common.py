@@ -37,6 +37,7 @@ class Config:
     clip: float = 1.0
     delta: float | None = None
     private_epochs: int = 30
+    private_rate: float | None = None
     budget: int | None = None
     cap: int | None = None
     allow_random_target: bool = False
@@ -61,6 +62,7 @@ HELP = {
     "clip": "L2 norm that the gradient of one example is scaled down to in private training",
     "delta": "of private training; default: 1/n_train",
     "private_epochs": "epochs of private training, which no loss ends",
+    "private_rate": "learning rate of private training; default: the defense's own",
     "budget": "queries per example of attacks that can spend any number (noise, boundary, rays; each copy of combined)",
     "cap": "queries an attack may put to one target in all; what it leaves unfinished is marked; default: no cap",
     "allow_random_target": "go on although a target answers the same input differently when asked again",
@@ -201,8 +203,10 @@ def leave(folder: Path, record: dict, places: dict[Path, dict] | None = None, **
     for place, entry in {folder: record, **(places or {})}.items():
         if "environment" in entry:
             store.remove(place / "parts" / entry["environment"]["run_digest"])
-        if place != folder and place.is_dir() and not any(place.iterdir()):
-            place.rmdir()
+        while place != folder and not (place.is_dir() and any(place.iterdir())):
+            if place.is_dir():
+                place.rmdir()
+            place = place.parent
 
 
 def start(body: Callable[[], None], **lists: str) -> None:

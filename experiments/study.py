@@ -123,7 +123,7 @@ def mixed(defended: Study, plain: Study) -> Study:
 def defense_task(config: Config, dataset: Dataset, model: Model, recipe: Recipe) -> defenses.Task:
     """What a defense may know of a study's training."""
     shape, classes = dataset.x.shape[1:], dataset.num_classes
-    private = {"clip": config.clip, "delta": config.delta, "epochs": config.private_epochs}
+    private = {"clip": config.clip, "delta": config.delta, "epochs": config.private_epochs, "rate": config.private_rate}
     return defenses.Task(config.n_train, model, shape, classes, dataset.binary, recipe, config.checkpoint, **private)
 
 

@@ -35,6 +35,7 @@ class Task(NamedTuple):
     clip: float = 1.0  # of private gradients
     delta: float | None = None  # of private training; None: 1/n
     epochs: int = 30  # of private training, which nothing but their number ends
+    rate: float | None = None  # learning rate of private training; None: the defense's own
 
 
 class Kind(NamedTuple):
@@ -223,18 +224,22 @@ def dp_sgd(strength: float, task: Task) -> Defense:
     """DP-SGD to epsilon = strength at delta = 1/n: Poisson samples, clipped per-example gradients, Gaussian noise.
 
     The number of steps is fixed and the noise is solved for the epsilon (`privacy.py`); nothing is decided by the
-    loss, which would not be private. Source: arXiv 1607.00133.
+    loss, which would not be private. Its learning rate, 1 in units of the clip, was chosen on digits (one hidden
+    layer, n = 100, epsilon 8, 30 epochs: test accuracy 0.60 / 0.72 / 0.77 with 0.5 / 1 / 2; at epsilon 1 0.37 / 0.34 /
+    0.26), which epsilon does not count. Source: arXiv 1607.00133.
     """
-    return _private(strength, task, optimizer="sgd", learning_rate=0.5)
+    return _private(strength, task, optimizer="sgd", learning_rate=1.0)
 
 
 def dp_adam(strength: float, task: Task) -> Defense:
-    """The same gradients given to Adam, as in the paper's code."""
-    return _private(strength, task, optimizer="adam", learning_rate=1e-3)
+    """The same gradients given to Adam, as in the paper's code. Rates of 0.003 / 0.01 / 0.03 gave 0.25 / 0.54 / 0.75
+    on the digits above."""
+    return _private(strength, task, optimizer="adam", learning_rate=0.01)
 
 
 def _private(target_epsilon: float, task: Task, **changes) -> Defense:
     recipe = task.recipe._replace(max_epochs=task.epochs, patience=None, **changes)
+    recipe = recipe if task.rate is None else recipe._replace(learning_rate=task.rate)
     mechanism = mechanism_for(task.n_train, recipe, clip=task.clip, delta=task.delta)
     return of_mechanism(privacy.solve(mechanism, target_epsilon), recipe)
 
@@ -272,9 +277,15 @@ def adversarial(strength: float) -> Defense:
 
     The attack network is trained beside the model, one step a step, on members and on the reference rows of the
     split, after three epochs without it. In the authors' code with the paper's k = 1 it is never trained, which
-    leaves a random penalty; here it is. Source: Nasr et al. 2018 (arXiv 1807.05852), algorithm 1; the paper, A.2.
+    leaves a random penalty; here it is. Training stops after 100 epochs without improvement, because two networks
+    that learn from each other improve slowly (the authors' code looks at no loss before epoch 100 either).
+    Source: Nasr et al. 2018 (arXiv 1807.05852), algorithm 1; the paper, A.2.
     """
-    return Defense(strength=strength, opponent=adversary.opponent())
+    return Defense(strength=strength, recipe=_patient, opponent=adversary.opponent())
+
+
+def _patient(recipe: Recipe) -> Recipe:
+    return recipe if recipe.patience is None else recipe._replace(patience=max(recipe.patience, 100))
 
 
 def double_dip(strength: float, task: Task) -> Defense:

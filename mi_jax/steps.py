@@ -133,7 +133,10 @@ def epoch(state: State, own: Own, x_pool: jax.Array, y_pool: jax.Array, plan: Pl
 
 
 def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Plan) -> tuple[State, jax.Array]:
-    """(the state after all batches, the mean loss), state.params being what is trained."""
+    """(the state after all batches, the mean loss), state.params being what is trained.
+
+    What an opponent adds is not in that loss: it rises while the opponent learns, and would end training early.
+    """
     defense, rows, M = plan.defense, own.rows, _copies(plan.defense.expand, x_pool)
     count = len(rows) * M
     size, steps = min(plan.recipe.batch_size, count), steps_per_epoch(plan, len(rows), x_pool)
@@ -156,10 +159,12 @@ def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Pl
         params, (x, y) = merge(trained, still), of_pairs(pairs)
         logits = model.apply(params, x, key)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-        if opponent is not None:
-            losses = losses + _told(state, own, opponent, logits, y, plan)
         mean = jnp.sum(weight * losses) / jnp.sum(weight)
-        return mean if defense.penalty is None else mean + defense.penalty(own.strength, params)
+        mean = mean if defense.penalty is None else mean + defense.penalty(own.strength, params)
+        if opponent is None:
+            return mean, mean
+        told = _told(state, own, opponent, logits, y, plan)
+        return mean + jnp.sum(weight * told) / jnp.sum(weight), mean
 
     def step(carry, inputs):
         trained, moments, average, opponent = carry
@@ -167,7 +172,8 @@ def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Pl
         if opponent is not None:
             seen, beside = (*of_pairs(pairs), weight), (x_pool[other], y_pool[other], jnp.ones(size))
             opponent = _learned(state, opponent, merge(trained, still), seen, beside, plan)
-        loss, grads = jax.value_and_grad(loss_of)(trained, jax.random.fold_in(step_key, i), pairs, weight, opponent)
+        step_of = jax.grad(loss_of, has_aux=True)
+        grads, loss = step_of(trained, jax.random.fold_in(step_key, i), pairs, weight, opponent)
         updates, moments = optimizer.update(grads, moments, trained)
         trained = optax.apply_updates(trained, updates)
         return (trained, moments, _averaged(average, trained, plan), opponent), loss * jnp.sum(weight)
