@@ -5,8 +5,8 @@ Command:  python -m experiments.dp_audit --preset=smoke     digits, a few models
           python -m experiments.dp_audit --preset=cpu       digits, 1,000 models a noise level
           python -m experiments.dp_audit --preset=paper     the same with 10,000: an accelerator
 Method:   Half of the models are trained with a canary, an image under a wrong label, the other half without it and with
-          nothing in its place: a row that is not finite is dropped from every sum, to the bit as if it were not
-          there. These are two training sets that differ by one row added, what epsilon is about, and every model is
+          nothing in its place: a row that is not finite is dropped from every sum, where it contributes exactly 0.
+          These are two training sets that differ by one row added, what epsilon is about, and every model is
           an independent trial. An attack scores the canary from labels alone; its threshold is fixed on one half of
           the models, the rates of right and wrong accusations are counted on the other, and their exact intervals
           give an epsilon that is refuted at 95 % if it were smaller. One test is made for each attack and noise
@@ -92,16 +92,17 @@ def measure(num_models: int, noises: tuple[float, ...], config: common.Config, f
     environment = runs.surroundings(dataclasses.replace(config, budget=num_models), dataset, RECIPE,
                                     defense._replace(strength=strengths))  # fmt: skip
     keep = runs.keeper(folder, environment)
+    for_training, for_attacks = jax.random.split(jax.random.key(config.seed))
     with runs.bar("training", unit="model") as progress:
         params, history = training.train_ensemble(
-            jax.random.key(config.seed), model, RECIPE, x, y, members, defense=defense, strengths=strengths,
+            for_training, model, RECIPE, x, y, members, defense=defense, strengths=strengths,
             models_at_once=min(AT_ONCE, num_models), keep=keep,
             progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
         )  # fmt: skip
     levels = []
     for g, noise in enumerate(noises):
         own = jax.tree.map(lambda leaf, g=g: leaf[g], params)
-        scores = asked_of_all(model, own, dataset.num_classes, x[N - 1 : N], y[N - 1 : N], config.seed)
+        scores = asked_of_all(model, own, dataset.num_classes, x[N - 1 : N], y[N - 1 : N], for_attacks)
         proved = shape._replace(noise=noise)
         levels.append({"noise": noise, "epsilon": privacy.epsilon(proved), "statement": privacy.statement(proved),
                        "steps_without_the_missing_row": [int(c) for c in np.unique(history.dropped[g])][:3],
@@ -111,7 +112,7 @@ def measure(num_models: int, noises: tuple[float, ...], config: common.Config, f
             "level": LEVEL, "levels": levels}  # fmt: skip
 
 
-def asked_of_all(model, params, num_classes: int, x, y, seed: int) -> dict[str, np.ndarray]:
+def asked_of_all(model, params, num_classes: int, x, y, key: jax.Array) -> dict[str, np.ndarray]:
     """Scores [K] of the canary by every model of an ensemble, for each attack."""
     count, found = len(jax.tree.leaves(params)[0]), {name: [] for name in attacks()}
     chosen = attacks()
@@ -119,8 +120,8 @@ def asked_of_all(model, params, num_classes: int, x, y, seed: int) -> dict[str, 
         for k in range(count):
             target = oracle.of_model(model, jax.tree.map(lambda leaf, k=k: leaf[k], params), num_classes)
             for name, attack in chosen.items():
-                key = jax.random.fold_in(jax.random.key(seed), k)
-                answers = driver.query(target, attack, key, x, y, np.zeros(1, int), points_at_once=1)
+                own = jax.random.fold_in(key, k)
+                answers = driver.query(target, attack, own, x, y, np.zeros(1, int), points_at_once=1)
                 found[name].append(float(answers.features[0, 0, -1]))
             progress.add(1)
     return {name: np.array(values) for name, values in found.items()}
@@ -152,8 +153,9 @@ def draw(record: dict) -> plt.Figure:
 def body() -> None:
     """Every noise level of the preset."""
     (num_models, noises), said, folder = common.of_preset(PRESETS, "dp_audit")
-    if "defense" in said:
-        raise ValueError(f"defense={said['defense']}: expected none, dp_audit trains with DP-SGD")
+    idle = [name for name in said if name not in ("dataset", "data_dir", "model", "seed", "preset")]
+    if idle:
+        raise ValueError(f"{idle[0]}={said[idle[0]]}: expected nothing, dp_audit has settings of its own")
     config = common.Config(**said | {"preset": said.get("preset", "cpu")})
     record = measure(num_models, noises, config, folder)
     common.leave(folder, record, dp_audit=draw(record))

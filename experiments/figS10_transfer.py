@@ -14,16 +14,16 @@ Status:   not yet run
 """
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from matplotlib import pyplot as plt
 
 from experiments import common, study, tables
 from experiments.tables import Column, named
-from mi_jax import models, plots, pretrained, report
+from mi_jax import data, models, plots, pretrained, report
 
 WAYS = ("none", "transfer_full", "transfer_last")
 SIZES = (100, 500, 1000, 2500, 5000, 10000)
@@ -55,9 +55,11 @@ def draw(record: dict) -> plt.Figure:
     return figure
 
 
-def some_network(model: str, shape: tuple[int, ...], file: Path) -> str:
+def some_network(config: common.Config, file: Path) -> str:
     """A file of random weights, for the smoke preset: transfer from nothing."""
-    pretrained.save(file, models.build(model, shape, 10).init(jax.random.key(1), jnp.zeros((1, *shape))))
+    dataset = data.load(config.dataset, config.data_dir)
+    model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
+    pretrained.save(file, model.init(jax.random.key(1), dataset.x[:1]), "nothing")
     return str(file)
 
 
@@ -66,11 +68,17 @@ def body() -> None:
     (changes, columns, sizes), said, folder = common.of_preset(PRESETS, "figS10")
     if "defense" in said:
         raise ValueError(f"defense={said['defense']}: expected none, figure S10 compares {', '.join(WAYS)}")
-    if flags.FLAGS.preset == "smoke" and "checkpoint" not in said:
-        said["checkpoint"] = some_network(changes["model"], (8, 8, 1), folder / "random.npz")
+    with tempfile.TemporaryDirectory() as scratch:
+        if flags.FLAGS.preset == "smoke" and "checkpoint" not in said:
+            said["checkpoint"] = some_network(common.Config(**changes | said), Path(scratch) / "random.npz")
+        compare(changes | said, columns, sizes, folder)
+
+
+def compare(changes: dict, columns: dict[str, Column], sizes: tuple[int, ...], folder: Path) -> None:
+    """Every way of training at every size, the record and the figure."""
     found, places = {way: {} for way in WAYS}, {}
     for n in [int(n) for n in flags.FLAGS.sizes or sizes]:
-        config = common.Config(**changes | said | {"n_train": n})
+        config = common.Config(**changes | {"n_train": n})
         for way, prepared in zip(WAYS, study.prepare_grid(config, WAYS, out=folder / f"n-{n}"), strict=True):
             entry = found[way][str(n)] = tables.measure(prepared, columns)
             places[folder / f"n-{n}" / study.folder_of(way)] = entry

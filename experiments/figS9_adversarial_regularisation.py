@@ -10,7 +10,7 @@ Settings: `adversary.py`; as many reference rows as members, of nobody's else; s
           cpu preset boundary asks 609 queries on 200 points a side.
 Expected: PAPER, per cent: from lambda = 2 on confidences are worth 50 to 55, boundary stays 0 to 3 above gap.
 Differs:  from the authors' code by an attack network that is trained (with k = 1 theirs never is), batches of 100 in
-          place of 10, and the stopping rule of all other models.
+          place of 10, and a stop after 100 epochs without improvement.
 Status:   not yet run
 """
 

@@ -1,10 +1,10 @@
 """Trains the network that transfer learning begins from, and keeps it where `--defense=transfer_last` finds it.
 
-Artefact: the parameters in --out (default: the cache of data sets, PRETRAINED), and beside them a record of accuracies.
+Artefact: the parameters in --out (default: in the cache of data sets), and beside them a .json with its accuracies.
 Command:  python -m experiments.pretrain                         CIFAR-100, the paper's CNN, 15 epochs
           python -m experiments.pretrain --dataset=mnist         another source
           originals in --data_dir or $MI_JAX_DATA/DATASET; --model=wide_resnet for another network.
-Settings: all rows but 10,000 (a tenth of smaller pools), drawn by --seed; dropout 0.25, without which this network
+Settings: all rows but 10,000 (but a sixth of smaller pools), drawn by --seed; dropout 0.25, without which this network
           learns CIFAR-100 by heart; Adam, batch 100.
 Expected: test accuracy 51.6 % (the paper, section 6.2, where all of CIFAR-100 is trained on).
 Status:   not yet run
@@ -39,10 +39,15 @@ def body() -> None:
         raise ValueError(f"epochs={FLAGS.epochs}: expected at least 1")
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     model = models.build(FLAGS.model, dataset.x.shape[1:], dataset.num_classes)
-    defense, recipe = defenses.build(FLAGS.defense), Recipe(max_epochs=FLAGS.epochs, patience=None)
-    path = Path(FLAGS.out) if FLAGS.out else pretrained.path_of(model.name, dataset.x.shape[1:])
+    path = Path(FLAGS.out or pretrained.path_of(dataset.name, model.name, dataset.x.shape[1:]))
+    if path.suffix != ".npz":
+        raise ValueError(f"--out={path}: expected a name that ends in .npz")
+    common.out_folder(str(path.parent), "")  # can be written, or one line says why not
     rows = np.random.default_rng(FLAGS.seed).permutation(len(dataset.x))
-    held_out, members = np.split(rows, [min(10_000, len(rows) // 10)])
+    held_out, members = np.split(rows, [min(10_000, len(rows) // 6)])
+    recipe = Recipe(max_epochs=FLAGS.epochs, patience=None)
+    task = defenses.Task(len(members), model, dataset.x.shape[1:], dataset.num_classes, dataset.binary, recipe)
+    defense = defenses.build(FLAGS.defense, task)
     started, key = time.perf_counter(), jax.random.key(FLAGS.seed)
     with runs.bar("training", unit="epoch", total=FLAGS.epochs) as progress:
         params, _ = training.train_ensemble(
@@ -58,7 +63,7 @@ def body() -> None:
         "rows": len(members), "accuracy": {name: float(value) for name, value in right.items()},
         "environment": runs.environment(), "seconds": round(time.perf_counter() - started),
     }  # fmt: skip
-    pretrained.save(path, params)
+    pretrained.save(path, params, dataset.name)
     store.put(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
     print(f"{path}: {model.name} on {len(members)} rows of {dataset.name}, "
           f"train accuracy {right['train']:.1%}, test {right['test']:.1%}")  # fmt: skip

@@ -18,12 +18,15 @@ from mi_jax import store
 from mi_jax.types import Dataset, Defense, Recipe
 
 
-def surroundings(config: Config, dataset: Dataset, recipe: Recipe, defense: Defense = Defense()) -> dict:
+def surroundings(
+    config: Config, dataset: Dataset, recipe: Recipe, defense: Defense = Defense(), *, split: str = ""
+) -> dict:
     """The environment of a run, with a digest of all that its results depend on: settings, data, versions, code."""
     settings = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in ("attacks", "data_dir")
     }
     settings |= {"recipe": recipe, "pool": [zlib.crc32(np.ascontiguousarray(a)) for a in (dataset.x, dataset.y)]}
+    settings |= {"split_digest": split}
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(defense.strength)]
     settings |= {"strength": [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in leaves]}
     settings |= {name: value for name, value in environment().items() if name != "commit"}

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 
 from experiments.common import Config, resolve
 from experiments.runs import bar, keeper, surroundings
-from mi_jax import attacks, audit, data, defenses, models, oracle, privacy, splits, store, training, white_box
+from mi_jax import attacks, audit, data, defenses, driver, models, oracle, privacy, splits, store, training, white_box
 from mi_jax.interview import Target, by_model
 from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
 
@@ -61,22 +62,40 @@ def prepare_grid(
     found = [defenses.build(text, defense_task(config, dataset, model, recipe)) for text in written]
     task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
     example = jax.ShapeDtypeStruct(dataset.x.shape[1:], dataset.x.dtype)
-    tried = [a.neighbours for a in itertools.chain(*(attacks.build(name, task) for name in config.attacks))]
-    for neighbours in [*tried, *(defense.expand for defense in found if defense.expand)]:
-        jax.eval_shape(neighbours, jax.random.key(0), example)  # a perturbation of images refuses a table
+    for attack in itertools.chain(*(attacks.build(name, task) for name in config.attacks)):
+        if attack.measure is not None:
+            driver.price(attack, *task[:2])  # a perturbation of images refuses a table
+    for defense in found:
+        if defense.expand is not None:
+            jax.eval_shape(defense.expand, jax.random.key(0), example)
     split = split_of(config, dataset, reference=any(defense.opponent for defense in found))
     studies, training_key, key = {}, *jax.random.split(jax.random.key(config.seed))
+
+    def of(i: int) -> Config:
+        return dataclasses.replace(config, defense=written[i])
+
     for alike in grouped(found):
-        folders = [out / folder_of(found[i].name) if out and len(found) > 1 else out for i in alike]
-        told = [surroundings(dataclasses.replace(config, defense=written[i]), dataset, recipe, found[i]) for i in alike]
+        folders = [out / folder_of(written[i]) if out and len(found) > 1 else out for i in alike]
+        told = [surroundings(of(i), dataset, recipe, found[i], split=splits.digest(split)) for i in alike]
         keeps = [keeper(*place) for place in zip(folders, told, strict=True)]
-        trained = train(training_key, model, recipe, dataset, split, [found[i] for i in alike], keep=keeps[0])
+        own = [found[i] for i in alike]
+        trained = train(training_key, model, recipe, dataset, split, own, keep=of_grid(keeps[0], told))
         for i, (params, history), keep, environment in zip(alike, trained, keeps, told, strict=True):
-            own, target = dataclasses.replace(config, defense=written[i]), oracles(model, params, dataset, found[i])
+            target = oracles(model, params, dataset, found[i])
             ended = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]} | privacy_of(found[i], history)
             seconds = (time.perf_counter() - started) / (len(studies) + 1)
-            studies[i] = Study(own, dataset, split, model, params, target, task, key, keep, environment, ended, seconds)
+            studies[i] = Study(
+                of(i), dataset, split, model, params, target, task, key, keep, environment, ended, seconds
+            )
     return [studies[i] for i in range(len(found))]
+
+
+def of_grid(keep: store.Keep, told: list[dict]) -> store.Keep:
+    """The Keep of models that are trained together, under names of their own for every set of strengths."""
+    if len(told) == 1:
+        return keep
+    name = zlib.crc32(" ".join(environment["run_digest"] for environment in told).encode())
+    return lambda part, compute: keep(f"grid-{name:08x}-{part}", compute)
 
 
 def grouped(found: list[Defense]) -> list[list[int]]:
@@ -112,6 +131,9 @@ def split_of(config: Config, dataset: Dataset, *, reference: bool) -> Split:
 def mixed(defended: Study, plain: Study) -> Study:
     """The targets of one study and the shadow models of another: an attacker who does not know of the defense."""
     targets = set(defended.split.trials[:, 0].tolist())
+    if targets & set(defended.split.trials[:, 1:].ravel().tolist()):
+        said = f"split={defended.config.split}: a target is another trial's shadow model"
+        raise ValueError(f"{said}, expected none where shadow models are to be undefended")
 
     def side(k: int) -> Study:
         return defended if k in targets else plain
@@ -123,7 +145,8 @@ def mixed(defended: Study, plain: Study) -> Study:
 def defense_task(config: Config, dataset: Dataset, model: Model, recipe: Recipe) -> defenses.Task:
     """What a defense may know of a study's training."""
     shape, classes = dataset.x.shape[1:], dataset.num_classes
-    private = {"clip": config.clip, "delta": config.delta, "epochs": config.private_epochs, "rate": config.private_rate}
+    private = {"clip": config.clip, "delta": config.delta, "epochs": config.private_epochs, "rate": config.private_rate,
+               "dataset": dataset.name}  # fmt: skip
     return defenses.Task(config.n_train, model, shape, classes, dataset.binary, recipe, config.checkpoint, **private)
 
 

@@ -31,6 +31,7 @@ class Task(NamedTuple):
     num_classes: int
     binary: np.ndarray | None = None  # [features] bool; None: an image
     recipe: Recipe = Recipe()
+    dataset: str = ""
     checkpoint: str | None = None  # file that `experiments.pretrain` wrote; None: where it writes by default
     clip: float = 1.0  # of private gradients
     delta: float | None = None  # of private training; None: 1/n
@@ -84,11 +85,11 @@ def compose(a: Defense, b: Defense) -> Defense:
         if getattr(a, place) is not None and getattr(b, place) is not None:
             raise ValueError(f"defense {a.name}+{b.name}: both take the place {place!r}, expected two that do not")
     names, private = f"{a.name}+{b.name}", a.mechanism is not None or b.mechanism is not None
-    for place in ("expand", "opponent"):
+    for place in ("expand", "opponent", "model"):
         if private and (getattr(a, place) or getattr(b, place)):
-            raise ValueError(
-                f"defense {names}: {place} makes gradients of several rows, which privacy clips one by one"
-            )
+            raise ValueError(f"defense {names}: {place} lets rows see each other, and privacy clips them one by one")
+    if (a.opponent or b.opponent) and (a.expand or b.expand):
+        raise ValueError(f"defense {names}: the attack network would tell augmented images, expected plain ones")
     both = {}
     for place in Defense._fields[2:-1]:
         i, function = (0, getattr(a, place)) if getattr(a, place) is not None else (1, getattr(b, place))
@@ -168,7 +169,8 @@ def _dense_kernels(params: Params) -> list[jax.Array]:
 def dropout(strength: float) -> Defense:
     """Each hidden unit at the model's dropout slots is 0 with this probability in every training step.
 
-    The slots are those of the authors' code: behind each pooling of the CNN, behind each hidden layer of an MLP.
+    The slots are those of the authors' code: before and behind the CNN's layer of 512; of an MLP the input and each
+    hidden layer.
     """
     if not 0 <= strength < 1:
         raise ValueError(f"defense dropout:{strength:g}: expected a probability in [0, 1)")

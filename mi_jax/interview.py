@@ -1,6 +1,7 @@
 """Asking a model about the points it is attacked on: in parts, each of which is kept once it is answered."""
 
 import re
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -68,7 +69,8 @@ def interview(
                 own = jax.random.fold_in(key, k)
                 return _packed(driver.query(seen, attack, own, x, y, part, cap=left, progress=put))
 
-            name = re.sub(r"[^\w.]+", "-", f"{attack.name} {what} model {k} points {start} of {len(rows)}")
+            asked = f"model {k} points {start} of {len(rows)} {zlib.crc32(rows.tobytes()):08x}"
+            name = re.sub(r"[^\w.]+", "-", f"{attack.name} {what} {asked}")
             parts.append(_unpacked(keep(name, compute)))
             tell(len(part) * price(dataset, attack) - told)
             if cap is not None:

@@ -1,6 +1,6 @@
 """What is asked about one example: its label, its label under noise, or (for baselines) its probabilities.
 
-To add a measure, write `init`, `ask`, `tell` and `read` for one example; the driver in `oracle.py` vmaps them.
+To add a measure, write `init`, `ask`, `tell` and `read` for one example; `driver.py` vmaps them.
 """
 
 from collections.abc import Callable

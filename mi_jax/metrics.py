@@ -34,9 +34,10 @@ def best_threshold(scores: np.ndarray, is_member: np.ndarray) -> float:
 def most_precise_threshold(scores: np.ndarray, is_member: np.ndarray, *, least: int) -> float:
     """Returns the threshold with the highest precision of those that call at least `least` points members.
 
-    Of several the smallest, which calls the most. Without `least` the maximum tends to rest on a single point.
+    Of several the smallest, which calls the most; the points may all be members, or none. Without `least` the maximum
+    tends to rest on a single point.
     """
-    scores, is_member = _checked(scores, is_member)
+    scores, is_member = _checked(scores, is_member, both=False)
     if not 1 <= least <= scores.size:
         raise ValueError(f"least={least}, expected 1 to {scores.size}, the number of points")
     thresholds, true, false = _counts(scores, is_member)
@@ -47,7 +48,7 @@ def most_precise_threshold(scores: np.ndarray, is_member: np.ndarray, *, least: 
 
 def precision(scores: np.ndarray, is_member: np.ndarray, threshold: float) -> float | None:
     """Returns the share of members among the points with scores >= threshold; None if there are none of these."""
-    scores, is_member = _checked(scores, is_member)
+    scores, is_member = _checked(scores, is_member, both=False)
     called = scores >= threshold
     return float(is_member[called].mean()) if called.any() else None
 
@@ -210,7 +211,7 @@ def _counts(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.n
     return thresholds, true, false
 
 
-def _checked(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(scores: np.ndarray, is_member: np.ndarray, *, both: bool = True) -> tuple[np.ndarray, np.ndarray]:
     scores, is_member = np.asarray(scores, dtype=np.float64), np.asarray(is_member)
     if scores.ndim != 1 or scores.shape != is_member.shape:
         raise ValueError(f"scores {scores.shape} and is_member {is_member.shape}, expected two vectors of one length")
@@ -218,7 +219,7 @@ def _checked(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.
         raise ValueError(f"is_member of dtype {is_member.dtype}, expected bool")
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN, expected numbers")
-    if is_member.all() or not is_member.any():
+    if both and (is_member.all() or not is_member.any()):
         counts = f"{int(is_member.sum())} members and {int((~is_member).sum())} nonmembers"
         raise ValueError(f"{counts}, expected at least one of each")
     return scores, is_member

@@ -95,8 +95,8 @@ class _Cnn(nn.Module):
         for features in (32, 64):
             x = nn.relu(_Conv3x3(features, padding=1)(x))
             x = nn.relu(_Conv3x3(features, padding=0)(x))
-            x = drop(max_pool(x, training))
-        x = nn.relu(dense(512)(x.reshape(len(x), -1)))
+            x = max_pool(x, training)
+        x = drop(nn.relu(dense(512)(drop(x).reshape(len(x), -1))))
         return dense(self.num_classes)(x)
 
 
@@ -107,7 +107,7 @@ class _Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, training: bool, drop: Drop) -> jax.Array:  # [B *x]
         dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
-        x = x.reshape(len(x), -1)
+        x = drop(x.reshape(len(x), -1))
         for width in self.widths:
             x = drop(jnp.tanh(dense(width)(x)))
         return dense(self.num_classes)(x)
@@ -188,8 +188,10 @@ def cnn(example_shape: tuple[int, ...], num_classes: int) -> Model:
 def wide_resnet(example_shape: tuple[int, ...], num_classes: int, *, depth: int = 28, width: int = 2) -> Model:
     """A pre-activation wide residual network as a Model, WRN-28-2 by default: three stages of (depth - 4) / 6 blocks.
 
-    Deviation from FixMatch's: GroupNorm with 8 groups in place of BatchNorm. Dropout slots are between the two
-    convolutions of a block. Source: arXiv 1605.07146; arXiv 2001.07685 for the leaky ReLU.
+    Deviations from FixMatch's: GroupNorm with 8 groups in place of BatchNorm; He's initial kernels by their inputs, not
+    their outputs, and flax's for the head; images in [0, 1], not standardised; every shortcut that widens takes the
+    activated input, theirs only the first. Dropout slots are between the two convolutions of a block.
+    Source: arXiv 1605.07146; arXiv 2001.07685 for the leaky ReLU.
     """
     if depth < 10 or depth % 6 != 4 or width < 1:
         raise ValueError(f"wide_resnet: depth={depth}, width={width}, expected a depth of 10, 16, 22, ... and a width")

@@ -53,12 +53,13 @@ def distance_to_neighbour(features: np.ndarray, gamma: int = GAMMA) -> np.ndarra
 
 
 def outliers(features: np.ndarray, *, gamma: int = GAMMA, beta: float = BETA) -> tuple[np.ndarray, float]:
-    """(is the point an outlier [P] bool, delta): the share beta of all points, at least one, rounded down.
+    """(is the point an outlier [P] bool, delta): the share beta of all points, rounded down but at least one.
 
-    Among points at equal distance from their gamma-th neighbour, where only some fit in, none does.
+    All of them have fewer than gamma others within delta, unless points tie there: then the later of these count.
     """
     if not 0 < beta < 1:
         raise ValueError(f"beta={beta}: expected a share between 0 and 1")
     distances = distance_to_neighbour(features, gamma)
-    delta = np.sort(distances)[-1 - max(1, int(beta * len(distances)))]
-    return distances > delta, float(delta)
+    order, count = np.argsort(distances, kind="stable"), max(1, int(beta * len(distances)))
+    chosen = np.isin(np.arange(len(distances)), order[-count:])
+    return chosen, float(distances[order[-1 - count]])

@@ -74,10 +74,11 @@ def _keeping_the_label(logits: jax.Array, shown: jax.Array) -> jax.Array:
 def ldl(strength: float, task: Any) -> Defense:
     """The label most of 20 noisy copies of the question get, noise fixed by the question itself.
 
-    Images get Gaussian noise of deviation `strength`, bits flip with that probability. The same question always
-    gets the same answer, so asking again is no way around it. Where confidences are shown they are the shares of
-    the votes. Source: Rajabi et al. 2023 (arXiv 2212.01688), who average logits of 200 copies with fresh noise;
-    a majority of labels is what their text describes, and 20 copies are what a service may pay.
+    Images get Gaussian noise of deviation `strength`, bits flip with that probability. The same question always gets
+    the same answer, so asking it again says nothing new; a question that differs in one bit draws anew. Where
+    confidences are shown they are the shares of the votes. Source: Rajabi et al. 2023 (arXiv 2212.01688), who average
+    logits of 200 copies with fresh noise; a majority of labels is what their text describes, and 20 copies are what a
+    service may pay.
     """
     return Defense(strength=strength, output=_voted(_ldl_noise(strength, task), False))
 

@@ -21,15 +21,18 @@ from mi_jax.types import Model, Params
 SOURCE = "cifar100"  # what the paper's network was pre-trained on
 
 
-def path_of(model: str, example_shape: tuple[int, ...]) -> Path:
-    """The file of a pre-trained network where nothing else is said."""
+def path_of(source: str, model: str, example_shape: tuple[int, ...]) -> Path:
+    """The file of a network trained on the data set `source` where nothing else is said."""
     shape = "x".join(map(str, example_shape))
-    return cache.cache_folder() / f"pretrained-{SOURCE}-{model.replace(':', '-').replace(',', '-')}-{shape}.npz"
+    return (
+        cache.cache_folder()
+        / f"pretrained-{source.replace(':', '-')}-{model.replace(':', '-').replace(',', '-')}-{shape}.npz"
+    )
 
 
-def save(path: Path, params: Params) -> None:
-    """Writes the parameters of one network, whole or not at all."""
-    flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/")
+def save(path: Path, params: Params, source: str) -> None:
+    """Writes the parameters of one network and the name of its data, whole or not at all."""
+    flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/") | {"source": np.array(source)}
     path.parent.mkdir(parents=True, exist_ok=True)
     store.put(path, store.packed(flat))
 
@@ -37,15 +40,20 @@ def save(path: Path, params: Params) -> None:
 def load(task: Any) -> dict:
     """The layers of the pre-trained network below its last one, as a `defenses.Task` needs them.
 
-    ValueError where there is no such file, or one of a network of another shape.
+    ValueError where there is no such file, one of a network of another shape, or one that has seen the very data set
+    it is to be transferred to: members and non-members alike, whatever is done afterwards.
     """
-    path = Path(task.checkpoint) if task.checkpoint else path_of(task.model.name, task.example_shape)
+    path = Path(task.checkpoint) if task.checkpoint else path_of(SOURCE, task.model.name, task.example_shape)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            params = traverse_util.unflatten_dict(dict(stored), sep="/")
-    except (OSError, ValueError):
+            flat = dict(stored)
+        source = str(flat.pop("source"))
+    except Exception:  # not there, or whatever NumPy and zipfile raise over what is no such file
         how = f"python -m experiments.pretrain --model={task.model.name} writes one"
         raise ValueError(f"checkpoint {os.fspath(path)}: expected parameters that can be read; {how}") from None
+    if source == task.dataset:
+        raise ValueError(f"checkpoint {os.fspath(path)}: trained on {source} itself, expected one of other data")
+    params = traverse_util.unflatten_dict(flat, sep="/")
     expected, last = shapes(task.model, task.example_shape), last_layer(task.model, task.example_shape)
     found = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
     wrong = [path for path in sorted(expected | found) if found.get(path) != expected.get(path)]

@@ -176,7 +176,9 @@ def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Pl
         grads, loss = step_of(trained, jax.random.fold_in(step_key, i), pairs, weight, opponent)
         updates, moments = optimizer.update(grads, moments, trained)
         trained = optax.apply_updates(trained, updates)
-        return (trained, moments, _averaged(average, trained, plan), opponent), loss * jnp.sum(weight)
+        return (trained, moments, _averaged(average, trained, state.epoch * steps + i, plan), opponent), loss * jnp.sum(
+            weight
+        )
 
     carry = (state.params, state.moments, state.average, state.opponent)
     carry, losses = lax.scan(step, carry, (jnp.arange(steps), order, weights, others))
@@ -206,7 +208,7 @@ def _private_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: 
     """The same by the defense's mechanism: a Poisson sample a step, clipped, summed, with noise."""
     defense, mechanism = plan.defense, plan.defense.mechanism(own.strength)
     optimizer, model = _optimizer(plan, len(own.rows), x_pool), _model(plan, own)
-    step_key = jax.random.fold_in(state.key, state.epoch)
+    step_key, steps = jax.random.fold_in(state.key, state.epoch), steps_per_epoch(plan, len(own.rows), x_pool)
     sum_of = per_example.way(plan.model, merge(state.params, still), x_pool[:1])
 
     def step(carry, i):
@@ -231,18 +233,24 @@ def _private_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: 
         updates, moments = optimizer.update(grads, moments, trained)
         trained = optax.apply_updates(trained, updates)
         loss = jnp.where(jnp.isfinite(clipped.loss), clipped.loss, 0).sum() / mechanism.expected
-        return (trained, moments, _averaged(average, trained, plan), dropped + clipped.dropped), loss
+        return (
+            trained,
+            moments,
+            _averaged(average, trained, state.epoch * steps + i, plan),
+            dropped + clipped.dropped,
+        ), loss
 
-    steps = steps_per_epoch(plan, len(own.rows), x_pool)
     carry = (state.params, state.moments, state.average, state.dropped)
     (params, moments, average, dropped), losses = lax.scan(step, carry, jnp.arange(steps))
     return state._replace(params=params, moments=moments, average=average, dropped=dropped), jnp.mean(losses)
 
 
-def _averaged(average: Params | None, trained: Params, plan: Plan) -> Params | None:
-    decay = plan.recipe.average
+def _averaged(average: Params | None, trained: Params, step: jax.Array, plan: Plan) -> Params | None:
+    """The running mean after this many steps. Its decay grows to the recipe's, so that a short training does not end
+    in the weights it began with."""
     if average is None:
         return None
+    decay = jnp.minimum(plan.recipe.average, (1 + step) / (10 + step))
     return jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, average, trained)
 
 

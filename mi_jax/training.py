@@ -123,7 +123,7 @@ def _check(plan: steps.Plan, x_pool: Array, y_pool: Array, members: Array, own: 
 
 def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strength: Any) -> None:
     """What is computed must be what epsilon was computed for."""
-    for name in ("expand", "opponent"):
+    for name in ("expand", "opponent", "model"):  # of "model": dropout's masks belong to places in a batch
         if getattr(plan.defense, name) is not None:
             raise ValueError(f"privacy: {name} has gradients that see more than one row, expected none beside it")
     if plan.recipe.patience is not None:
@@ -137,7 +137,8 @@ def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strengt
         raise ValueError(f"privacy: {told}, expected rows={taken[0]}, expected={taken[1]}, steps={taken[2]} as trained")
     privacy.batch_size(mechanism)  # refuses a rate or a delta that makes no sense
     model, params = plan.model, plan.model.init(jax.random.key(0), x_pool[:1])
-    one, other = (model.apply(params, jnp.stack([x_pool[0], x]))[0] for x in (x_pool[0], 1 - x_pool[0]))
+    pairs = (jnp.stack([x_pool[0], x]) for x in (x_pool[0], 1 - x_pool[0]))
+    one, other = (model.apply(params, pair, jax.random.key(0))[0] for pair in pairs)
     if not np.allclose(one, other, rtol=1e-4, atol=1e-5):
         raise ValueError(
             "privacy: rows of a batch change each other's logits, expected a model without batch statistics"

@@ -119,7 +119,7 @@ class Repeat(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A question-and-answer procedure of fixed length about ONE example; vmapped by the driver in `oracle.py`.
+    """A question-and-answer procedure of fixed length about ONE example; vmapped by `driver.py`.
 
     A measure never sees a model: it asks and is told, so the same three functions run against a JAX network, a
     scikit-learn pipeline or a remote endpoint. `gated` measures are begun only for copies that the target labels

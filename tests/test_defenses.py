@@ -38,7 +38,7 @@ def a_checkpoint(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MI_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         params = MLP.init(jax.random.key(99), jnp.zeros((1, 8, 8, 1)))
-        pretrained.save(pretrained.path_of("mlp:16", (8, 8, 1)), params)
+        pretrained.save(pretrained.path_of("cifar100", "mlp:16", (8, 8, 1)), params, "cifar100")
         yield params
 
 
@@ -267,7 +267,7 @@ def test_transfer_begins_where_the_checkpoint_ended_and_the_last_layer_is_new(a_
     jax.tree.map(np.testing.assert_array_equal, begun["Dense_1"], fresh["Dense_1"])
 
 
-@pytest.mark.parametrize("text", ["transfer_last", "transfer_last+dp_adam:8", "transfer_last+dp_sgd:8+dropout:0.2"])
+@pytest.mark.parametrize("text", ["transfer_last", "transfer_last+dp_adam:8", "transfer_last+dp_sgd:8"])
 def test_layers_that_stand_still_keep_every_bit_and_the_last_one_does_not(a_checkpoint, text):
     params, _ = trained(text)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), params["Dense_0"], a_checkpoint["Dense_0"])
@@ -288,10 +288,22 @@ def test_full_transfer_moves_all_layers(a_checkpoint):
     ],
 )
 def test_a_checkpoint_of_another_shape_is_refused(model, message):
-    path = str(pretrained.path_of("mlp:16", (8, 8, 1)))
+    path = str(pretrained.path_of("cifar100", "mlp:16", (8, 8, 1)))
     task = TASK._replace(model=models.build(model, (8, 8, 1), 10), checkpoint=path)
     with pytest.raises(ValueError, match=message):
         defenses.build("transfer_full", task)
+
+
+def test_a_checkpoint_of_the_very_data_is_refused():
+    with pytest.raises(ValueError, match="trained on cifar100 itself, expected one of other data"):
+        defenses.build("transfer_last", TASK._replace(dataset="cifar100"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"text"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(content, tmp_path):
+    (tmp_path / "cut.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="cut.npz: expected parameters that can be read"):
+        defenses.build("transfer_last", TASK._replace(checkpoint=str(tmp_path / "cut.npz")))
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_the_way_to_one(tmp_path):
@@ -459,8 +471,10 @@ def test_two_defenses_are_both_there():
         ("l1:1+l2:1", "l1:1+l2:1: both take the place 'penalty'"),
         ("memguard+ldl:0.1", "both take the place 'output'"),
         ("dp_sgd:8+dp_adam:8", "both take the place 'recipe'"),
-        ("dp_sgd:8+augmentation:1", "expand makes gradients of several rows"),
-        ("adversarial:1+dp_adam:8", "opponent makes gradients of several rows"),
+        ("dp_sgd:8+augmentation:1", "expand lets rows see each other"),
+        ("dp_sgd:8+dropout:0.5", "model lets rows see each other"),
+        ("adversarial:1+dp_adam:8", "both take the place 'recipe'"),
+        ("adversarial:1+augmentation:1", "the attack network would tell augmented images"),
         ("none+prayer", "unknown defense 'prayer'"),
         ("l2:1+", "unknown defense ''"),
     ],

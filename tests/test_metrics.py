@@ -303,6 +303,12 @@ def test_the_most_precise_threshold_is_that_of_an_exhaustive_search(scores, is_m
     assert found == min(t for t in enough if metrics.precision(scores, is_member, t) == best)
 
 
+def test_precision_needs_no_nonmembers():
+    scores, everybody = np.arange(5.0), np.ones(5, bool)
+    assert metrics.precision(scores, everybody, 3.0) == 1.0
+    assert metrics.most_precise_threshold(scores, everybody, least=2) == 0.0
+
+
 def test_precision_of_nobody_called_is_nothing():
     assert metrics.precision(*SEPARATED, 100.0) is None
     assert metrics.precision(*SEPARATED, 4.0) == 1.0 and metrics.precision(*SEPARATED, 0.0) == 0.6

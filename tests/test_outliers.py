@@ -27,6 +27,12 @@ def test_planted_points_are_the_outliers_and_as_many_as_asked_for():
     np.testing.assert_array_equal(chosen, near < 10)
 
 
+def test_ties_do_not_change_how_many_are_chosen():
+    features = np.tile(np.eye(4), (10, 1))  # every point has nine others on it
+    chosen, delta = outliers.outliers(features, gamma=3, beta=0.1)
+    assert chosen.sum() == 4 and abs(delta) < 1e-12
+
+
 def test_penultimate_activations_are_what_the_last_layer_sees():
     model = models.build("mlp:6,5", (8, 8, 1), 3)
     x = np.random.default_rng(0).random((700, 8, 8, 1), np.float32)  # two forward passes

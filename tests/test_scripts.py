@@ -17,7 +17,7 @@ LEFT = {
     "fig5_6_defenses": ["digits/fig5.png", "digits/fig6.png", "digits/record.json"],
     "figS7_shadow_models": ["figS7.png", "record.json"],
     "figS9_adversarial_regularisation": ["figS9.png", "record.json"],
-    "figS10_transfer": ["figS10.png", "random.npz", "record.json"],
+    "figS10_transfer": ["figS10.png", "record.json"],
     "figS11_outliers": ["figS11.png", "record.json"],
     "dp_audit": ["dp_audit.png", "record.json"],
     "table1_images": ["digits/accuracies.png", "digits/record.json"],

@@ -76,3 +76,26 @@ def test_a_finished_study_of_a_grid_is_found_again(tmp_path):
     for one, other in zip(first, again, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     assert [s.environment["parts_found"] for s in again] == [4, 0, 4]  # MemGuard's are those of no defense
+
+
+def test_parts_of_another_grid_are_not_taken_for_ones_own(tmp_path):
+    study.prepare_grid(TINY, ("none", "l2:1", "l2:2"), out=tmp_path)
+    *_, last = study.prepare_grid(TINY, ("none", "l2:1", "l2:3"), out=tmp_path)
+    alone = study.prepare(common.Config(**vars(TINY) | {"defense": "l2:3"}))
+    jax.tree.map(np.testing.assert_array_equal, last.params, alone.params)
+    with_reference = study.prepare_grid(TINY, ("none", "adversarial:1"), out=tmp_path)[0]
+    assert with_reference.environment["parts_found"] == 0  # another split
+
+
+def test_an_attacker_without_knowledge_needs_shadow_models_that_are_no_targets(studies):
+    plain = studies["none"]
+    shared = plain.split._replace(trials=np.array([[0, 1], [1, 0]]))
+    with pytest.raises(ValueError, match="a target is another trial's shadow model"):
+        study.mixed(plain._replace(split=shared), plain)
+
+
+def test_every_attack_is_shown_an_example_before_training(monkeypatch):
+    monkeypatch.setattr(study.training, "train_ensemble", None)
+    config = common.Config(dataset="synthetic:purchase:400", preset="smoke", attacks=("random_augmentation",))
+    with pytest.raises(ValueError, match=r"mirror_shift_cutout\(4\): example of shape \(600,\), expected an image"):
+        study.prepare(config)

@@ -349,6 +349,30 @@ def test_a_penalty_is_in_the_gradient_and_in_the_loss():
     assert penalised.loss > plain.loss
 
 
+def test_averaged_weights_are_the_running_mean_of_those_after_every_step():
+    x, y = blobs(20)
+    recipe = Recipe(batch_size=20, max_epochs=1, patience=None)
+    after = [train(KEY, MLP, recipe._replace(max_epochs=e), x, y)[0] for e in (1, 2, 3)]
+    begun = steps.begin(KEY, steps.Own(jnp.arange(20), jnp.arange(0), ()), x, y, steps.Plan(MLP, recipe, Defense()))
+    mean = begun.params
+    for step, params in enumerate(after):
+        decay = min(0.15, (1 + step) / (10 + step))  # 0.1, 0.15, 0.15
+        mean = jax.tree.map(lambda m, p, decay=decay: decay * m + (1 - decay) * p, mean, params)
+    found, _ = train(KEY, MLP, recipe._replace(max_epochs=3, average=0.15), x, y)
+    assert_close(found, mean, **ROUNDING)
+
+
+def test_the_rate_of_nesterov_falls_along_the_cosine_of_fixmatch():
+    rate = steps._cosine(0.03, 100)
+    np.testing.assert_allclose([rate(0), rate(100)], [0.03, 0.03 * np.cos(7 * np.pi / 16)], rtol=1e-6)
+
+
+def test_an_unknown_optimizer_is_refused():
+    x, y = blobs()
+    with pytest.raises(ValueError, match="optimizer='lion', expected one of adam, sgd, nesterov_cosine"):
+        train(KEY, MLP, RECIPE._replace(optimizer="lion"), x, y)
+
+
 def test_compilations_do_not_grow_with_members_groups_epochs_or_strengths():
     (x, y), recipe = blobs(), Recipe(batch_size=16, max_epochs=25, patience=30)
     model = models.mlp((9,), 4, hidden=(5,))

@@ -5,10 +5,10 @@
 The paper's CNN, clip 1, noise 1, a full batch of 256 random images, so that all do the same work: per-example
 clipping, the sum, the noise and an SGD update. Opacus with hooks and with ghost clipping, jax-privacy's `clipped_grad`
 with and without microbatches, ours by book-keeping and by one gradient an example (`vmap(grad)`, all at once and in
-microbatches); beside them our own step without privacy. Before any timing the clipped sums of all of them, without
-noise and from the same weights, are compared with ours. Every way is a process of its own; all are measured in turn,
-A B C A B C, a first round to compile and warm up. Memory is the rise of a process's peak over what it held before
-its first step.
+microbatches); beside them our own step without privacy. The clipped sums of all of them, without noise and from the
+same weights, are compared with ours, after the timing because comparing takes memory. Every way is a process of its
+own; all are measured in turn, A B C A B C, a first round to compile and warm up. Memory is the rise of a process's
+peak over what it held before its first step.
 """
 
 import argparse
