@@ -145,9 +145,9 @@ def mixed(defended: Study, plain: Study) -> Study:
 def defense_task(config: Config, dataset: Dataset, model: Model, recipe: Recipe) -> defenses.Task:
     """What a defense may know of a study's training."""
     shape, classes = dataset.x.shape[1:], dataset.num_classes
-    private = {"clip": config.clip, "delta": config.delta, "epochs": config.private_epochs, "rate": config.private_rate,
-               "dataset": dataset.name}  # fmt: skip
-    return defenses.Task(config.n_train, model, shape, classes, dataset.binary, recipe, config.checkpoint, **private)
+    private = {"clip": config.clip, "delta": config.delta, "epochs": config.private_epochs, "rate": config.private_rate}
+    known = {"binary": dataset.binary, "recipe": recipe, "dataset": dataset.name, "checkpoint": config.checkpoint}
+    return defenses.Task(config.n_train, model, shape, classes, **known, **private)
 
 
 def privacy_of(defense: Defense, history: training.History) -> dict:
