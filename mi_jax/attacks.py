@@ -135,7 +135,7 @@ def of_perturbation(name: str, candidates: dict[str, Perturbation]) -> tuple[Att
 
 
 def random_augmentation(task: Task) -> tuple[Attack, ...]:
-    """Whether `budget` random training augmentations are labelled rightly, and a logistic model on these bits.
+    """Which of the example and budget - 1 random training augmentations are labelled rightly, in a logistic model.
 
     Source: figure 4 of the paper, 1,000 augmentations of the kind FixMatch trains with; their classifier is not said.
     """

@@ -46,7 +46,7 @@ def confidences() -> Measure:
 
 
 def label_bits(perturbation: Perturbation, count: int) -> Measure:
-    """Whether the target labels each of `count` random neighbours y: bits [F = count], the i-th drawn by the i-th key.
+    """Whether the target labels x, and each of count - 1 random neighbours of it, y: bits [F = count].
 
     The draws are the same for every example and target, so bit i always means the same change. `count` queries per
     example and no gate. Of what the perturbation returns the first neighbour is asked about; the keys come before
@@ -145,7 +145,8 @@ def _label_bits(perturbation: Perturbation, count: int) -> Measure:
         def questions(key, state):
             at = state["asked"] + jnp.arange(number)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(_SAME_FOR_ALL), at)
-            return jax.vmap(lambda key: perturbation(key, state["x"])[0])(keys)
+            drawn = jax.vmap(lambda key: perturbation(key, state["x"])[0])(keys)
+            return jnp.where((at == 0).reshape(-1, *[1] * state["x"].ndim), state["x"], drawn)
 
         return questions
 

@@ -368,13 +368,11 @@ def test_an_example_with_nan_is_dropped_from_private_gradients_and_counted():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
-def test_adversarial_regularisation_learns_its_attacker_and_lets_it_weigh_on_the_loss():
-    reference = np.arange(50, 100)[None]
-    plain, _ = trained("none", recipe=Recipe(max_epochs=30))
-    free, _ = trained("adversarial:0", recipe=Recipe(max_epochs=30), reference=reference)
-    held, _ = trained("adversarial:5", recipe=Recipe(max_epochs=30), reference=reference)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), free, plain)
-    assert max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (held, plain)), strict=True)) > 1e-2
+def test_adversarial_regularisation_lets_its_attacker_weigh_on_the_loss():
+    reference, recipe = np.arange(50, 100)[None], Recipe(max_epochs=30)
+    free, _ = trained("adversarial:0", recipe=recipe, reference=reference)
+    held, _ = trained("adversarial:5", recipe=recipe, reference=reference)  # the same program
+    assert max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (held, free)), strict=True)) > 1e-2
 
 
 def test_the_attacker_of_adversarial_regularisation_is_trained():

@@ -19,12 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SIX = list(common.IMAGE_ATTACKS)
 SMOKE = common.Config(preset="smoke")
 T, S, N = 2, 1, 40  # targets, shadow models of each and rows of each model in the smoke preset
-OPTIONAL = {
-    "data_dir": None,
-    "checkpoint": None,
-    "delta": None,
-    "cap": None,
-}  # what may stay unsaid in a resolved config
+OPTIONAL = dict.fromkeys(("data_dir", "checkpoint", "delta", "private_rate", "cap"))  # what may stay unsaid
 LABEL_ONLY = ("gap", "rotation", "translation", "noise")
 
 

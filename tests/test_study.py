@@ -6,14 +6,16 @@ import pytest
 
 from experiments import common, study, tables
 from mi_jax import attacks, defenses
+from mi_jax.types import Recipe
 
 TINY = common.Config(preset="smoke", attacks=("gap",), model="mlp:8")
+SHORT = Recipe(max_epochs=10)
 WRITTEN = ("none", "memguard:0.001", "dropout:0.2", "l2:1", "dropout:0.6")
 
 
 @pytest.fixture(scope="module")
 def studies():
-    return dict(zip(WRITTEN, study.prepare_grid(TINY, WRITTEN), strict=True))
+    return dict(zip(WRITTEN, study.prepare_grid(TINY, WRITTEN, recipe=SHORT), strict=True))
 
 
 def test_strengths_of_one_defense_are_trained_together_and_outputs_are_no_reason_to_train_again():
@@ -24,7 +26,7 @@ def test_strengths_of_one_defense_are_trained_together_and_outputs_are_no_reason
 
 @pytest.mark.parametrize("text", ["dropout:0.6", "memguard:0.001"])
 def test_a_study_of_a_grid_is_to_the_bit_the_study_alone(studies, text):
-    alone = study.prepare(common.Config(**vars(TINY) | {"defense": text}))
+    alone = study.prepare(common.Config(**vars(TINY) | {"defense": text}), recipe=SHORT)
     jax.tree.map(np.testing.assert_array_equal, alone.params, studies[text].params)
     assert alone.config == studies[text].config and alone.trained == studies[text].trained
     np.testing.assert_array_equal(alone.split.members, studies[text].split.members)
@@ -71,19 +73,19 @@ def test_a_private_study_says_its_epsilon_with_all_it_depends_on():
 
 
 def test_a_finished_study_of_a_grid_is_found_again(tmp_path):
-    first = study.prepare_grid(TINY, WRITTEN[:3], out=tmp_path)
-    again = study.prepare_grid(TINY, WRITTEN[:3], out=tmp_path)
+    first = study.prepare_grid(TINY, WRITTEN[:3], recipe=SHORT, out=tmp_path)
+    again = study.prepare_grid(TINY, WRITTEN[:3], recipe=SHORT, out=tmp_path)
     for one, other in zip(first, again, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     assert [s.environment["parts_found"] for s in again] == [4, 0, 4]  # MemGuard's are those of no defense
 
 
 def test_parts_of_another_grid_are_not_taken_for_ones_own(tmp_path):
-    study.prepare_grid(TINY, ("none", "l2:1", "l2:2"), out=tmp_path)
-    *_, last = study.prepare_grid(TINY, ("none", "l2:1", "l2:3"), out=tmp_path)
-    alone = study.prepare(common.Config(**vars(TINY) | {"defense": "l2:3"}))
+    study.prepare_grid(TINY, ("none", "l2:1", "l2:2"), recipe=SHORT, out=tmp_path)
+    *_, last = study.prepare_grid(TINY, ("none", "l2:1", "l2:3"), recipe=SHORT, out=tmp_path)
+    alone = study.prepare(common.Config(**vars(TINY) | {"defense": "l2:3"}), recipe=SHORT)
     jax.tree.map(np.testing.assert_array_equal, last.params, alone.params)
-    with_reference = study.prepare_grid(TINY, ("none", "adversarial:1"), out=tmp_path)[0]
+    with_reference = study.prepare_grid(TINY, ("none", "adversarial:1"), recipe=SHORT, out=tmp_path)[0]
     assert with_reference.environment["parts_found"] == 0  # another split
 
 
