@@ -258,5 +258,7 @@ def show(record: dict, folder: Path) -> None:
         f"{record['config']['num_targets']} targets: train accuracy {report.percent(accuracy['train_accuracy'])}, "
         f"test {report.percent(accuracy['test_accuracy'])}\n"
     )
+    if "privacy" in accuracy:
+        print(f"{accuracy['privacy']['statement']}\n")
     print(report.table(record))
     print(f"\nmean over targets [95 % interval]; {record['seconds']['total']:.0f} s; see {folder / 'report.html'}")

@@ -10,7 +10,8 @@ report.json, stable: others read it. M = {"mean", "low", "high", "values"}: the 
      "split_digest": "...",                   changes with any row of the split
      "models": {"train_accuracy": M, "test_accuracy": M,     of the evaluated members and non-members
                 "flip_rate": M,                              answers that changed when asked again
-                "epochs": [one per model]},
+                "epochs": [one per model],
+                "privacy": {"epsilon", "delta", "statement", "dropped"}},    of a private training only
      "attacks": {NAME: {"access": "label" | "confidence" | "gradient",
                         "queries_per_example": float,        mean bill of the target, misclassified points included
                         "balanced_accuracy": M, "auc": M,
@@ -154,6 +155,8 @@ def findings(record: dict) -> list[str]:
         f"The {_count(T, 'target model')} label{'s' if T == 1 else ''} {percent(models['train_accuracy'])} of members "
         f"and {percent(models['test_accuracy'])} of non-members rightly."
     ]
+    if "privacy" in models:
+        said.append(f"Training was private: {models['privacy']['statement']}.")
     for access, seen in SEEN.items():
         found = {name: entry for name, entry in attacks.items() if entry["access"] == access}
         if found:

@@ -353,3 +353,10 @@ def test_scores_that_hold_objects_are_refused(folder):
     np.savez(folder / "scores.npz", **scores | {"rows": np.array([{"a": 1}], object)})
     with pytest.raises(ValueError, match="the record cannot be read"):
         report.read(folder)
+
+
+def test_an_epsilon_stands_in_the_report_with_all_it_depends_on():
+    record, _ = synthetic()
+    assert not any("private" in sentence for sentence in report.findings(record))
+    record["models"]["privacy"] = {"epsilon": 8.0, "delta": 0.01, "statement": "epsilon 8 at delta 0.01 for one row"}
+    assert "Training was private: epsilon 8 at delta 0.01 for one row." in report.findings(record)
