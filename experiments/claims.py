@@ -185,9 +185,8 @@ def augmentation_matches_confidence(record: dict) -> tuple[bool, str]:
     trained, plain = beside("all"), beside("none")
     told = [f"{regime} {', '.join(f'{n}: {value:+.1f}' for n, value in found.items())}"
             for regime, found in (("with", trained), ("without", plain))]  # fmt: skip
-    return min(trained.values()) >= -1.5 and max(
-        plain.values()
-    ) < -5, f"augmentation less confidence, {'; '.join(told)}"
+    matches = min(trained.values()) >= -1.5 and max(plain.values()) < -5
+    return matches, f"augmentation less confidence, {'; '.join(told)}"
 
 
 def last_layer_leaves_the_gap(record: dict) -> tuple[bool, str]:

@@ -172,13 +172,18 @@ def out_folder(out: str | None, name: str) -> Path:
     return folder
 
 
-def of_preset(presets: dict[str, Any], name: str) -> tuple[Any, dict[str, Any], Path]:
-    """(what the preset holds, the flags that were said, the folder of the records) of a script with its own presets."""
+def of_preset(presets: dict[str, Any], name: str, own_defense: str = "") -> tuple[Any, dict[str, Any], Path]:
+    """(what the preset holds, the flags that were said, the folder of the records) of a script with its own presets.
+
+    A script that chooses defenses itself says so in `own_defense`, and --defense is refused with these words.
+    """
     preset = flags.FLAGS.preset
     if preset not in presets:
         raise ValueError(f"unknown preset {preset!r}: known are {', '.join(presets)}")
     given = dataclasses.asdict(config_from_flags())
     said = {field: value for field, value in given.items() if flags.FLAGS[field].present}
+    if own_defense and "defense" in said:
+        raise ValueError(f"defense={said['defense']}: expected none, {own_defense}")
     return presets[preset], said, out_folder(flags.FLAGS.out or f"results/records/{name}-{preset}", "")
 
 

@@ -62,23 +62,22 @@ def bound(scores: np.ndarray, is_in: np.ndarray) -> dict:
     """The lower bound of epsilon from scores [K]: threshold from the first half of the models, rates from the rest."""
     half = len(scores) // 2
     threshold = best_threshold(scores[:half], is_in[:half])
-    called, members = scores[half:] >= threshold, is_in[half:]
-    counts = (int((called & members).sum()), int(members.sum()), int((called & ~members).sum()), int((~members).sum()))
-    epsilon = metrics.epsilon_lower_bound(*counts, DELTA, LEVEL)
-    return {"epsilon": epsilon, "threshold": threshold, "true": counts[0], "members": counts[1], "false": counts[2],
-            "nonmembers": counts[3]}  # fmt: skip
+    return {"threshold": threshold, **at_threshold(scores[half:], is_in[half:], threshold)}
+
+
+def at_threshold(scores: np.ndarray, is_in: np.ndarray, threshold: float) -> dict:
+    """How often the canary was called in where it was and where it was not, and the epsilon that this bounds."""
+    called = scores >= threshold
+    true, members, false, nonmembers = map(int, (
+        (called & is_in).sum(), is_in.sum(), (called & ~is_in).sum(), (~is_in).sum()))  # fmt: skip
+    epsilon = metrics.epsilon_lower_bound(true, members, false, nonmembers, DELTA, LEVEL)
+    return {"epsilon": epsilon, "true": true, "members": members, "false": false, "nonmembers": nonmembers}
 
 
 def best_threshold(scores: np.ndarray, is_in: np.ndarray) -> float:
     """The threshold whose bound would be largest on these models."""
-
-    def value(threshold: float) -> float:
-        called = scores >= threshold
-        counts = ((called & is_in).sum(), is_in.sum(), (called & ~is_in).sum(), (~is_in).sum())
-        return metrics.epsilon_lower_bound(*map(int, counts), DELTA, LEVEL)
-
     found = np.unique(scores[np.isfinite(scores)])
-    return float(max(found, key=value))
+    return float(max(found, key=lambda threshold: at_threshold(scores, is_in, threshold)["epsilon"]))
 
 
 def measure(num_models: int, noises: tuple[float, ...], config: common.Config, folder) -> dict:

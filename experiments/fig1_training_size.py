@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 
 from experiments import common, study, tables
 from experiments.tables import CHEAP, COSTLY, Column, named
-from mi_jax import plots, report
+from mi_jax import plots
 
 PAPER_SIZES = (100, 200, 500, 1000, 2500, 5000, 10000)
 PAPER = {
@@ -66,8 +66,7 @@ def body() -> None:
     for n in [int(n) for n in flags.FLAGS.sizes or sizes]:
         config = common.Config(**changes | said | {"n_train": n})
         found[str(n)] = at_size(config, columns, folder / f"n-{n}")
-        line = " ".join(f"{k} {report.percent(e['balanced_accuracy'])}" for k, e in found[str(n)]["attacks"].items())
-        print(f"n={n}: {line}")
+        print(f"n={n}: {tables.told(found[str(n)]['attacks'])}")
     record = {"dataset": config.dataset, "sizes": found}
     common.leave(folder, record, {folder / f"n-{n}": entry for n, entry in found.items()}, fig1=draw(record))
 

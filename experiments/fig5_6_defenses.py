@@ -113,21 +113,19 @@ def measure(config: common.Config, columns: dict[str, Column], written: tuple[st
     for text, prepared in zip(written, studies, strict=True):
         found[text] = entry_of(prepared, plain, columns)
         print(line(text, found[text]), flush=True)
-    places = {out / study.folder_of(text): {"environment": prepared.environment}
-              for text, prepared in zip(written, studies, strict=True)}  # fmt: skip
     config = dataclasses.asdict(plain.config) | {"defense": list(written)}
     record = {"config": config, "environment": plain.environment, "reference_rows": plain.split.reference.shape[1],
               "defenses": found, "best": best_trade(found)}  # fmt: skip
-    common.leave(out, record, places, fig5=draw_trade(record), fig6=draw_gap(record))
+    common.leave(out, record, study.places(out, studies), fig5=draw_trade(record), fig6=draw_gap(record))
     return record
 
 
 def line(text: str, entry: dict) -> str:
     models, attacks, plain = entry["models"], entry["attacks"], entry["not_adaptive"]
-    numbers = " ".join(f"{name} {report.percent(attack['balanced_accuracy'])}" for name, attack in attacks.items())
     beside = " ".join(f"{name} {100 * plain[name]['balanced_accuracy']['mean']:.1f}" for name in plain)
     private = f"; {models['privacy']['statement']}" if "privacy" in models else ""
-    return f"{text}: test {report.percent(models['test_accuracy'])}, {numbers}; not adaptive: {beside}{private}"
+    test = report.percent(models["test_accuracy"])
+    return f"{text}: test {test}, {tables.told(attacks)}; not adaptive: {beside}{private}"
 
 
 def numbers(entry: dict) -> tuple[float, float, float, float]:
@@ -206,9 +204,7 @@ def titled(record: dict) -> str:
 
 def body() -> None:
     """Every data set of the preset."""
-    rows, said, folder = common.of_preset(PRESETS, "fig5_6")
-    if "defense" in said:
-        raise ValueError(f"defense={said['defense']}: expected none, --defenses=A,B chooses among those of the figure")
+    rows, said, folder = common.of_preset(PRESETS, "fig5_6", "--defenses=A,B chooses among those of the figure")
     for name in common.chosen(rows, "data set"):
         changes, columns, written = rows[name]
         asked = tuple(dict.fromkeys(("none", *(flags.FLAGS.defenses or written))))

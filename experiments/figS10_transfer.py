@@ -65,9 +65,9 @@ def some_network(config: common.Config, file: Path) -> str:
 
 def body() -> None:
     """Every way of training at every size of the preset."""
-    (changes, columns, sizes), said, folder = common.of_preset(PRESETS, "figS10")
-    if "defense" in said:
-        raise ValueError(f"defense={said['defense']}: expected none, figure S10 compares {', '.join(WAYS)}")
+    (changes, columns, sizes), said, folder = common.of_preset(
+        PRESETS, "figS10", f"figure S10 compares {', '.join(WAYS)}"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         if flags.FLAGS.preset == "smoke" and "checkpoint" not in said:
             said["checkpoint"] = some_network(common.Config(**changes | said), Path(scratch) / "random.npz")
@@ -82,8 +82,8 @@ def compare(changes: dict, columns: dict[str, Column], sizes: tuple[int, ...], f
         for way, prepared in zip(WAYS, study.prepare_grid(config, WAYS, out=folder / f"n-{n}"), strict=True):
             entry = found[way][str(n)] = tables.measure(prepared, columns)
             places[folder / f"n-{n}" / study.folder_of(way)] = entry
-            told = " ".join(f"{k} {report.percent(e['balanced_accuracy'])}" for k, e in entry["attacks"].items())
-            print(f"{way}, n={n}: test {report.percent(entry['models']['test_accuracy'])}, {told}")
+            test = report.percent(entry["models"]["test_accuracy"])
+            print(f"{way}, n={n}: test {test}, {tables.told(entry['attacks'])}")
     record = {"dataset": config.dataset, "config": dataclasses.asdict(config), "ways": found}
     common.leave(folder, record, places, figS10=draw(record))
 

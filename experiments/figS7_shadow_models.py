@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 
 from experiments import common, study, tables
 from experiments.tables import Column, named
-from mi_jax import plots, report
+from mi_jax import plots
 
 FLAGS = flags.FLAGS
 PAPER = {
@@ -62,7 +62,7 @@ def body() -> None:
     record = measure(common.Config(**changes | said), columns, folder)
     common.leave(folder, record, figS7=draw(record))
     for s, entry in record["shadow_models"].items():
-        print(s, " ".join(f"{k} {report.percent(e['balanced_accuracy'])}" for k, e in entry["attacks"].items()))
+        print(s, tables.told(entry["attacks"]))
 
 
 if __name__ == "__main__":

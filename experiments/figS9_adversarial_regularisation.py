@@ -53,20 +53,17 @@ def draw(record: dict) -> plt.Figure:
 
 def body() -> None:
     """Every strength of the preset."""
-    (changes, columns, strengths), said, folder = common.of_preset(PRESETS, "figS9")
-    if "defense" in said:
-        raise ValueError(
-            f"defense={said['defense']}: expected none, adversarial regularisation is what figure S9 varies"
-        )
-    written, found, places = [f"adversarial:{at:g}" for at in strengths], {}, {}
+    (changes, columns, strengths), said, folder = common.of_preset(
+        PRESETS, "figS9", "adversarial regularisation is what figure S9 varies"
+    )
+    written, found = [f"adversarial:{at:g}" for at in strengths], {}
     studies = study.prepare_grid(common.Config(**changes | said), written, out=folder)
     for at, text, prepared in zip(strengths, written, studies, strict=True):
-        found[f"{at:g}"] = places[folder / study.folder_of(text)] = tables.measure(prepared, columns)
+        found[f"{at:g}"] = tables.measure(prepared, columns)
         attacks, test = found[f"{at:g}"]["attacks"], found[f"{at:g}"]["models"]["test_accuracy"]
-        told = " ".join(f"{name} {report.percent(entry['balanced_accuracy'])}" for name, entry in attacks.items())
-        print(f"{text}: test {report.percent(test)}, {told}")
+        print(f"{text}: test {report.percent(test)}, {tables.told(attacks)}")
     record = {"config": dataclasses.asdict(studies[0].config) | {"defense": written}, "strengths": found}
-    common.leave(folder, record, places, figS9=draw(record))
+    common.leave(folder, record, study.places(folder, studies), figS9=draw(record))
 
 
 if __name__ == "__main__":

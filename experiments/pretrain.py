@@ -23,13 +23,6 @@ from experiments import common, runs
 from mi_jax import data, defenses, models, oracle, pretrained, store, training
 from mi_jax.types import Recipe
 
-flags.DEFINE_string("dataset", pretrained.SOURCE, common.HELP["dataset"])
-flags.DEFINE_string("data_dir", None, common.HELP["data_dir"])
-flags.DEFINE_string("model", "cnn", common.HELP["model"])
-flags.DEFINE_string("defense", "dropout:0.25", common.HELP["defense"])
-flags.DEFINE_integer("epochs", 15, "times that every row is trained on")
-flags.DEFINE_integer("seed", 0, "of the held-out rows and of training")
-flags.DEFINE_string("out", None, "file of the parameters; default: where transfer looks for it")
 FLAGS = flags.FLAGS
 
 
@@ -70,4 +63,11 @@ def body() -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("dataset", pretrained.SOURCE, common.HELP["dataset"])
+    flags.DEFINE_string("data_dir", None, common.HELP["data_dir"])
+    flags.DEFINE_string("model", "cnn", common.HELP["model"])
+    flags.DEFINE_string("defense", "dropout:0.25", common.HELP["defense"])
+    flags.DEFINE_integer("epochs", 15, "times that every row is trained on")
+    flags.DEFINE_integer("seed", 0, "of the held-out rows and of training")
+    flags.DEFINE_string("out", None, "file of the parameters; default: where transfer looks for it")
     app.run(lambda argv: sys.exit(common.main(body)(argv)), flags_parser=common.parse)

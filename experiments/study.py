@@ -119,6 +119,11 @@ def folder_of(defense: str) -> str:
     return defense.replace(":", "-").replace("+", "_")
 
 
+def places(out: Path, studies: list[Study]) -> dict[Path, dict]:
+    """The folder of each study of a grid -> what `common.leave` needs to know to remove its parts."""
+    return {out / folder_of(one.config.defense): {"environment": one.environment} for one in studies}
+
+
 def split_of(config: Config, dataset: Dataset, *, reference: bool) -> Split:
     """Who is trained on what; with `reference` rows, as many as members or as the pool has left."""
     rows, n = len(dataset.x), config.n_train

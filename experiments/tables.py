@@ -40,6 +40,11 @@ CHEAP = {"gap": Column(named("gap")), "augmentation": Column(augmentation), "con
 COSTLY = {"boundary": Column(named("boundary")), "combined": Column(named("combined"))}
 
 
+def told(attacks: dict[str, dict]) -> str:
+    """The accuracies of attacks, with their intervals, on one line."""
+    return " ".join(f"{name} {report.percent(entry['balanced_accuracy'])}" for name, entry in attacks.items())
+
+
 def measure(prepared: study.Study, columns: dict[str, Column]) -> dict:
     """The entry of one study: what it was, its models on the points of the first column, and every column."""
     records = {name: put(prepared, name, column)[0] for name, column in columns.items()}

@@ -84,10 +84,7 @@ def translate(d: int) -> Perturbation:
 
     Source: section 3.3 of the paper (the set of shifts); the authors' code (edge pixels repeated).
     """
-    distance = _whole(d)
-    if distance is None or distance < 0:
-        raise ValueError(f"translate: d={d!r}, expected a whole number of pixels, at least 0")
-    return _translate(distance)
+    return _translate(_pixels("translate: d", d))
 
 
 @cache
@@ -120,10 +117,7 @@ def mirror_shift_cutout(pixels: int) -> Perturbation:
 
     Source: the augmentations of FixMatch (arXiv 2001.07685) that figure 4 of the paper trains and attacks with.
     """
-    distance = _whole(pixels)
-    if distance is None or distance < 0:
-        raise ValueError(f"mirror_shift_cutout: pixels={pixels!r}, expected a whole number, at least 0")
-    return _mirror_shift_cutout(distance)
+    return _mirror_shift_cutout(_pixels("mirror_shift_cutout: pixels", pixels))
 
 
 @cache
@@ -162,6 +156,13 @@ def _whole(value: Any) -> int | None:
     """Returns the value as an int; None for what is not a whole number (2.0 is one, True is not)."""
     number = _number(value)
     return int(number) if math.isfinite(number) and number == int(number) else None
+
+
+def _pixels(name: str, value: Any) -> int:
+    distance = _whole(value)
+    if distance is None or distance < 0:
+        raise ValueError(f"{name}={value!r}, expected a whole number of pixels, at least 0")
+    return distance
 
 
 def _image_shape(name: str, x: jax.Array) -> tuple[int, int, int]:

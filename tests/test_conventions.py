@@ -183,3 +183,12 @@ def test_a_place_of_one_machine_is_noticed(folder):
     assert PLACE_OF_ONE_MACHINE.search(f"/{folder}/someone/file")
     assert not PLACE_OF_ONE_MACHINE.search(f"https://example.org/{folder}/page")
     assert not PLACE_OF_ONE_MACHINE.search(f"results/{folder}/file")
+
+
+def test_the_tree_in_the_readme_names_every_module_and_nothing_that_is_not_there():
+    tree = (REPOSITORY / "README.md").read_text().split("## The tree")[1].split("```")[1]
+    named = set(re.findall(r"\b([\w/]+\.py)\b", tree))
+    inside = {file.name for file in (REPOSITORY / PACKAGE).glob("*.py")} - {"__init__.py"}
+    assert inside <= named
+    beside = {file.name for folder in ("experiments", "mi_jax/datasets") for file in (REPOSITORY / folder).glob("*.py")}
+    assert {Path(name).name for name in named} <= inside | beside

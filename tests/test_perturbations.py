@@ -273,3 +273,4 @@ def test_mirror_shift_and_cutout_refuse_a_shift_the_image_is_too_small_for():
     with pytest.raises(ValueError, match="pixels=1.5, expected a whole number"):
         mirror_shift_cutout(1.5)
     assert mirror_shift_cutout(2) is mirror_shift_cutout(2.0)
+    check_perturbation(mirror_shift_cutout(2), (8, 9, 2))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mi_jax import defenses, models
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 # script -> what lies in --out afterwards
 LEFT = {
@@ -96,6 +98,24 @@ def test_an_unknown_preset_is_one_line(name, tmp_path):
     assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
         "error: unknown preset 'tiny': known are smoke, cpu, paper"
     ]
+
+
+def test_a_pretrained_network_is_kept_with_its_accuracies_and_transfer_begins_from_it(tmp_path):
+    done = script("pretrain", "--dataset=synthetic:purchase:600", "--model=mlp:16", "--epochs=2",
+                  f"--out={tmp_path / 'net.npz'}")  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "net.json").read_text())
+    assert record["rows"] == 500 and record["defense"] == "dropout:0.25"
+    assert 0 <= record["accuracy"]["test"] <= 1
+    task = defenses.Task(20, models.build("mlp:16", (600,), 5), (600,), 5, checkpoint=str(tmp_path / "net.npz"))
+    assert defenses.build("transfer_last", task).strength["Dense_0"]["kernel"].shape == (600, 16)
+
+
+@pytest.mark.parametrize("wrong, named", [("--out=net.txt", "ends in .npz"), ("--epochs=0", "epochs=0: expected"),
+                                          ("--defense=l2:x", "a number after the colon")])  # fmt: skip
+def test_a_pretraining_that_cannot_be_is_one_line(wrong, named):
+    done = script("pretrain", "--dataset=digits", "--model=mlp:16", wrong)
+    assert done.returncode == 2 and named in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("wrong", ["--defense=l2:1", "--distances=1,6", "--distances=2.0"])
