@@ -11,12 +11,11 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mi_jax import adversary, perturbations, pretrained, privacy
 from mi_jax.outputs import ldl, ldl_fresh, memguard, rounding, top_k
+from mi_jax.penalties import l1, l1_all, l2, l2_all, weight_decay
 from mi_jax.types import Defense, Model, Params, Recipe
 
 _SHIFTS = range(6)  # pixels, as in the paper
@@ -114,56 +113,6 @@ def mechanism_of(defense: Defense) -> privacy.Mechanism:
 def none() -> Defense:
     """No defense."""
     return Defense()
-
-
-def l1(strength: float) -> Defense:
-    """strength * sum |w| over dense kernels, added to every training loss (the placement of the paper's code)."""
-    return Defense(strength=strength, penalty=_l1)
-
-
-def l2(strength: float) -> Defense:
-    """strength * sum w^2 over dense kernels, added to every training loss (the placement of the paper's code)."""
-    return Defense(strength=strength, penalty=_l2)
-
-
-def l1_all(strength: float) -> Defense:
-    """strength * sum |w| over all weights, biases and convolutions included, as the paper's text has it."""
-    return Defense(strength=strength, penalty=_l1_all)
-
-
-def l2_all(strength: float) -> Defense:
-    """strength * sum w^2 over all weights, as the paper's text has it."""
-    return Defense(strength=strength, penalty=_l2_all)
-
-
-def weight_decay(strength: float) -> Defense:
-    """strength / 2 * sum w^2 over the kernels of all layers, as FixMatch has it with 5e-4."""
-    return Defense(strength=strength, penalty=_weight_decay)
-
-
-def _weight_decay(strength, params: Params) -> jax.Array:
-    kernels = [leaf for path, leaf in jax.tree.leaves_with_path(params) if "kernel" in str(path[-1])]
-    return strength / 2 * sum(jnp.square(kernel).sum() for kernel in kernels)
-
-
-def _l1(strength, params: Params) -> jax.Array:
-    return strength * sum(jnp.abs(kernel).sum() for kernel in _dense_kernels(params))
-
-
-def _l2(strength, params: Params) -> jax.Array:
-    return strength * sum(jnp.square(kernel).sum() for kernel in _dense_kernels(params))
-
-
-def _l1_all(strength, params: Params) -> jax.Array:
-    return strength * sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params))
-
-
-def _l2_all(strength, params: Params) -> jax.Array:
-    return strength * sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params))
-
-
-def _dense_kernels(params: Params) -> list[jax.Array]:
-    return [leaf for path, leaf in jax.tree.leaves_with_path(params) if leaf.ndim == 2 and "kernel" in str(path[-1])]
 
 
 def dropout(strength: float) -> Defense:

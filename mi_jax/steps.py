@@ -1,9 +1,8 @@
 """What training does to one member: where it begins, its epochs step by step, and the verdict when to stop.
 
 The paper's recipe, as Keras runs it: Adam, shuffled batches with the smaller last one kept, a stop on the mean
-training loss of an epoch, the last weights kept. An epoch goes over all rows once, or, where a defense asks for
-augmented data (`expand`), over all pairs of a row and one of its neighbours. Under differential privacy an epoch is
-as many steps, each on a Poisson sample of its own (`privacy.py`).
+training loss of an epoch, the last weights kept. `batches.py` has what an epoch goes over; under differential privacy
+it is as many steps, each on a Poisson sample of its own (`privacy.py`).
 
 Keras' epsilon of 1e-7 is added before the bias correction of Adam's second moment, optax adds it after: the first
 steps differ by less than one part in a thousand wherever a gradient exceeds 1e-4.
@@ -20,8 +19,8 @@ import optax
 from flax import traverse_util
 from jax import lax
 
-from mi_jax import per_example, privacy
-from mi_jax.types import Array, Defense, Model, Params, Perturbation, Recipe
+from mi_jax import batches, per_example, privacy
+from mi_jax.types import Array, Defense, Model, Params, Recipe
 
 EPOCHS_PER_BLOCK = 10
 _EPSILON = 1e-7  # of Adam, as in Keras
@@ -72,14 +71,13 @@ OPTIMIZERS: dict[str, Callable[[float, int], optax.GradientTransformation]] = {
 }
 
 
-def steps_per_epoch(plan: Plan, n: int, x_pool: Array) -> int:
-    """Steps that an epoch over n rows takes."""
-    count = n * _copies(plan.defense.expand, x_pool)
-    return -(-count // min(plan.recipe.batch_size, count))
+def sizes(plan: Plan, n: int, x_pool: Array) -> batches.Epoch:
+    """The sizes of an epoch over n rows."""
+    return batches.sizes(n, plan.recipe.batch_size, plan.defense.expand, x_pool)
 
 
 def _optimizer(plan: Plan, n: int, x_pool: Array) -> optax.GradientTransformation:
-    steps = plan.recipe.max_epochs * steps_per_epoch(plan, n, x_pool)
+    steps = plan.recipe.max_epochs * sizes(plan, n, x_pool).steps
     return OPTIMIZERS[plan.recipe.optimizer](plan.recipe.learning_rate, steps)
 
 
@@ -137,23 +135,13 @@ def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Pl
 
     What an opponent adds is not in that loss: it rises while the opponent learns, and would end training early.
     """
-    defense, rows, M = plan.defense, own.rows, _copies(plan.defense.expand, x_pool)
-    count = len(rows) * M
-    size, steps = min(plan.recipe.batch_size, count), steps_per_epoch(plan, len(rows), x_pool)
-    optimizer, model = _optimizer(plan, len(rows), x_pool), _model(plan, own)
+    defense, sized, model = plan.defense, sizes(plan, len(own.rows), x_pool), _model(plan, own)
+    optimizer = _optimizer(plan, len(own.rows), x_pool)
     epoch_key = jax.random.fold_in(state.key, state.epoch)
     shuffle_key, step_key = jax.random.split(epoch_key)
     pairs_key = jax.random.fold_in(epoch_key, 2)  # 0 and 1 may be what split folded in
-    # Pair p is neighbour p % M of row p // M. What fills the last batch up to its size is this member's own, and
-    # weighs nothing.
-    order = jnp.resize(jax.random.permutation(shuffle_key, count), (steps, size))
-    weights = (jnp.arange(steps * size) < count).astype(jnp.float32).reshape(steps, size)
-    others = _others(jax.random.fold_in(epoch_key, 3), own, steps, size) if defense.opponent else None
-
-    def of_pairs(pairs):
-        batch = rows[pairs // M]
-        x = x_pool[batch] if defense.expand is None else _neighbours(pairs_key, pairs, x_pool[batch], defense.expand)
-        return x, y_pool[batch]
+    others = batches.others(jax.random.fold_in(epoch_key, 3), own.reference, sized) if defense.opponent else None
+    of_pairs = batches.reader(pairs_key, own.rows, x_pool, y_pool, defense.expand, sized.copies)
 
     def loss_of(trained, key, pairs, weight, opponent):
         params, (x, y) = merge(trained, still), of_pairs(pairs)
@@ -170,20 +158,20 @@ def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Pl
         trained, moments, average, opponent = carry
         i, pairs, weight, other = inputs
         if opponent is not None:
-            seen, beside = (*of_pairs(pairs), weight), (x_pool[other], y_pool[other], jnp.ones(size))
+            seen, beside = (*of_pairs(pairs), weight), (x_pool[other], y_pool[other], jnp.ones(sized.size))
             opponent = _learned(state, opponent, merge(trained, still), seen, beside, plan)
         step_of = jax.grad(loss_of, has_aux=True)
         grads, loss = step_of(trained, jax.random.fold_in(step_key, i), pairs, weight, opponent)
         updates, moments = optimizer.update(grads, moments, trained)
         trained = optax.apply_updates(trained, updates)
-        return (trained, moments, _averaged(average, trained, state.epoch * steps + i, plan), opponent), loss * jnp.sum(
-            weight
-        )
+        average = _averaged(average, trained, state.epoch * sized.steps + i, plan)
+        return (trained, moments, average, opponent), loss * jnp.sum(weight)
 
     carry = (state.params, state.moments, state.average, state.opponent)
-    carry, losses = lax.scan(step, carry, (jnp.arange(steps), order, weights, others))
+    inputs = (jnp.arange(sized.steps), *batches.shuffled(shuffle_key, sized), others)
+    carry, losses = lax.scan(step, carry, inputs)
     state = state._replace(**dict(zip(("params", "moments", "average", "opponent"), carry, strict=True)))
-    return state, jnp.sum(losses) / count
+    return state, jnp.sum(losses) / sized.pairs
 
 
 def _model(plan: Plan, own: Own) -> Model:
@@ -208,7 +196,7 @@ def _private_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: 
     """The same by the defense's mechanism: a Poisson sample a step, clipped, summed, with noise."""
     defense, mechanism = plan.defense, plan.defense.mechanism(own.strength)
     optimizer, model = _optimizer(plan, len(own.rows), x_pool), _model(plan, own)
-    step_key, steps = jax.random.fold_in(state.key, state.epoch), steps_per_epoch(plan, len(own.rows), x_pool)
+    step_key, steps = jax.random.fold_in(state.key, state.epoch), sizes(plan, len(own.rows), x_pool).steps
     sum_of = per_example.way(plan.model, merge(state.params, still), x_pool[:1])
 
     def step(carry, i):
@@ -233,12 +221,8 @@ def _private_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: 
         updates, moments = optimizer.update(grads, moments, trained)
         trained = optax.apply_updates(trained, updates)
         loss = jnp.where(jnp.isfinite(clipped.loss), clipped.loss, 0).sum() / mechanism.expected
-        return (
-            trained,
-            moments,
-            _averaged(average, trained, state.epoch * steps + i, plan),
-            dropped + clipped.dropped,
-        ), loss
+        average = _averaged(average, trained, state.epoch * steps + i, plan)
+        return (trained, moments, average, dropped + clipped.dropped), loss
 
     carry = (state.params, state.moments, state.average, state.dropped)
     (params, moments, average, dropped), losses = lax.scan(step, carry, jnp.arange(steps))
@@ -252,31 +236,6 @@ def _averaged(average: Params | None, trained: Params, step: jax.Array, plan: Pl
         return None
     decay = jnp.minimum(plan.recipe.average, (1 + step) / (10 + step))
     return jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, average, trained)
-
-
-def _others(key: jax.Array, own: Own, steps: int, size: int) -> jax.Array:
-    """Rows [steps size] of the reference set, in random order and as often as needed."""
-    return jnp.resize(jax.random.permutation(key, own.reference), (steps, size))
-
-
-def neighbours_shape(expand: Perturbation, x_pool: Array) -> tuple[int, ...]:
-    """(M, *x), what an example becomes."""
-    example = jax.ShapeDtypeStruct(x_pool.shape[1:], jnp.float32)
-    return jax.eval_shape(expand, jax.random.key(0), example).shape
-
-
-def _copies(expand: Perturbation | None, x_pool: Array) -> int:
-    return 1 if expand is None else neighbours_shape(expand, x_pool)[0]
-
-
-def _neighbours(key: jax.Array, pairs: jax.Array, x: jax.Array, expand: Perturbation) -> jax.Array:
-    """What pairs [B] of the rows x [B *x] are trained on, [B *x]: one neighbour each, its randomness its own."""
-
-    def one(pair, x):
-        found = expand(jax.random.fold_in(key, pair), x)  # [M *x]
-        return found[pair % len(found)]
-
-    return jax.vmap(one)(pairs, x)
 
 
 def _judge(state: State, loss: jax.Array, recipe: Recipe) -> State:

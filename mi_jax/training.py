@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mi_jax import privacy, steps, store
+from mi_jax import batches, privacy, steps, store
 from mi_jax.types import Array, Defense, Model, Params, Recipe
 
 Progress = Callable[[int, int, int], Any]
@@ -111,7 +111,7 @@ def _check(plan: steps.Plan, x_pool: Array, y_pool: Array, members: Array, own: 
     if recipe.optimizer not in steps.OPTIMIZERS:
         raise ValueError(f"recipe: optimizer={recipe.optimizer!r}, expected one of {', '.join(steps.OPTIMIZERS)}")
     _check_labels(model, x_pool, np.asarray(y_pool)[members])
-    shown = None if defense.expand is None else steps.neighbours_shape(defense.expand, x_pool)
+    shown = None if defense.expand is None else batches.neighbours_shape(defense.expand, x_pool)
     if shown is not None and (shown[1:] != x_pool.shape[1:] or shown[:1] < (1,)):
         example = ", ".join(map(str, x_pool.shape[1:]))
         raise ValueError(f"expand: returned shape {shown}, expected (M, {example}) with M >= 1")
@@ -130,7 +130,7 @@ def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strengt
         raise ValueError(f"recipe: patience={plan.recipe.patience}, expected None: a stop by the loss is not private")
     mechanism, n = plan.defense.mechanism(strength), members.shape[1]
     epochs = plan.recipe.max_epochs
-    taken = (n, min(plan.recipe.batch_size, n), epochs * steps.steps_per_epoch(plan, n, x_pool))
+    taken = (n, min(plan.recipe.batch_size, n), epochs * steps.sizes(plan, n, x_pool).steps)
     if taken != mechanism[:3]:
         rows, expected, count = mechanism[:3]
         told = f"rows={rows}, expected={expected}, steps={count}"
@@ -187,28 +187,38 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
         raise ValueError(f"models_at_once={group}: expected at least 1")
     group = min(group, max(wanted, num_models))
     pool = jax.device_put((jnp.asarray(x_pool), jnp.asarray(y_pool, jnp.int32)), _shardings(group)[1])
-    found = []
+    given, found = defense.strength if strengths is None else strengths, []
     for first in range(0, num_models, group):
-        size = min(group, num_models - first)
-        ids = np.minimum(np.arange(first, first + group), num_models - 1)
-        report = functools.partial(_report, progress, first, size, num_models)
+        ids = np.arange(first, min(first + group, num_models))
+        report = functools.partial(_report, progress, first, len(ids), num_models)
 
-        def compute(ids=ids, size=size, report=report) -> store.Part:
-            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(ids % K)
-            strength = _strength_of(defense.strength if strengths is None else strengths, ids // K, strengths is None)
-            own = steps.Own(*(jnp.asarray(rows[ids % K], jnp.int32) for rows in (members, reference)), strength)
-            keys, own = (keys, own) if group > 1 else jax.tree.map(lambda leaf: leaf[0], (keys, own))
-            state = _train_group(keys, own, *pool, plan, report)
-            leaves = jax.tree.leaves((steps.final(state, plan.defense.trainable), _history(state)))
-            return {str(i): leaf[None] if group == 1 else leaf[:size] for i, leaf in enumerate(leaves)}
+        def compute(ids=ids, report=report) -> store.Part:
+            padded = np.pad(ids, (0, group - len(ids)), "edge")
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(padded % K)
+            strength = _strength_of(given, padded // K, strengths is None)
+            own = steps.Own(*(jnp.asarray(rows[padded % K], jnp.int32) for rows in (members, reference)), strength)
+            one = jax.tree.map(lambda leaf: leaf[0], (keys, own))
+            return _part(_train_group(*((keys, own) if group > 1 else one), *pool, plan, report), len(ids), plan)
 
-        found.append(keep(f"members-{first}-to-{first + size - 1}", compute))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x_pool[:1])
-    tree = jax.tree.structure((shapes, History(0, 0, 0)))
-    leaves = [np.concatenate([part[str(i)] for part in found]) for i in range(tree.num_leaves)]
-    leaves = leaves if strengths is None else [leaf.reshape(G, K, *leaf.shape[1:]) for leaf in leaves]
-    params, history = jax.tree.unflatten(tree, leaves)
+        found.append(keep(f"members-{first}-to-{ids[-1]}", compute))
+    params, history = _joined(found, model, x_pool)
+    if strengths is not None:
+        params, history = jax.tree.map(lambda leaf: leaf.reshape(G, K, *leaf.shape[1:]), (params, history))
     return jax.tree.map(jnp.asarray, params), history
+
+
+def _part(state: steps.State, size: int, plan: steps.Plan) -> store.Part:
+    """The leaves of (parameters, History) of the first `size` members of a group."""
+    leaves = jax.tree.leaves((steps.final(state, plan.defense.trainable), _history(state)))
+    alone = state.epoch.ndim == 0
+    return {str(i): leaf[None] if alone else leaf[:size] for i, leaf in enumerate(leaves)}
+
+
+def _joined(parts: list[store.Part], model: Model, x_pool: Array) -> tuple[Params, History]:
+    """Parameters and History [K ...] of all parts."""
+    tree = jax.tree.structure((jax.eval_shape(model.init, jax.random.key(0), x_pool[:1]), History(0, 0, 0)))
+    leaves = [np.concatenate([part[str(i)] for part in parts]) for i in range(tree.num_leaves)]
+    return jax.tree.unflatten(tree, leaves)
 
 
 def _strength_of(strength: Any, ids: np.ndarray, same: bool) -> Any:

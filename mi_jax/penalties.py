@@ -1,0 +1,59 @@
+"""Defenses that add a term of the parameters to every training loss."""
+
+import jax
+import jax.numpy as jnp
+
+from mi_jax.types import Defense, Params
+
+
+def l1(strength: float) -> Defense:
+    """strength * sum |w| over dense kernels, added to every training loss (the placement of the paper's code)."""
+    return Defense(strength=strength, penalty=_l1)
+
+
+def l2(strength: float) -> Defense:
+    """strength * sum w^2 over dense kernels, added to every training loss (the placement of the paper's code)."""
+    return Defense(strength=strength, penalty=_l2)
+
+
+def l1_all(strength: float) -> Defense:
+    """strength * sum |w| over all weights, biases and convolutions included, as the paper's text has it."""
+    return Defense(strength=strength, penalty=_l1_all)
+
+
+def l2_all(strength: float) -> Defense:
+    """strength * sum w^2 over all weights, as the paper's text has it."""
+    return Defense(strength=strength, penalty=_l2_all)
+
+
+def weight_decay(strength: float) -> Defense:
+    """strength / 2 * sum w^2 over the kernels of all layers, as FixMatch has it with 5e-4."""
+    return Defense(strength=strength, penalty=_weight_decay)
+
+
+def _l1(strength, params: Params) -> jax.Array:
+    return strength * sum(jnp.abs(kernel).sum() for kernel in _dense_kernels(params))
+
+
+def _l2(strength, params: Params) -> jax.Array:
+    return strength * sum(jnp.square(kernel).sum() for kernel in _dense_kernels(params))
+
+
+def _l1_all(strength, params: Params) -> jax.Array:
+    return strength * sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params))
+
+
+def _l2_all(strength, params: Params) -> jax.Array:
+    return strength * sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params))
+
+
+def _weight_decay(strength, params: Params) -> jax.Array:
+    return strength / 2 * sum(jnp.square(kernel).sum() for kernel in _kernels(params))
+
+
+def _kernels(params: Params) -> list[jax.Array]:
+    return [leaf for path, leaf in jax.tree.leaves_with_path(params) if "kernel" in str(path[-1])]
+
+
+def _dense_kernels(params: Params) -> list[jax.Array]:
+    return [kernel for kernel in _kernels(params) if kernel.ndim == 2]
