@@ -22,7 +22,8 @@ def body() -> None:
     """One audit, or one redrawing."""
     if FLAGS["from"].value is not None:
         source = Path(FLAGS["from"].value)
-        folder = common.out_folder(FLAGS.out, "") if FLAGS.out else source
+        report.read(source)
+        folder = common.out_folder(FLAGS.out or str(source), "")
         common.show(report.draw(source, folder), folder)
         return
     config = common.config_from_flags()

@@ -15,6 +15,8 @@ from absl import app, flags
 from mi_jax import attacks, data, defenses, plots, report, splits, store
 from mi_jax.types import Dataset
 
+flags.disclaim_key_flags()  # so that --help of a script lists these flags as its own
+
 IMAGE_ATTACKS = ("gap", "rotation", "translation", "noise", "confidence_threshold", "confidence_network")
 TABLE_ATTACKS = ("gap", "noise", "confidence_threshold", "confidence_network")
 
@@ -63,11 +65,13 @@ HELP = {
     "delta": "of private training; default: 1/n_train",
     "private_epochs": "epochs of private training, which no loss ends",
     "private_rate": "learning rate of private training; default: the defense's own",
-    "budget": "queries per example of attacks that can spend any number (noise, boundary, rays; each copy of combined)",
+    "budget": "queries per example of attacks that can spend any number (noise, boundary, rays, random_augmentation; "
+    "each copy of combined)",
     "cap": "queries an attack may put to one target in all; what it leaves unfinished is marked; default: no cap",
     "allow_random_target": "go on although a target answers the same input differently when asked again",
     "seed": "of the split, of training and of every attack",
-    "preset": "smoke (seconds), cpu (the default run), paper (the paper's sizes)",
+    "preset": "smoke (seconds), cpu (the default run), paper (the paper's sizes; in an audit its targets, shadow "
+    "models and budget, n_train being the data set's)",
 }
 
 # What a bare --dataset=NAME runs. Location's four sets at the paper's 1,600 do not exist (5,010 rows).
@@ -150,6 +154,10 @@ def resolve(config: Config, dataset: Dataset) -> Config:
             raise ValueError(f"{name}={values[name]}: expected at least 1")
     if config.cap is not None and config.cap < 1:
         raise ValueError(f"cap={config.cap}: expected at least 1")
+    if values["num_points"] * values["num_shadows"] < 2:
+        raise ValueError(
+            f"num_points={values['num_points']}: expected at least 2 with num_shadows=1, a half of them to choose by"
+        )
     if values["num_points"] > values["n_train"]:
         raise ValueError(f"num_points={values['num_points']}: expected at most n_train={values['n_train']}")
     if not values["attacks"] or len(set(values["attacks"])) != len(values["attacks"]):
@@ -172,10 +180,13 @@ def out_folder(out: str | None, name: str) -> Path:
     return folder
 
 
-def of_preset(presets: dict[str, Any], name: str, own_defense: str = "") -> tuple[Any, dict[str, Any], Path]:
+def of_preset(
+    presets: dict[str, Any], name: str, own_defense: str = "", own: tuple[str, ...] = ()
+) -> tuple[Any, dict[str, Any], Path]:
     """(what the preset holds, the flags that were said, the folder of the records) of a script with its own presets.
 
-    A script that chooses defenses itself says so in `own_defense`, and --defense is refused with these words.
+    A script that chooses defenses itself says so in `own_defense`, and --defense is refused with these words; flags
+    it sets itself are named in `own` and refused too. All of them choose their attacks.
     """
     preset = flags.FLAGS.preset
     if preset not in presets:
@@ -184,6 +195,10 @@ def of_preset(presets: dict[str, Any], name: str, own_defense: str = "") -> tupl
     said = {field: value for field, value in given.items() if flags.FLAGS[field].present}
     if own_defense and "defense" in said:
         raise ValueError(f"defense={said['defense']}: expected none, {own_defense}")
+    for field in ("attacks", *own):
+        if field in said:
+            value = ",".join(said[field]) if field == "attacks" else said[field]
+            raise ValueError(f"{field}={value}: expected nothing, {name} chooses its own")
     return presets[preset], said, out_folder(flags.FLAGS.out or f"results/records/{name}-{preset}", "")
 
 

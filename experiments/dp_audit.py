@@ -83,6 +83,8 @@ def best_threshold(scores: np.ndarray, is_in: np.ndarray) -> float:
 def measure(num_models: int, noises: tuple[float, ...], config: common.Config, folder) -> dict:
     """The record: for each noise level the proved epsilon and the bound of every attack."""
     dataset = data.load(config.dataset, config.data_dir)
+    if len(dataset.x) < N:
+        raise ValueError(f"dataset={config.dataset}: {len(dataset.x)} rows, expected at least {N}")
     model = models.build(config.model or "mlp", dataset.x.shape[1:], dataset.num_classes)
     x, y, members, is_in = problem(dataset, num_models, config.seed)
     shape = defenses.mechanism_for(N, RECIPE, delta=DELTA)

@@ -61,13 +61,14 @@ def draw(record: dict) -> plt.Figure:
 
 def body() -> None:
     """Every size of the preset."""
-    (changes, columns, sizes), said, folder = common.of_preset(PRESETS, "fig1")
+    (changes, columns, sizes), said, folder = common.of_preset(PRESETS, "fig1", own=("n_train",))
     found = {}
     for n in [int(n) for n in flags.FLAGS.sizes or sizes]:
         config = common.Config(**changes | said | {"n_train": n})
         found[str(n)] = at_size(config, columns, folder / f"n-{n}")
         print(f"n={n}: {tables.told(found[str(n)]['attacks'])}")
-    record = {"dataset": config.dataset, "sizes": found}
+    config = dataclasses.asdict(config) | {"n_train": [int(n) for n in found]}
+    record = {"config": config, "dataset": config["dataset"], "sizes": found}
     common.leave(folder, record, {folder / f"n-{n}": entry for n, entry in found.items()}, fig1=draw(record))
 
 

@@ -2,7 +2,7 @@
 
 Artefact: record.json and fig2.png in --out (default results/records/fig2-PRESET): attack accuracy by (a) rotation
           r = 0..15, (b) translation d = 0..5, (c) queries per example for noise, boundary, rays, combined, white-box;
-          beside them gap, confidence and the best augmentation, and boundary against confidence on the same points.
+          beside them gap, confidence and the best augmentation, and any two of them compared on the same points.
 Command:  python -m experiments.fig2_query_budget --preset=smoke     digits; seconds, to see that it runs
           python -m experiments.fig2_query_budget --preset=cpu --data_dir=DIR      CIFAR-10, n = 2,500
           python -m experiments.fig2_query_budget --preset=paper --data_dir=DIR    everything on all points
@@ -16,7 +16,6 @@ Status:   cpu preset not yet run to its end; two cores need about four hours for
 """
 
 import dataclasses
-import functools
 import zlib
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from experiments import common, runs, study, tables
+from experiments import common, paired, runs, study, tables
 from mi_jax import (
     attacks,
     audit,
@@ -40,7 +39,6 @@ from mi_jax.types import Attack, Dataset, Measure
 
 ROTATIONS, TRANSLATIONS = tuple(range(16)), tuple(range(6))
 COUNTS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 350, 500, 1000, 1500, 2500)
-CHEAP = ("gap", "confidence_threshold", "confidence_network", "augmentation")
 CIFAR = {"dataset": "cifar10", "n_train": 2500, "num_targets": 3, "num_shadows": 1, "budget": 2409}
 PRESETS = {
     "smoke": {"dataset": "digits", "num_targets": 2, "num_shadows": 1, "n_train": 60, "budget": 100},
@@ -68,7 +66,7 @@ PAPER = {  # accuracy in per cent on CIFAR-10, read off the paper's vector graph
 
 def course(name: str, task: attacks.Task) -> tuple[tuple[Attack, ...], np.ndarray, list[int]]:
     """(candidates whose features are a course, queries at its checkpoints without the gate's, their columns in it)."""
-    counts = tuple(c for c in COUNTS if c <= task.budget)
+    counts = (*(c for c in COUNTS if c < task.budget), task.budget)
     candidates = attacks.build(name, task)
     if name == "noise":
 
@@ -89,18 +87,18 @@ def _noise(attack: Attack, binary: np.ndarray | None, counts: tuple[int, ...]) -
 
 
 def curve(key, ask: Ask, dataset: Dataset, points: list[Points], trial, plan) -> tuple[list[dict], np.ndarray]:
-    """(accuracy, AUC and queries of one trial at every checkpoint of one run per model, the target's hits at last)."""
+    """(accuracy, AUC and queries of one trial at every checkpoint of one run per model; where it was right at last)."""
     (candidates, at, columns), target = plan, trial[0]
     y, is_member = (np.concatenate(parts) for parts in zip(*((dataset.y[points[k].rows], points[k].is_member)
                                                              for k in trial[1:]), strict=True))  # fmt: skip
     chosen, asked = audit.tune(key, ask, dataset, points, candidates, trial[1:])
     answers, own, found = ask(chosen.attack, target, points[target]), points[target], []
+    measured = (answers.queries - answers.features.shape[1]) / at[-1]  # [P] copies that passed the gate
     for queries, column in zip(at, columns, strict=True):
         cut = slice(column, column + 1)
         seen = [[a._replace(features=a.features[:, :, cut]) for a in asked]]
         chosen = audit.choose(key, (chosen.attack,), seen, y, is_member)
         scores = chosen.score(answers.features[:, :, cut], dataset.y[own.rows])
-        measured = (answers.features[:, :, -1] > 0).sum(1)  # copies
         found.append({
             "queries": float(answers.features.shape[1] + (measured * queries).mean()),
             "balanced_accuracy": metrics.balanced_accuracy(scores, own.is_member, chosen.threshold),
@@ -126,37 +124,39 @@ def measure(config: common.Config, out: Path) -> dict:
         points, most, budget = SIZES.get(config.preset, {}).get(name, (config.num_points, trials, task.budget))
         return min(points, config.num_points), min(most, trials), task._replace(budget=min(budget, task.budget))
 
-    def audited(title: str, chosen: dict[str, tuple[Attack, ...]], name: str) -> dict:
+    def audited(title: str, chosen: dict[str, tuple[Attack, ...]], name: str) -> tuple[dict, dict]:
         points, most, _ = size(name)
-        record, scores = study.attack(prepared, chosen, title=title, num_points=points, num_trials=most)
-        return record | {"scores": scores}
+        return study.attack(prepared, chosen, title=title, num_points=points, num_trials=most)
 
-    curves, hits = {}, {}
+    cheap = audited(
+        "single attacks", {name: one.candidates(task) for name, one in tables.CHEAP.items()}, "augmentation"
+    )
+    curves, hits = {}, {name: paired.hits(name, *cheap) for name in cheap[0]["attacks"]}
     for name in ("boundary", "noise", "rays", "combined"):
-        found = courses(prepared, name, *size(name))
-        curves[name], hits[name] = mean_curve([entries for entries, _ in found]), [hit for _, hit in found]
-    cheap = audited("single attacks", {name: SINGLE[name](task) for name in CHEAP}, "augmentation")
-    beside = audited("confidence beside boundary", {n: attacks.build(n, task) for n in CHEAP[:2]}, "boundary")
-    panels = audited("panels a, b", turned_and_shifted(task, config.preset == "smoke"), "augmentation")
+        curves[name], hits[name] = courses(prepared, name, *size(name))
+    panels, _ = audited("panels a, b", turned_and_shifted(task, config.preset == "smoke"), "augmentation")
     white_box = audited("white-box", {"white_box": attacks.build("white_box", task)}, "white_box")
+    hits["white_box"] = paired.hits("white_box", *white_box)
     return {"config": dataclasses.asdict(config), "sizes": SIZES.get(config.preset),
-            "environment": prepared.environment, "models": cheap["models"] | {"epochs": prepared.epochs},
-            "attacks": cheap["attacks"] | white_box["attacks"], "panels": panels["attacks"], "curves": curves,
-            "boundary_minus_confidence": differences(beside, hits["boundary"])}  # fmt: skip
+            "environment": prepared.environment, "models": cheap[0]["models"] | prepared.trained,
+            "attacks": cheap[0]["attacks"] | white_box[0]["attacks"], "panels": panels["attacks"], "curves": curves,
+            "differences": paired.differences(hits)}  # fmt: skip
 
 
-def courses(prepared: study.Study, name: str, num_points: int, num_trials: int, task: attacks.Task) -> list:
-    """The `curve` of each trial."""
+def courses(
+    prepared: study.Study, name: str, num_points: int, num_trials: int, task: attacks.Task
+) -> tuple[list[dict], paired.Hits]:
+    """The mean of the trials' curves, and what the attack was right about when its queries were spent."""
     key, plan = jax.random.fold_in(prepared.key, zlib.crc32(name.encode())), course(name, task)
     split = prepared.split._replace(trials=prepared.split.trials[:num_trials])
     points = [points_of(split, k, num_points) for k in range(len(split.members))]
     total = audit.planned(prepared.dataset, split, points, {name: plan[0]})
     with runs.bar(f"panel c, {name}", unit="query", total=total) as progress:
         ask = interview(key, prepared.dataset, prepared.target, keep=prepared.keep, tell=progress.add)
-        return [curve(key, ask, prepared.dataset, points, trial, plan) for trial in split.trials]
-
-
-SINGLE = {name: functools.partial(attacks.build, name) for name in CHEAP[:-1]} | {"augmentation": tables.augmentation}
+        found = [curve(key, ask, prepared.dataset, points, trial, plan) for trial in split.trials]
+    own = [points[target] for target in split.trials[:, 0]]
+    right = paired.Hits([p.rows for p in own], [p.is_member for p in own], [hit for _, hit in found])
+    return mean_curve([entries for entries, _ in found]), right
 
 
 def turned_and_shifted(task: attacks.Task, briefly: bool) -> dict[str, tuple[Attack, ...]]:
@@ -166,21 +166,6 @@ def turned_and_shifted(task: attacks.Task, briefly: bool) -> dict[str, tuple[Att
     make = {"rotation": perturbations.rotate, "translation": perturbations.translate}
     grid = grid[::4] if briefly else grid
     return {f"{n} {at}": attacks.of_perturbation(n, {f"{n} {at}": make[n](at)}) for n, at in grid}
-
-
-def differences(beside: dict, hits: list[np.ndarray]) -> list[dict]:
-    """For each trial, balanced accuracy of boundary less that of the confidence threshold, on the same points."""
-    entry, found = beside["attacks"]["confidence_threshold"], []
-    scores, members = (beside["scores"][name] for name in ("attack/confidence_threshold/scores", "is_member"))
-    for i, threshold in enumerate(entry["tuned"]["threshold"]):
-        confident = (scores[i] >= threshold) == members[i]
-        both = {"boundary": balanced(hits[i], members[i]), "confidence": balanced(confident, members[i])}
-        found.append(both | metrics.paired_difference(hits[i], confident, members[i]))
-    return found
-
-
-def balanced(hit: np.ndarray, is_member: np.ndarray) -> float:
-    return float((hit[is_member].mean() + hit[~is_member].mean()) / 2)
 
 
 def draw(record: dict) -> plt.Figure:
@@ -198,7 +183,7 @@ def draw(record: dict) -> plt.Figure:
         plots.band(axes[2], queries, [entry["balanced_accuracy"] for entry in entries], colour, name)
         if paper and name in PAPER:
             axes[2].plot(*zip(*PAPER[name].items(), strict=True), "x", color=colour)
-    for name, colour, style in (("white_box", plots.COLOURS[6], ":"), ("confidence_threshold", plots.COLOURS[7], "-.")):
+    for name, colour, style in (("white_box", plots.COLOURS[6], ":"), ("confidence", plots.COLOURS[7], "-.")):
         axes[2].axhline(
             100 * single[name]["balanced_accuracy"]["mean"], color=colour, lw=1, ls=style, label=name.replace("_", " ")
         )
@@ -212,16 +197,16 @@ def draw(record: dict) -> plt.Figure:
 
 def body() -> None:
     """One run of the figure."""
-    changes, said, folder = common.of_preset(PRESETS, "fig2")
+    changes, said, folder = common.of_preset(PRESETS, "fig2", own=("cap",))
     record = measure(common.Config(**changes | said), folder)
     common.leave(folder, record, fig2=draw(record))
     for name, entries in record["curves"].items():
         print(name, " ".join(f"{e['queries']['mean']:.0f}:{100 * e['balanced_accuracy']['mean']:.1f}" for e in entries))
     for name, entry in (record["panels"] | record["attacks"]).items():
         print(f"{name:20} {entry['queries_per_example']:8.1f}  {report.percent(entry['balanced_accuracy'])}")
-    for difference in record["boundary_minus_confidence"]:
-        print("boundary less confidence, pp: {mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(
-            **{k: 100 * v for k, v in difference.items()}))  # fmt: skip
+    for pair, one in record["differences"].items():
+        mean, low, high = (100 * one[k] for k in ("mean", "low", "high"))
+        print(f"{pair}, pp: {mean:+.1f} [{low:+.1f}, {high:+.1f}] on {one['points']} points")
 
 
 if __name__ == "__main__":

@@ -148,7 +148,8 @@ def body() -> None:
         own = dataclasses.replace(config, defense=f"augmentation:{d}")
         found[d] = at_distance(own, columns, shifts, folder / f"d-{d}")
         print("\n".join(lines(d, found[d])))
-    record = {"dataset": config.dataset, "distances": found}
+    config = dataclasses.asdict(config) | {"defense": [entry["config"]["defense"] for entry in found.values()]}
+    record = {"config": config, "dataset": config["dataset"], "distances": found}
     common.leave(folder, record, {folder / f"d-{d}": entry for d, entry in found.items()}, fig3=draw(record))
 
 

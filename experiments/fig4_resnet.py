@@ -18,6 +18,7 @@ Differs:  from the paper by GroupNorm in place of BatchNorm (an answer must not 
 Status:   not yet run
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -79,7 +80,7 @@ def draw(record: dict) -> plt.Figure:
 def body() -> None:
     """Both regimes at every size of the preset."""
     (changes, sizes, steps), said, folder = common.of_preset(
-        PRESETS, "fig4", "figure 4 trains with and without augmentation"
+        PRESETS, "fig4", "figure 4 trains with and without augmentation", own=("n_train",)
     )
     found, places = {regime: {} for regime in REGIMES}, {}
     for regime, defense in REGIMES.items():
@@ -89,7 +90,11 @@ def body() -> None:
             entry = places[place] = found[regime][str(n)] = at_size(config, steps, place)
             test = report.percent(entry["models"]["test_accuracy"])
             print(f"{regime}, n={n}: test {test}, {tables.told(entry['attacks'])}")
-    record = {"dataset": config.dataset, "regimes": found}
+    config = dataclasses.asdict(config) | {
+        "n_train": sorted(map(int, found["none"])),
+        "defense": list(REGIMES.values()),
+    }
+    record = {"config": config, "dataset": config["dataset"], "regimes": found}
     common.leave(folder, record, places, fig4=draw(record))
 
 

@@ -66,7 +66,7 @@ def some_network(config: common.Config, file: Path) -> str:
 def body() -> None:
     """Every way of training at every size of the preset."""
     (changes, columns, sizes), said, folder = common.of_preset(
-        PRESETS, "figS10", f"figure S10 compares {', '.join(WAYS)}"
+        PRESETS, "figS10", f"figure S10 compares {', '.join(WAYS)}", own=("n_train",)
     )
     with tempfile.TemporaryDirectory() as scratch:
         if flags.FLAGS.preset == "smoke" and "checkpoint" not in said:
@@ -84,7 +84,8 @@ def compare(changes: dict, columns: dict[str, Column], sizes: tuple[int, ...], f
             places[folder / f"n-{n}" / study.folder_of(way)] = entry
             test = report.percent(entry["models"]["test_accuracy"])
             print(f"{way}, n={n}: test {test}, {tables.told(entry['attacks'])}")
-    record = {"dataset": config.dataset, "config": dataclasses.asdict(config), "ways": found}
+    settings = dataclasses.asdict(config) | {"n_train": [int(n) for n in found["none"]], "defense": list(WAYS)}
+    record = {"dataset": config.dataset, "config": settings, "ways": found}
     common.leave(folder, record, places, figS10=draw(record))
 
 

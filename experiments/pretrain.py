@@ -39,7 +39,8 @@ def body() -> None:
     rows = np.random.default_rng(FLAGS.seed).permutation(len(dataset.x))
     held_out, members = np.split(rows, [min(10_000, len(rows) // 6)])
     recipe = Recipe(max_epochs=FLAGS.epochs, patience=None)
-    task = defenses.Task(len(members), model, dataset.x.shape[1:], dataset.num_classes, dataset.binary, recipe)
+    task = defenses.Task(len(members), model, dataset.x.shape[1:], dataset.num_classes, dataset.binary, recipe,
+                         epochs=FLAGS.epochs)  # fmt: skip
     defense = defenses.build(FLAGS.defense, task)
     started, key = time.perf_counter(), jax.random.key(FLAGS.seed)
     with runs.bar("training", unit="epoch", total=FLAGS.epochs) as progress:
@@ -69,5 +70,10 @@ if __name__ == "__main__":
     flags.DEFINE_string("defense", "dropout:0.25", common.HELP["defense"])
     flags.DEFINE_integer("epochs", 15, "times that every row is trained on")
     flags.DEFINE_integer("seed", 0, "of the held-out rows and of training")
-    flags.DEFINE_string("out", None, "file of the parameters; default: where transfer looks for it")
+    flags.DEFINE_string(
+        "out",
+        None,
+        "file of the parameters; default: where transfer looks for it if they are of cifar100; "
+        "of other data, name the file in --checkpoint",
+    )
     app.run(lambda argv: sys.exit(common.main(body)(argv)), flags_parser=common.parse)

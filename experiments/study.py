@@ -1,6 +1,7 @@
 """A study: data, split, trained models and the attacks put to them, resumable. What every experiment is made of."""
 
 import dataclasses
+import functools
 import itertools
 import time
 import zlib
@@ -14,7 +15,7 @@ import numpy as np
 from experiments.common import Config, resolve
 from experiments.runs import bar, keeper, surroundings
 from mi_jax import attacks, audit, data, defenses, driver, models, oracle, privacy, splits, store, training, white_box
-from mi_jax.interview import Target, by_model
+from mi_jax.interview import Target, by_model, check_cap
 from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
 
 
@@ -63,6 +64,7 @@ def prepare_grid(
     task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
     example = jax.ShapeDtypeStruct(dataset.x.shape[1:], dataset.x.dtype)
     for attack in itertools.chain(*(attacks.build(name, task) for name in config.attacks)):
+        check_cap(attack, config.cap)
         if attack.measure is not None:
             driver.price(attack, *task[:2])  # a perturbation of images refuses a table
     for defense in found:
@@ -84,8 +86,9 @@ def prepare_grid(
             target = oracles(model, params, dataset, found[i])
             ended = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]} | privacy_of(found[i], history)
             seconds = (time.perf_counter() - started) / (len(studies) + 1)
+            own_keep = of_weights(keep, params)
             studies[i] = Study(
-                of(i), dataset, split, model, params, target, task, key, keep, environment, ended, seconds
+                of(i), dataset, split, model, params, target, task, key, own_keep, environment, ended, seconds
             )
     return [studies[i] for i in range(len(found))]
 
@@ -96,6 +99,15 @@ def of_grid(keep: store.Keep, told: list[dict]) -> store.Keep:
         return keep
     name = zlib.crc32(" ".join(environment["run_digest"] for environment in told).encode())
     return lambda part, compute: keep(f"grid-{name:08x}-{part}", compute)
+
+
+def of_weights(keep: store.Keep, params: Params) -> store.Keep:
+    """The Keep of what these models answer, under names that change with any of their weights.
+
+    Models trained side by side in another company may differ in rounding, and old answers would not be theirs.
+    """
+    told = functools.reduce(lambda crc, leaf: zlib.crc32(np.ascontiguousarray(leaf), crc), jax.tree.leaves(params), 0)
+    return lambda part, compute: keep(f"{told:08x}-{part}", compute)
 
 
 def grouped(found: list[Defense]) -> list[list[int]]:

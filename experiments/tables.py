@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import common, study
+from experiments import common, paired, study
 from experiments.common import Config
 from mi_jax import attacks, defenses, plots, report, store
 from mi_jax.types import Attack
@@ -46,11 +46,14 @@ def told(attacks: dict[str, dict]) -> str:
 
 
 def measure(prepared: study.Study, columns: dict[str, Column]) -> dict:
-    """The entry of one study: what it was, its models on the points of the first column, and every column."""
-    records = {name: put(prepared, name, column)[0] for name, column in columns.items()}
-    models = next(iter(records.values()))["models"] | prepared.trained
+    """The entry of one study: what it was, its models on the points of the first column, every column, and every
+    two columns compared on the points they share."""
+    found = {name: put(prepared, name, column) for name, column in columns.items()}
+    models = next(iter(found.values()))[0]["models"] | prepared.trained
+    hits = {name: paired.hits(name, *one) for name, one in found.items()}
     return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment, "models": models,
-            "attacks": {name: record["attacks"][name] for name, record in records.items()}}  # fmt: skip
+            "attacks": {name: record["attacks"][name] for name, (record, _) in found.items()},
+            "differences": paired.differences(hits)}  # fmt: skip
 
 
 def beside_paper(config: Config, columns: dict[str, Column], paper: dict[str, float], out: Path | None) -> dict:
@@ -101,7 +104,7 @@ def program(presets: dict[str, dict], paper: dict[str, dict[str, float]], name: 
     """The body of a table's script; `presets`: preset -> data set -> (changes to the config, columns)."""
 
     def body() -> None:
-        rows, said, folder = common.of_preset(presets, name)
+        rows, said, folder = common.of_preset(presets, name, own=("dataset",))
         for dataset in common.chosen(rows, "data set"):
             changes, columns = rows[dataset]
             config = common.Config(**{"dataset": dataset} | changes | said)

@@ -215,6 +215,7 @@ def _summary(chosen: list[Chosen], answers: list[Answers], scores: np.ndarray, i
     accuracies = [metrics.balanced_accuracy(s, m, c.threshold) for (s, m), c in zip(pairs, chosen, strict=True)]
     return {
         "access": chosen[0].attack.access,
+        "points": scores.shape[1] // 2,
         "queries_per_example": float(np.mean([a.queries.mean() for a in answers])),
         "balanced_accuracy": metrics.summary(accuracies),
         "auc": metrics.summary([metrics.auc(s, m) for s, m in pairs]),

@@ -41,11 +41,13 @@ def query(
     `cap` bounds the total number of queries. A chunk that might exceed it is not begun; what was finished is
     kept, the rest is NaN and `finished` says which. `progress` is told the queries put since its last call.
 
-    Raises ValueError where the perturbation breaks its contract, before anything is asked, and where an answer
-    is not a label or a probability vector.
+    Raises ValueError, before anything is asked, for examples that are not numbers in [0, 1], labels that are not
+    integers, lengths that differ, and a perturbation that fails or returns another shape or dtype; and where an
+    answer is not a label or a probability vector.
     """
     if oracle.access != attack.access:
         raise ValueError(f"attack {attack.name} needs {attack.access} access, the oracle grants {oracle.access}")
+    _check_points(x, y, rows)
     bill = _Bill(cap, progress or (lambda queries: None))
     point_keys = _point_keys(key, jnp.asarray(rows, jnp.uint32))
     M, F, cost = _plan(attack, x.shape[1:], oracle.num_classes)
@@ -59,6 +61,17 @@ def query(
     else:
         features[passed] = 1.0
     return Answers(features, queries, np.isfinite(features).all((1, 2)), bill.phases)
+
+
+def _check_points(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> None:
+    if not len(x) == len(y) == len(rows):
+        raise ValueError(f"x, y and rows: {len(x)}, {len(y)} and {len(rows)} of them, expected as many of each")
+    x, y = np.asarray(x), np.asarray(y)
+    if not np.issubdtype(x.dtype, np.floating) or (x.size and not (x.min() >= 0 and x.max() <= 1)):  # NaN: neither
+        told = f"{x.dtype} {x.min()}..{x.max()}" if x.size else str(x.dtype)
+        raise ValueError(f"x: {told}, expected floats in [0, 1], which every question is kept in")
+    if not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"y: {y.dtype}, expected integers")
 
 
 class _Bill:
@@ -210,7 +223,13 @@ def _read(read, state):
 
 
 def _num_neighbours(name: str, neighbours: Perturbation, one: jax.ShapeDtypeStruct) -> int:
-    copies = jax.eval_shape(neighbours, jax.random.key(0), one)
+    try:
+        copies = jax.eval_shape(neighbours, jax.random.key(0), one)
+    except ValueError:  # a perturbation's own words
+        raise
+    except Exception as error:  # a plugged-in function may raise anything
+        first = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"the perturbation of {name} failed when traced: {type(error).__name__}: {first}") from error
     shape, expected = getattr(copies, "shape", None), f"(M, {', '.join(map(str, one.shape))}) with M >= 1"
     if shape is None or shape[1:] != one.shape or len(shape) != len(one.shape) + 1 or shape[0] < 1:
         raise ValueError(f"the perturbation of {name} returned shape {shape}, expected {expected}")

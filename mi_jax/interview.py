@@ -53,6 +53,7 @@ def interview(
 
     def ask(attack: Attack, k: int, points: Points, cap: int | None = None) -> Answers:
         rows, left, parts = points.rows, cap, []
+        check_cap(attack, cap)
         what = " ".join(f"{name} {value}" for name, value in (attack.settings | ({"cap": cap} if cap else {})).items())
         for start in range(0, len(rows), PART):
             part, told = rows[start : start + PART], 0
@@ -70,14 +71,25 @@ def interview(
                 return _packed(driver.query(seen, attack, own, x, y, part, cap=left, progress=put))
 
             asked = f"model {k} points {start} of {len(rows)} {zlib.crc32(rows.tobytes()):08x}"
-            name = re.sub(r"[^\w.]+", "-", f"{attack.name} {what} {asked}")
-            parts.append(_unpacked(keep(name, compute)))
+            parts.append(_unpacked(keep(_name(f"{attack.name} {what} {asked}"), compute)))
             tell(len(part) * price(dataset, attack) - told)
             if cap is not None:
                 left = left - int(parts[-1].queries.sum()) if parts[-1].finished.all() else 0
         return _joined(parts)
 
     return ask
+
+
+def _name(told: str) -> str:
+    """A file's name for what was asked. The sum keeps apart what only signs or brackets tell apart: -0.1 and 0.1."""
+    written = re.sub(r"[^\w.]+", "-", told)
+    return f"{written}-{zlib.crc32(told.encode()):08x}"
+
+
+def check_cap(attack: Attack, cap: int | None) -> None:
+    """ValueError for an attack whose bill no cap on queries bounds."""
+    if cap is not None and attack.access == "gradient":
+        raise ValueError(f"cap={cap}: expected none with {attack.name}, which spends gradients")
 
 
 def by_model(keep_of: Callable[[int], store.Keep]) -> store.Keep:

@@ -18,7 +18,7 @@ from mi_jax import store
 from mi_jax.datasets import cache
 from mi_jax.types import Model, Params
 
-SOURCE = "cifar100"  # what the paper's network was pre-trained on
+SOURCE, SHAPE = "cifar100", (32, 32, 3)  # what the paper's network was pre-trained on
 
 
 def path_of(source: str, model: str, example_shape: tuple[int, ...]) -> Path:
@@ -49,7 +49,12 @@ def load(task: Any) -> dict:
             flat = dict(stored)
         source = str(flat.pop("source"))
     except Exception:  # not there, or whatever NumPy and zipfile raise over what is no such file
-        how = f"python -m experiments.pretrain --model={task.model.name} writes one"
+        how = f"python -m experiments.pretrain --model={task.model.name} writes one of {SOURCE}"
+        if task.example_shape != SHAPE:
+            shape = "x".join(map(str, task.example_shape))
+            how = (
+                f"python -m experiments.pretrain --dataset=OTHER writes one of {shape} examples, named by --checkpoint"
+            )
         raise ValueError(f"checkpoint {os.fspath(path)}: expected parameters that can be read; {how}") from None
     if source == task.dataset:
         raise ValueError(f"checkpoint {os.fspath(path)}: trained on {source} itself, expected one of other data")

@@ -13,6 +13,7 @@ report.json, stable: others read it. M = {"mean", "low", "high", "values"}: the 
                 "epochs": [one per model],
                 "privacy": {"epsilon", "delta", "statement", "dropped"}},    of a private training only
      "attacks": {NAME: {"access": "label" | "confidence" | "gradient",
+                        "points": int,                       members of each target it was put to, and as many others
                         "queries_per_example": float,        mean bill of the target, misclassified points included
                         "balanced_accuracy": M, "auc": M,
                         "tpr_at_fpr": {"0.1": M, "0.01": M, "0.001": M},     null: cannot be resolved with the

@@ -226,6 +226,8 @@ def test_a_network_that_answers_nan_is_refused(name):
         (lambda key, x: jnp.zeros((0, *x.shape)), r"shape \(0, 6, 6, 1\)"),
         (lambda key, x: (x[None] * 255).astype(jnp.uint8), "dtype uint8, expected float32"),
         (lambda key, x: [x], "shape None"),
+        (lambda key, x: np.asarray(x)[None], "failed when traced: TracerArrayConversionError"),
+        (lambda key, x: x[None] if x.sum() > 0 else -x[None], "failed when traced: TracerBoolConversionError"),
     ],
 )
 def test_a_perturbation_of_wrong_shape_or_dtype_is_refused_before_anything_is_asked(perturbation, says):
@@ -235,6 +237,30 @@ def test_a_perturbation_of_wrong_shape_or_dtype_is_refused_before_anything_is_as
         driver.query(
             oracle.of_function(counted, C), attack_of(measures.label_is_right(), perturbation), KEY, x, y, rows
         )
+    assert seen["queries"] == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "rows", "says"),
+    [
+        (
+            np.full((2, 6, 6, 1), 16.0),
+            np.zeros(2, int),
+            np.arange(2),
+            r"x: float64 16.0..16.0, expected floats in \[0, 1",
+        ),
+        (np.full((2, 6, 6, 1), -0.1), np.zeros(2, int), np.arange(2), "x: float64 -0.1..-0.1"),
+        (np.full((2, 6, 6, 1), np.nan), np.zeros(2, int), np.arange(2), "x: float64 nan"),
+        (np.ones((2, 6, 6, 1), np.uint8), np.zeros(2, int), np.arange(2), "x: uint8 1..1, expected floats"),
+        (np.ones((2, 6, 6, 1)), np.zeros(2), np.arange(2), "y: float64, expected integers"),
+        (np.ones((2, 6, 6, 1)), np.zeros(3, int), np.arange(2), "2, 3 and 2 of them"),
+        (np.ones((2, 6, 6, 1)), np.zeros(2, int), np.arange(1), "2, 2 and 1 of them"),
+    ],
+)
+def test_points_that_are_none_are_refused_before_anything_is_asked(x, y, rows, says):
+    counted, seen = testing.count_queries(testing.constant_oracle(0))
+    with pytest.raises(ValueError, match=says):
+        driver.query(oracle.of_function(counted, C), attack_of(measures.label_is_right()), KEY, x, y, rows)
     assert seen["queries"] == 0
 
 

@@ -132,8 +132,9 @@ def test_report_json_has_the_documented_keys_and_types(runs):
 def test_the_entry_of_every_attack_has_the_documented_keys_and_types(runs, name):
     folder, *_ = runs
     entry = json.loads((folder / "report.json").read_text())["attacks"][name]
-    rates, others = {"balanced_accuracy", "auc"}, {"access", "queries_per_example", "finished", "tuned"}
+    rates, others = {"balanced_accuracy", "auc"}, {"access", "points", "queries_per_example", "finished", "tuned"}
     assert entry.keys() == rates | others | {"tpr_at_fpr", "achieved_fpr"}
+    assert entry["points"] == 40
     assert entry["finished"] == 1.0 and type(entry["finished"]) is float
     assert entry["access"] == ("label" if name in LABEL_ONLY else "confidence")
     assert type(entry["queries_per_example"]) is float and entry["queries_per_example"] >= 1
@@ -356,6 +357,8 @@ BAD = {  # arguments -> what the line must hold
     "no targets": (["--num_targets=0"], ["num_targets=0"]),
     "no shadows": (["--num_shadows=0"], ["num_shadows=0"]),
     "no points": (["--num_points=0"], ["num_points=0"]),
+    "one point to choose by": (["--num_points=1", "--num_shadows=1"], ["num_points=1", "at least 2"]),
+    "a cap on gradients": (["--cap=100", "--attacks=white_box"], ["cap=100", "white_box"]),
     "too few rows": (["--n_train=450"], ["n_train=450", "1800", "1797", "at most n_train=449"]),
     "more points than rows": (["--num_points=41"], ["num_points=41", "n_train=40"]),
     "repeated attack": (["--attacks=gap,noise,gap"], ["gap,noise,gap", "twice"]),

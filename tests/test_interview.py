@@ -75,6 +75,21 @@ def test_models_strengths_and_points_are_kept_apart(dataset, tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_strengths_that_signs_or_brackets_tell_apart_are_kept_apart(dataset, tmp_path):
+    (attack, *_), (target, _) = attacks.build("noise", TASK), counted()
+    ask = interview.interview(KEY, dataset, target, keep=store.keep_in(tmp_path))
+    for settings in ({"by": -0.1}, {"by": 0.1}, {"by": (1, 2)}, {"by": (1, -2)}):
+        ask(attack._replace(settings=settings), 0, POINTS.first(3))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_cap_on_queries_is_refused_where_gradients_are_spent(dataset):
+    (attack,), (target, put) = attacks.build("white_box", TASK), counted()
+    with pytest.raises(ValueError, match="cap=9: expected none with white_box, which spends gradients"):
+        interview.interview(KEY, dataset, target)(attack, 0, POINTS, 9)
+    assert put[0] == 0
+
+
 def test_a_cap_counts_over_all_parts(dataset, parts_of_sixteen):
     (attack,), (target, put) = attacks.build("boundary", TASK), counted()
     whole = interview.interview(KEY, dataset, target)(attack, 0, POINTS)

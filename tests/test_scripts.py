@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import common
 from mi_jax import defenses, models
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -131,12 +132,36 @@ def test_a_row_the_preset_does_not_have_is_one_line():
     assert done.stderr.splitlines()[-1] == "error: only=mnist: preset cpu has the data sets location30, adult"
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("table1_images", "--dataset=cifar10"),
+        ("fig5_6_defenses", "--dataset=mnist"),
+        ("fig1_training_size", "--n_train=50"),
+        ("fig1_training_size", "--attacks=gap,noise"),
+        ("figS10_transfer", "--n_train=50"),
+        ("fig2_query_budget", "--cap=50"),
+        ("figS11_outliers", "--cap=50"),
+    ],
+)
+def test_a_flag_that_a_script_sets_itself_is_refused(name, wrong):
+    done = script(name, "--preset=smoke", wrong)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {wrong[2:]}: expected nothing")
+
+
+def test_help_lists_the_flags_of_every_run():
+    done = script("audit", "--help")
+    assert all(f"--{name}" in done.stdout or f"--[no]{name}" in done.stdout for name in common.HELP)
+
+
 def test_what_the_readme_says_of_other_tools_is_what_the_committed_record_shows():
     readme = " ".join((REPOSITORY / "README.md").read_text().split())
     peers = json.loads((REPOSITORY / "results/records/benchmark-boundary.json").read_text())["peers_over_ours"]
     assert "Foolbox's HopSkipJump takes 14 times as long for the distance it reaches" in readme
     assert round(peers["foolbox"]["wall_at_equal_distance"]) == 14
-    assert "2.7 times as long with as many queries, for a distance 1.4 times as large, and four times as long" in readme
+    assert "2.7 times as long with 1.3 times the queries, for a distance 1.4 times as large, and four times" in readme
     art = peers["art"]
+    assert round(art["queries_at_equal_queries"], 1) == 1.3
     assert (round(art["wall_at_equal_queries"], 1), round(art["median_at_equal_queries"], 1)) == (2.7, 1.4)
     assert round(art["wall_at_equal_distance"]) == 4
