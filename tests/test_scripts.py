@@ -51,7 +51,8 @@ def entries_of(record: dict) -> dict[str, dict]:
 def check_outliers(record: dict) -> None:
     for entry in record["defenses"].values():
         for trial, improvement in zip(entry["trials"], entry["improvement"]["values"], strict=True):
-            assert improvement == trial["outliers"] - trial["everybody"]
+            assert improvement == trial["outliers"]["precision"] - trial["everybody"]["precision"]
+            assert all(side["low"] <= side["precision"] <= side["high"] and side["called"] for side in trial.values())
 
 
 def check_bounds(record: dict) -> None:
