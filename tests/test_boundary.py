@@ -134,13 +134,13 @@ def test_a_target_that_never_flips_reads_the_farthest_corner_and_is_flagged():
     corner = np.linalg.norm(np.maximum(x, 1 - x), axis=1)
     np.testing.assert_allclose(course, np.repeat(corner[:, None], course.shape[1], 1), rtol=1e-6)
     assert boundary.never_flipped(answers.features, x).all()
-    target, x, y, _ = flat_problem(36, 5)
-    assert not boundary.never_flipped(distances(target, schedule(200, 36), x, y)[1].features, x).any()
+    target, x, y, _ = flat_problem(192, 5)
+    assert not boundary.never_flipped(distances(target, schedule(200, 192), x, y)[1].features, x).any()
 
 
 def test_misclassified_points_read_zero_for_one_query():
-    target, x, y, _ = flat_problem(48, 8)
-    course, answers = distances(target, schedule(60, 48), x, 1 - y)
+    target, x, y, _ = flat_problem(192, 8)
+    course, answers = distances(target, schedule(60, 192), x, 1 - y)
     assert (course == 0).all() and (answers.queries == 1).all()
 
 
