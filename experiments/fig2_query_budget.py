@@ -2,7 +2,8 @@
 
 Artefact: record.json and fig2.png in --out (default results/records/fig2-PRESET): attack accuracy by (a) rotation
           r = 0..15, (b) translation d = 0..5, (c) queries per example for noise, boundary, rays, combined, white-box;
-          beside them gap, confidence and the best augmentation, and any two of them compared on the same points.
+          beside them gap, the best augmentation and confidence (the paper's network, a threshold, and the better on
+          shadow models of the two), and any two of them compared on the same points.
 Command:  python -m experiments.fig2_query_budget --preset=smoke     digits; seconds, to see that it runs
           python -m experiments.fig2_query_budget --preset=cpu --data_dir=DIR      CIFAR-10, n = 2,500
           python -m experiments.fig2_query_budget --preset=paper --data_dir=DIR    everything on all points
@@ -133,9 +134,9 @@ def measure(config: common.Config, out: Path) -> dict:
         points, most, _ = size(name)
         return study.attack(prepared, chosen, title=title, num_points=points, num_trials=most)
 
-    cheap = audited(
-        "single attacks", {name: one.candidates(task) for name, one in tables.CHEAP.items()}, "augmentation"
-    )
+    single = {name: one.candidates(task) for name, one in tables.CHEAP.items()}
+    single |= {name: attacks.build(name, task) for name in ("confidence_network", "confidence_threshold")}
+    cheap = audited("single attacks", single, "augmentation")
     curves, hits = {}, {name: paired.hits(name, *cheap) for name in cheap[0]["attacks"]}
     for name in ("boundary", "noise", "rays", "combined"):
         curves[name], hits[name] = courses(prepared, name, *size(name))

@@ -12,10 +12,14 @@ from scipy import stats
 
 
 def best_threshold(scores: np.ndarray, is_member: np.ndarray) -> float:
-    """Returns the threshold with the highest balanced accuracy; of several, the largest.
+    """Returns the threshold with the highest balanced accuracy, half-way between two scores.
 
-    Exact: every score is tried, and so is +inf, which calls nobody a member. The largest of equals accuses the
-    fewest points; where no score separates at all (all tied, say) it is therefore +inf. O(n log n).
+    Exact: every score is tried, and so is +inf, which calls nobody a member. Of equals the largest counts, which
+    accuses the fewest points; where no score separates at all (all tied, say) it is therefore +inf. O(n log n).
+
+    Half-way from the lowest score that is called a member to the next lower one, where both are finite: the scores
+    a threshold is chosen on and those it is applied to may come from two networks (held out and final), whose values
+    for the same answers differ a little. At an attained score everybody tied there could fall to the other side.
 
     Args:
       scores: [P], rising with membership.
@@ -28,7 +32,10 @@ def best_threshold(scores: np.ndarray, is_member: np.ndarray) -> float:
     thresholds, true, false = _counts(scores, is_member)
     members, nonmembers = is_member.sum(), (~is_member).sum()
     # 2 * balanced accuracy - 1, times members * nonmembers: whole numbers, so that equal is equal.
-    return float(thresholds[np.argmax(true * nonmembers - false * members)])  # argmax: the first, so the largest
+    best = np.argmax(true * nonmembers - false * members)  # argmax: the first, so the largest
+    attained, lower = thresholds[best], thresholds[min(best + 1, len(thresholds) - 1)]
+    half_way = attained / 2 + lower / 2
+    return float(half_way if lower < half_way < np.inf else attained)
 
 
 def most_precise_threshold(scores: np.ndarray, is_member: np.ndarray, *, least: int) -> float:

@@ -152,7 +152,7 @@ def test_equally_good_candidates_go_to_the_cheaper():
     features = is_member.astype(np.float32)[:, None, None]
     answers = [[Answers(features, np.full(20, cost), np.ones(20, bool))] for cost in (50, 5)]
     chosen = audit.choose(KEY, (dear, cheap), answers, np.zeros(20, int), is_member)
-    assert chosen.attack.settings == {"which": "cheap"} and chosen.threshold == 1.0
+    assert chosen.attack.settings == {"which": "cheap"} and chosen.threshold == 0.5
 
 
 def test_the_threshold_of_a_learned_attack_comes_from_held_out_scores():
@@ -167,6 +167,19 @@ def test_the_threshold_of_a_learned_attack_comes_from_held_out_scores():
         KEY, (Attack("memoriser", "label", None, None, fit),), [[answers]], np.zeros(20, int), is_member
     )
     assert chosen.threshold == np.inf
+
+
+def test_a_final_network_a_little_below_the_held_out_ones_does_not_lose_everybody():
+    """Few answers, so few scores: all members share one, and the network fitted on all rows gives it a bit less."""
+    is_member = np.arange(20) < 10
+
+    def fit(key, features, y, is_member):
+        return Fitted(lambda features, y: 0.9 * features[:, 0, 0], features[:, 0, 0].astype(float))
+
+    answers = Answers(is_member.astype(np.float32)[:, None, None], np.ones(20), np.ones(20, bool))
+    chosen = audit.choose(KEY, (Attack("tied", "label", None, None, fit),), [[answers]], np.zeros(20, int), is_member)
+    scores = chosen.score(answers.features, np.zeros(20, int))
+    assert metrics.balanced_accuracy(scores, is_member, chosen.threshold) == 1.0
 
 
 def test_a_target_that_changes_its_answers_is_refused_unless_allowed(planted):

@@ -36,7 +36,25 @@ def test_threshold_equals_exhaustive_search_and_takes_the_largest_of_equals(scor
     accuracies = {t: metrics.balanced_accuracy(scores, is_member, t) for t in all_thresholds(scores)}
     best = max(accuracies.values())
     # 1e-12: the search compares floats, in which equal accuracies may differ by rounding.
-    assert metrics.best_threshold(scores, is_member) == max(t for t, a in accuracies.items() if a > best - 1e-12)
+    expected = max(t for t, a in accuracies.items() if a > best - 1e-12)
+    found = metrics.best_threshold(scores, is_member)
+    np.testing.assert_array_equal(scores >= found, scores >= expected)
+    below = scores[scores < expected]
+    assert found == ((expected + below.max()) / 2 if below.size and expected < np.inf else expected)
+
+
+def test_threshold_lies_half_way_so_that_nobody_falls_by_rounding():
+    scores, is_member = np.repeat([2.0, 1.0], 10), np.arange(20) < 10
+    threshold = metrics.best_threshold(scores, is_member)
+    assert metrics.balanced_accuracy(scores - 0.1, is_member, threshold) == 1.0
+    assert metrics.balanced_accuracy(scores + 0.1, is_member, threshold) == 1.0
+
+
+@pytest.mark.parametrize("lower", [-np.inf, np.nextafter(1.0, 0.0), -np.finfo(float).max])
+def test_threshold_never_calls_the_next_lower_score(lower):
+    upper = 1.0 if lower > -2 else np.finfo(float).max
+    threshold = metrics.best_threshold([upper, lower], np.array([True, False]))
+    assert lower < threshold <= upper
 
 
 def test_threshold_of_all_tied_scores_calls_nobody_a_member():
@@ -46,13 +64,13 @@ def test_threshold_of_all_tied_scores_calls_nobody_a_member():
 
 
 def test_threshold_separates_what_can_be_separated():
-    assert metrics.best_threshold(*SEPARATED) == 4.0
-    assert metrics.balanced_accuracy(*SEPARATED, 4.0) == 1.0
+    assert metrics.best_threshold(*SEPARATED) == 3.5
+    assert metrics.balanced_accuracy(*SEPARATED, 3.5) == 1.0
 
 
 def test_huge_outlier_does_not_coarsen_the_search():
     scores, is_member = np.append(SEPARATED[0], 1e300), np.append(SEPARATED[1], False)
-    assert metrics.best_threshold(scores, is_member) == 4.0
+    assert metrics.best_threshold(scores, is_member) == 3.5
 
 
 def test_score_equal_to_the_threshold_is_called_a_member():
