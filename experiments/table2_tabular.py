@@ -6,7 +6,7 @@ Command:  python -m experiments.table2_tabular --preset=smoke    synthetic Purch
           python -m experiments.table2_tabular --preset=paper    those, Purchase-100 and Texas-100 (originals needed)
           --only=DATASET makes one row; originals in --data_dir or $MI_JAX_DATA/DATASET.
 Settings: three targets with one shadow model each on disjoint rows; noise with 10,000 queries, its strength chosen
-          with 100 on shadow models (the paper: 1,000).
+          with 1,000 on 300 points a side of the shadow models.
 Deviations: Location-30 with 1,200 rows: four sets of the paper's 1,600 do not exist in 5,010 rows. Adult's real columns
           are scaled to [0, 1] and get Gaussian noise there, tuned together with the flips of the binary ones.
 Expected: PAPER, accuracy in per cent.

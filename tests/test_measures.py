@@ -102,10 +102,11 @@ def test_candidates_of_the_noise_attack_fit_the_columns():
     assert both == [{"p": min(f / 101, 0.5), "sigma": s, "queries": 20} for f, s in product] and len(both) <= 16
 
 
-def test_candidates_are_tried_with_few_queries_and_run_with_the_same_strength_and_all():
-    for candidate in attacks.build("noise", attacks.Task((12,), 2, BINARY, 1000)):
+@pytest.mark.parametrize("budget, tried_with", [(500, 100), (1000, 100), (10_000, 1000)])
+def test_candidates_are_tried_with_few_queries_and_run_with_the_same_strength_and_all(budget, tried_with):
+    for candidate in attacks.build("noise", attacks.Task((12,), 2, BINARY, budget)):
         tried, final = candidate.settings, candidate.final.settings
-        assert tried["queries"] == attacks.TUNING_BUDGET and final == tried | {"queries": 1000}
+        assert tried["queries"] == tried_with and final == tried | {"queries": budget}
         assert candidate.measure.strength == candidate.final.measure.strength
         assert {name: float(s) for name, s in candidate.measure.strength.items()} == pytest.approx(
             {name: final[name] for name in ("p", "sigma")}
