@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from mi_jax import attacks, data, defenses, plots, report, splits, store
+from mi_jax import attacks, data, defenses, report, splits, store
 from mi_jax.types import Dataset
 
 flags.disclaim_key_flags()  # so that --help of a script lists these flags as its own
@@ -209,24 +208,6 @@ def chosen(rows: dict[str, Any], what: str) -> list[str]:
     if unknown:
         raise ValueError(f"only={unknown[0]}: preset {flags.FLAGS.preset} has the {what}s {', '.join(rows)}")
     return asked
-
-
-def leave(folder: Path, record: dict, places: dict[Path, dict] | None = None, **figures: Any) -> None:
-    """Writes record.json and the figures NAME.png of a script, and removes the parts they were put together from.
-
-    `places`: folders of the studies that a record holds several of -> their entries.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    store.put(folder / "record.json", (json.dumps(report.finite(record), indent=1) + "\n").encode())
-    for name, figure in figures.items():
-        store.put(folder / f"{name}.png", plots.png(figure))
-    for place, entry in {folder: record, **(places or {})}.items():
-        if "environment" in entry:
-            store.remove(place / "parts" / entry["environment"]["run_digest"])
-        while place != folder and not (place.is_dir() and any(place.iterdir())):
-            if place.is_dir():
-                place.rmdir()
-            place = place.parent
 
 
 def start(body: Callable[[], None], **lists: str) -> None:

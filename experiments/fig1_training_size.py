@@ -8,6 +8,8 @@ Command:  python -m experiments.fig1_training_size --preset=smoke     digits; se
 Settings: the paper's CNN, one shadow model for each target; gap, confidence and augmentation (the best rotation or
           translation on shadow models) on all points; in the cpu preset boundary with 609 queries on 200 points a
           side, and combined with as many for each copy on 50.
+          MemGuard as in Table 1: confidences of defended targets, by shadow models without and with the defense.
+Differs:  DIFFERS, which the record holds too.
 Expected: PAPER, accuracy in per cent: at n = 2,500 gap 75.0, confidence 83.0, boundary 83.8, combined 85.8.
 Status:   not yet run
 """
@@ -18,7 +20,7 @@ from pathlib import Path
 from absl import flags
 from matplotlib import pyplot as plt
 
-from experiments import common, study, tables
+from experiments import common, records, study, tables
 from experiments.tables import CHEAP, COSTLY, Column, named
 from mi_jax import plots
 
@@ -29,7 +31,14 @@ PAPER = {
     "confidence": (91.7, 91.3, 89.7, 88.2, 83.0, 78.8, 75.8),
     "boundary": (94.5, 90.8, 89.7, 88.8, 83.8, 79.3, 76.0),
     "combined": (96.0, 93.2, 91.3, 90.0, 85.8, 81.9, 77.0),
+    "memguard": (50,) * 7,
 }
+DIFFERS = (
+    *tables.DIFFERS,
+    "cpu preset: boundary on 200 points a side with 609 queries and combined on 50 with as many for each copy; the "
+    "paper 2,409 on all",
+    "n = 30,000: members and non-members change places between target and shadow, as the paper does with CIFAR-100",
+)
 ON_TWO_CORES = {
     "boundary": Column(named("boundary"), num_points=200),
     "combined": Column(named("combined"), num_points=50),
@@ -46,7 +55,15 @@ def at_size(config: common.Config, columns: dict[str, Column], out: Path) -> dic
     """The attacks at one number of training rows."""
     if config.n_train == 30000:  # four disjoint sets do not exist
         config = dataclasses.replace(config, split="swap")
-    return tables.measure(study.prepare(config, out=out), columns)
+    at = PAPER_SIZES.index(config.n_train) if of_the_paper(config) else None
+    paper = {} if at is None else {name: values[at] for name, values in PAPER.items()}
+    prepared = study.prepare(config, out=out)
+    return tables.measure(prepared, columns, paper) | {"memguard": {"attacks": tables.hidden(prepared, paper)}}
+
+
+def of_the_paper(config: common.Config) -> bool:
+    """Has the paper a point there?"""
+    return config.dataset == "cifar10" and config.n_train in PAPER_SIZES
 
 
 def draw(record: dict) -> plt.Figure:
@@ -54,7 +71,13 @@ def draw(record: dict) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     paper = PAPER if record["dataset"] == "cifar10" else None
     entries = {int(n): entry["attacks"] for n, entry in record["sizes"].items()}
-    plots.lines(axes, entries, list(PAPER), paper and {name: (PAPER_SIZES, paper[name]) for name in paper})
+    names = [name for name in PAPER if name != "memguard"]
+    plots.lines(axes, entries, names, paper and {name: (PAPER_SIZES, paper[name]) for name in names})
+    blind = [
+        e["memguard"]["attacks"]["confidence, not adaptive"]["balanced_accuracy"] for e in record["sizes"].values()
+    ]
+    plots.band(axes, list(entries), blind, "0.5", "confidence, MemGuard")
+    axes.legend(fontsize=8)
     axes.set(xscale="log", xlabel="training rows n", title=record["dataset"])
     return figure
 
@@ -69,7 +92,8 @@ def body() -> None:
         print(f"n={n}: {tables.told(found[str(n)]['attacks'])}")
     config = dataclasses.asdict(config) | {"n_train": [int(n) for n in found]}
     record = {"config": config, "dataset": config["dataset"], "sizes": found}
-    common.leave(folder, record, {folder / f"n-{n}": entry for n, entry in found.items()}, fig1=draw(record))
+    places = {folder / f"n-{n}": entry for n, entry in found.items()}
+    records.leave(folder, record, places, differs=DIFFERS, fig1=draw(record))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One attack less another on the points that both were put to: what columns of unlike sizes are compared by."""
+"""What attacks are worth on points of the same models, and one less another on the points both were put to."""
 
 import itertools
 from typing import NamedTuple
@@ -42,6 +42,12 @@ def difference(a: Hits, b: Hits) -> dict[str, float | int]:
     mean = float(np.mean([one["mean"] for one in found]))
     half = float(np.sqrt(np.sum([(one["high"] - one["mean"]) ** 2 for one in found])) / len(found))
     return {"mean": mean, "low": mean - half, "high": mean + half, "points": points, "trials": len(found)}
+
+
+def accuracies(found: dict[str, Hits]) -> dict[str, dict]:
+    """name -> balanced accuracy as `difference` tells it: its interval is about other points of the same models."""
+    nothing = {name: one._replace(right=[np.zeros_like(right) for right in one.right]) for name, one in found.items()}
+    return {name: difference(one, nothing[name]) for name, one in found.items()}
 
 
 def differences(found: dict[str, Hits]) -> dict[str, dict]:

@@ -132,7 +132,7 @@ def folder_of(defense: str) -> str:
 
 
 def places(out: Path, studies: list[Study]) -> dict[Path, dict]:
-    """The folder of each study of a grid -> what `common.leave` needs to know to remove its parts."""
+    """The folder of each study of a grid -> what `records.clear` needs to know to remove its parts."""
     return {out / folder_of(one.config.defense): {"environment": one.environment} for one in studies}
 
 

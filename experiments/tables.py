@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import common, paired, study
+from experiments import common, paired, records, study
 from experiments.common import Config
-from mi_jax import attacks, defenses, plots, report, store
+from mi_jax import attacks, defenses, plots, report, splits, store
 from mi_jax.types import Attack
 
 
@@ -40,28 +40,52 @@ CHEAP = {"gap": Column(named("gap")), "augmentation": Column(augmentation), "con
 COSTLY = {"boundary": Column(named("boundary")), "combined": Column(named("combined"))}
 
 
+# What all attacks differ in from the paper's, whichever table or figure they stand in.
+DIFFERS = (
+    "confidence is the paper's network for each class or a threshold, whichever does better on the shadow models",
+    "the network on the bits of rotations and translations is one for all classes, the paper has one for each; which "
+    "strength it is shown is decided on the shadow models, in the paper's figures often on the target",
+    "boundary distances come from a HopSkipJump of fewer queries for the same distance (mi_jax/boundary.py)",
+)
+
+
+def shown(row: dict) -> str:
+    """The accuracy of an attack with its interval over targets, or over points where there is one target; and what
+    the paper has, in per cent."""
+    of_targets, of_points = row["balanced_accuracy"], row.get("over_points")
+    single = of_targets["low"] is None and of_points is not None
+    text = f"{report.percent(of_points)} over points" if single else report.percent(of_targets)
+    return text if row.get("paper") is None else f"{text} (paper {row['paper']})"
+
+
 def told(attacks: dict[str, dict]) -> str:
     """The accuracies of attacks, with their intervals, on one line."""
-    return " ".join(f"{name} {report.percent(entry['balanced_accuracy'])}" for name, entry in attacks.items())
+    return ", ".join(f"{name} {shown(entry)}" for name, entry in attacks.items())
 
 
-def measure(prepared: study.Study, columns: dict[str, Column]) -> dict:
-    """The entry of one study: what it was, its models on the points of the first column, every column, and every
-    two columns compared on the points they share."""
+def beside(rows: dict[str, dict], paper: dict[str, float | None]) -> dict[str, dict]:
+    """Rows that hold the paper's accuracy in per cent, None where it has none."""
+    return {name: row | {"paper": paper.get(name)} for name, row in rows.items()}
+
+
+def measure(prepared: study.Study, columns: dict[str, Column], paper: dict[str, float | None] | None = None) -> dict:
+    """The entry of one study: what it was, its models on the points of the first column, every column beside the
+    paper's number (`paper`: column -> accuracy in per cent), and every two compared on the points they share."""
     found = {name: put(prepared, name, column) for name, column in columns.items()}
     models = next(iter(found.values()))[0]["models"] | prepared.trained
     hits = {name: paired.hits(name, *one) for name, one in found.items()}
-    return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment, "models": models,
-            "attacks": {name: record["attacks"][name] for name, (record, _) in found.items()},
+    on_points = paired.accuracies(hits)
+    rows = {name: record["attacks"][name] | {"over_points": on_points[name]} for name, (record, _) in found.items()}
+    return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment,
+            "split_digest": splits.digest(prepared.split), "models": models, "attacks": beside(rows, paper or {}),
             "differences": paired.differences(hits)}  # fmt: skip
 
 
 def beside_paper(config: Config, columns: dict[str, Column], paper: dict[str, float], out: Path | None) -> dict:
-    """One data set of a table: every column, and what MemGuard changes; `paper`: column -> accuracy in per cent."""
+    """One data set of a table: every column, and what MemGuard changes."""
     prepared = study.prepare(config, out=out)
-    entry = measure(prepared, columns)
-    rows = {name: row | {"paper": paper.get(name)} for name, row in entry["attacks"].items()}
-    return entry | {"attacks": rows, "memguard": guarded(prepared, columns, paper)}
+    guard = {"attacks": hidden(prepared, paper), "label_only_identical_to_the_bit": unchanged(prepared, columns)}
+    return measure(prepared, columns, paper) | {"memguard": guard}
 
 
 def put(prepared: study.Study, name: str, column: Column) -> tuple[dict, dict[str, np.ndarray]]:
@@ -72,27 +96,45 @@ def put(prepared: study.Study, name: str, column: Column) -> tuple[dict, dict[st
                         num_trials=column.num_trials)  # fmt: skip
 
 
-def guarded(prepared: study.Study, columns: dict[str, Column], paper: dict[str, float]) -> dict:
-    """MemGuard on the targets: the confidence attack tuned on plain shadows and on defended ones; label-only scores.
+def guarded(prepared: study.Study) -> study.Study:
+    """The same models behind MemGuard in its strongest form."""
+    target = study.oracles(prepared.model, prepared.params, prepared.dataset, defenses.build("memguard"))
+    return prepared._replace(target=target, keep=by_name(prepared.keep, "memguard-"))
 
-    Label-only attacks are put again with the few queries a strength is tuned with: what they see is the label, so
-    what holds for a hundred queries holds for all.
+
+def hidden(prepared: study.Study, paper: dict[str, float]) -> dict[str, dict]:
+    """The confidence attacks under MemGuard: tuned on undefended shadow models, and on defended ones.
+
+    Not adaptive, a threshold is worth exactly 50 %: the probabilities it is shown lie all on one side. A network for
+    each class still learns a class's sign and may end on either side of 50, so it stands in a row of its own.
     """
-    defended = study.oracles(prepared.model, prepared.params, prepared.dataset, defenses.build("memguard"))
-    own = by_name(prepared.keep, "memguard-")
-    adaptive = prepared._replace(target=defended, keep=own)
+    adaptive = guarded(prepared)
     mixed = study.mixed(adaptive, prepared)
-    entries = {f"confidence, {how}": put(seen, "confidence", columns["confidence"])[0]["attacks"]["confidence"]
-               for how, seen in (("not adaptive", mixed), ("adaptive", adaptive))}  # fmt: skip
-    entries["confidence, not adaptive"]["paper"] = paper.get("memguard")
-    same = {}
-    for name in ("gap", "augmentation", "noise"):
+    found = {
+        "confidence, not adaptive": (mixed, named("confidence_threshold")),
+        "confidence network, not adaptive": (mixed, named("confidence_network")),
+        "confidence, adaptive": (adaptive, confidence),
+    }
+    rows = {name: put(seen, "confidence", Column(candidates))[0]["attacks"]["confidence"]
+            for name, (seen, candidates) in found.items()}  # fmt: skip
+    return beside(rows, {"confidence, not adaptive": paper.get("memguard")})
+
+
+def unchanged(prepared: study.Study, columns: dict[str, Column]) -> dict[str, bool]:
+    """Label-only column -> are its scores and queries under MemGuard those without it, to the bit?
+
+    With the few queries a strength is tuned with, distances of a few points: what attacks see is the label, so what
+    holds for a hundred queries holds for all.
+    """
+    same, adaptive = {}, guarded(prepared)
+    for name in ("gap", "augmentation", "noise", "boundary", "combined"):
         if name in columns:
-            brief = columns[name]._replace(budget=attacks.TUNING_BUDGET)
+            few = {"num_points": 20, "num_trials": 1} if name in COSTLY else {}
+            brief = columns[name]._replace(budget=attacks.TUNING_BUDGET, **few)
             (_, one), (_, two) = (put(seen, name, brief) for seen in (prepared, adaptive))
             keys = [key for key in one if key.endswith(("/scores", "/queries"))]
             same[name] = all(one[key].tobytes() == two[key].tobytes() for key in keys)
-    return {"attacks": entries, "label_only_identical_to_the_bit": same}
+    return same
 
 
 def by_name(keep: store.Keep, prefix: str) -> store.Keep:
@@ -100,18 +142,22 @@ def by_name(keep: store.Keep, prefix: str) -> store.Keep:
     return lambda name, compute: keep(prefix + name, compute)
 
 
-def program(presets: dict[str, dict], paper: dict[str, dict[str, float]], name: str) -> Callable[[], None]:
+def program(
+    presets: dict[str, dict], paper: dict[str, dict[str, float]], name: str, differs: tuple[str, ...]
+) -> Callable[[], None]:
     """The body of a table's script; `presets`: preset -> data set -> (changes to the config, columns)."""
 
     def body() -> None:
         rows, said, folder = common.of_preset(presets, name, own=("dataset",))
+        places = {}  # parts are kept until all are finished: a run that goes on finds those of every data set
         for dataset in common.chosen(rows, "data set"):
             changes, columns = rows[dataset]
             config = common.Config(**{"dataset": dataset} | changes | said)
             own = folder / dataset.replace(":", "-")
-            entry = beside_paper(config, columns, paper.get(dataset, {}), own)
-            common.leave(own, entry, accuracies=plots.beside_paper(dataset, entry["attacks"]))
+            entry = places[own] = beside_paper(config, columns, paper.get(dataset, {}), own)
+            records.write(own, entry, differs=differs, accuracies=plots.beside_paper(dataset, entry["attacks"]))
             print("\n".join(lines(dataset, entry)))
+        records.clear(folder, places)
 
     return body
 
@@ -123,11 +169,11 @@ def lines(name: str, entry: dict) -> list[str]:
              f"{report.percent(models['train_accuracy'])}, test {report.percent(models['test_accuracy'])}")  # fmt: skip
     rows = entry["attacks"] | {f"memguard: {key}": value for key, value in entry["memguard"]["attacks"].items()}
     width = max(map(len, rows))
-    text = [title, f"{'':{width}}  {'queries':>9}  {'balanced accuracy':22}  paper  difference, pp"]
+    text = [title, f"{'':{width}}  {'queries':>9}  {'balanced accuracy':34}  paper  difference, pp"]
     for key, row in rows.items():
         paper = row.get("paper")
         beside = "" if paper is None else f"  {paper:5.1f}  {100 * row['balanced_accuracy']['mean'] - paper:+.1f}"
-        cells = f"{row['queries_per_example']:9.1f}  {report.percent(row['balanced_accuracy']):22}"
+        cells = f"{row['queries_per_example']:9.1f}  {shown(row | {'paper': None}):34}"
         text.append(f"{key:{width}}  {cells}{beside}")
     same = entry["memguard"]["label_only_identical_to_the_bit"]
     said = ", ".join(f"{key} {'yes' if value else 'NO'}" for key, value in same.items())

@@ -90,17 +90,23 @@ def score_histograms(record: dict, scores: dict[str, np.ndarray]) -> Figure:
 
 
 def band(axes, x: list, entries: list[dict], colour: str, label: str, marker: str = ".") -> None:
-    """Draws rates as per cent: means with the interval over targets as a band, where there is one."""
+    """Draws rates as per cent: means with their interval as a band, where there is one."""
     mean, low, high = ([100 * (e[key] if e[key] is not None else e["mean"]) for e in entries]
                        for key in ("mean", "low", "high"))  # fmt: skip
     axes.plot(x, mean, marker=marker, color=colour, label=label)
     axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 
 
+def interval_of(row: dict) -> dict:
+    """The accuracy of an attack with its interval over targets, or over points where one target has none."""
+    of_targets = row["balanced_accuracy"]
+    return of_targets if of_targets["low"] is not None else row.get("over_points") or of_targets
+
+
 def lines(axes, parts: dict[float, dict[str, dict]], names: list[str], paper: dict[str, tuple] | None) -> None:
     """Draws the accuracy of each named attack over x; `parts`: x -> attacks; `paper`: name -> (x, per cent)."""
     for colour, name in zip(COLOURS, names, strict=False):
-        band(axes, list(parts), [attacks[name]["balanced_accuracy"] for attacks in parts.values()], colour, name)
+        band(axes, list(parts), [interval_of(attacks[name]) for attacks in parts.values()], colour, name)
         if paper:
             axes.plot(*paper[name], "x", color=colour)
     if paper:
@@ -113,8 +119,8 @@ def beside_paper(title: str, rows: dict[str, dict]) -> Figure:
     """Accuracy of each attack with its interval over targets, and the paper's value where a row has one."""
     figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.42 * len(rows)), layout="constrained")
     for at, row in enumerate(rows.values()):
-        entry = row["balanced_accuracy"]
-        axes.plot(100 * np.array(entry["values"]), [at] * len(entry["values"]), "|", color=COLOURS[0], alpha=0.6)
+        entry, values = interval_of(row), row["balanced_accuracy"]["values"]
+        axes.plot(100 * np.array(values), [at] * len(values), "|", color=COLOURS[0], alpha=0.6)
         axes.plot(100 * entry["mean"], at, "o", color=COLOURS[0])
         if entry["low"] is not None:
             axes.plot([100 * entry["low"], 100 * entry["high"]], [at, at], color=COLOURS[0], lw=1.4)
@@ -125,7 +131,7 @@ def beside_paper(title: str, rows: dict[str, dict]) -> Figure:
     axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
     axes.invert_yaxis()
     axes.axvline(50, color="0.6", lw=1, ls=":")
-    axes.set(xlabel="attack accuracy (%); bars: 95 % interval over targets", title=title)
+    axes.set(xlabel="attack accuracy (%); bars: 95 % interval over targets, over points of a single one", title=title)
     axes.legend(fontsize=8)
     return figure
 
