@@ -67,7 +67,8 @@ HELP = {
     "budget": "queries per example of attacks that can spend any number (noise, boundary, rays, random_augmentation; "
     "each copy of combined)",
     "cap": "queries an attack may put to one target in all; what it leaves unfinished is marked; default: no cap",
-    "allow_random_target": "go on although a target answers the same input differently when asked again",
+    "allow_random_target": "go on although a target answers the same input differently when asked again; implied by "
+    "defenses that answer at random",
     "seed": "of the split, of training and of every attack",
     "preset": "smoke (seconds), cpu (the default run), paper (the paper's sizes; in an audit its targets, shadow "
     "models and budget, n_train being the data set's)",
@@ -151,6 +152,9 @@ def resolve(config: Config, dataset: Dataset) -> Config:
     for name in ("n_train", "num_targets", "num_shadows", "num_points", "budget", "private_epochs"):
         if values[name] < 1:
             raise ValueError(f"{name}={values[name]}: expected at least 1")
+    for name, most in (("clip", np.inf), ("private_rate", np.inf), ("delta", 1)):
+        if values.get(name) is not None and not 0 < values[name] < most:
+            raise ValueError(f"{name}={values[name]}: expected more than 0 and less than {most:g}")
     if config.cap is not None and config.cap < 1:
         raise ValueError(f"cap={config.cap}: expected at least 1")
     if values["num_points"] * values["num_shadows"] < 2:

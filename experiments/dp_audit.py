@@ -131,7 +131,7 @@ def asked_of_all(model, params, num_classes: int, x, y, key: jax.Array) -> dict[
 def line(level: dict) -> str:
     told = ", ".join(f"{name} {entry['epsilon']:.2f} ({entry['true']}/{entry['members']} and {entry['false']}/"
                      f"{entry['nonmembers']})" for name, entry in level["attacks"].items())  # fmt: skip
-    return f"noise {level['noise']:g}: epsilon at most {level['epsilon']:.2f}; at least: {told}"
+    return f"noise {level['noise']:g}: at most {level['statement']}; epsilon at least: {told}"
 
 
 def draw(record: dict) -> plt.Figure:
@@ -146,7 +146,7 @@ def draw(record: dict) -> plt.Figure:
         axes.plot(noises, values, marker="o", color=colour, label=f"{name}: epsilon is at least")
     axes.set(xlabel="noise multiplier (0: no finite epsilon is proved)", ylabel="epsilon", yscale="symlog",
              title=f"{record['config']['dataset']}, n = {N}, delta = {record['delta']:g}, "
-                   f"{record['models']} models a level")  # fmt: skip
+                   f"{record['models']} models a level; one row added or removed")  # fmt: skip
     axes.legend(fontsize=8)
     return figure
 

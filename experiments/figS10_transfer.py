@@ -84,10 +84,12 @@ def compare(changes: dict, columns: dict[str, Column], sizes: tuple[int, ...], f
     found, places = {way: {} for way in WAYS}, {}
     for n in [int(n) for n in flags.FLAGS.sizes or sizes]:
         config = common.Config(**changes | {"n_train": n})
-        for way, prepared in zip(WAYS, study.prepare_grid(config, WAYS, out=folder / f"n-{n}"), strict=True):
+        studies = study.prepare_grid(config, WAYS, out=folder / f"n-{n}")
+        for way, prepared in zip(WAYS, studies, strict=True):
             same = config.dataset == "cifar10" and n in SIZES
             paper = {name: values[SIZES.index(n)] for name, values in PAPER[way].items()} if same else {}
             entry = found[way][str(n)] = tables.measure(prepared, columns, paper)
+            entry |= tables.not_adaptive(prepared, studies[0], columns)
             places[folder / f"n-{n}" / study.folder_of(way)] = entry
             test = report.percent(entry["models"]["test_accuracy"])
             print(f"{way}, n={n}: test {test}, {tables.told(entry['attacks'])}")

@@ -131,7 +131,7 @@ def body() -> None:
         PRESETS, "figS11", "figure S11 compares some of its own", own=("cap",)
     )
     config = common.Config(**changes | said)
-    studies, found = study.prepare_grid(config, written, out=folder), {}
+    studies, found = study.prepare_grid(config, written, out=folder), {}  # shadow models know the defense
     for text, prepared in zip(written, studies, strict=True):
         found[text] = measure(prepared, beta, gamma)
         own, first = found[text]["outliers"], found["none"]["outliers"]

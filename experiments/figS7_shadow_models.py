@@ -47,7 +47,8 @@ def measure(config: common.Config, columns: dict[str, Column], out: Path) -> dic
         rows = {name: tables.put(part, name, column)[0]["attacks"][name] for name, column in columns.items()}
         paper = {name: values[s - 1] for name, values in PAPER.items() if s <= len(values)} if same else {}
         found[str(s)] = {"attacks": tables.beside(rows, paper)}
-    return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment, "shadow_models": found}
+    return {"config": dataclasses.asdict(prepared.config), "environment": prepared.environment,
+            "models": prepared.trained, "shadow_models": found}  # fmt: skip
 
 
 def draw(record: dict) -> plt.Figure:

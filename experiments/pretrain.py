@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import common, runs
+from experiments import common, runs, study
 from mi_jax import data, defenses, models, oracle, pretrained, store, training
 from mi_jax.types import Recipe
 
@@ -44,10 +44,11 @@ def body() -> None:
     defense = defenses.build(FLAGS.defense, task)
     started, key = time.perf_counter(), jax.random.key(FLAGS.seed)
     with runs.bar("training", unit="epoch", total=FLAGS.epochs) as progress:
-        params, _ = training.train_ensemble(
+        params, history = training.train_ensemble(
             key, model, recipe, dataset.x, dataset.y, members[None], defense=defense,
             progress=lambda done, total, epoch: progress(epoch, FLAGS.epochs, ""),
         )  # fmt: skip
+    private = study.privacy_of(defense, history, model, params, dataset)
     params = jax.tree.map(lambda leaf: leaf[0], params)
     target = oracle.of_model(model, params, dataset.num_classes)
     sides = {"train": members[: len(held_out)], "test": held_out}
@@ -56,11 +57,12 @@ def body() -> None:
         "dataset": dataset.name, "model": model.name, "defense": defense.name, "seed": FLAGS.seed, "recipe": recipe,
         "rows": len(members), "accuracy": {name: float(value) for name, value in right.items()},
         "environment": runs.environment(), "seconds": round(time.perf_counter() - started),
-    }  # fmt: skip
+    } | private  # fmt: skip
     pretrained.save(path, params, dataset.name)
     store.put(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
     print(f"{path}: {model.name} on {len(members)} rows of {dataset.name}, "
-          f"train accuracy {right['train']:.1%}, test {right['test']:.1%}")  # fmt: skip
+          f"train accuracy {right['train']:.1%}, test {right['test']:.1%}"
+          f"{'; ' + private['privacy']['statement'] if private else ''}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -14,7 +15,21 @@ import numpy as np
 
 from experiments.common import Config, resolve
 from experiments.runs import bar, keeper, surroundings
-from mi_jax import attacks, audit, data, defenses, driver, models, oracle, privacy, splits, store, training, white_box
+from mi_jax import (
+    attacks,
+    audit,
+    data,
+    defenses,
+    driver,
+    models,
+    oracle,
+    per_example,
+    privacy,
+    splits,
+    store,
+    training,
+    white_box,
+)
 from mi_jax.interview import Target, by_model, check_cap
 from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
 
@@ -61,6 +76,10 @@ def prepare_grid(
     config = resolve(config, dataset)
     model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
     found = [defenses.build(text, defense_task(config, dataset, model, recipe)) for text in written]
+    if config.checkpoint is not None and not any(one.begin for one in found):
+        raise ValueError(
+            f"checkpoint={config.checkpoint}: expected none, {' and '.join(written)} begins from no network"
+        )
     task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
     example = jax.ShapeDtypeStruct(dataset.x.shape[1:], dataset.x.dtype)
     for attack in itertools.chain(*(attacks.build(name, task) for name in config.attacks)):
@@ -74,7 +93,8 @@ def prepare_grid(
     studies, training_key, key = {}, *jax.random.split(jax.random.key(config.seed))
 
     def of(i: int) -> Config:
-        return dataclasses.replace(config, defense=written[i])
+        random = config.allow_random_target or found[i].random  # a defense that answers at random implies it
+        return dataclasses.replace(config, defense=written[i], allow_random_target=random)
 
     for alike in grouped(found):
         folders = [out / folder_of(written[i]) if out and len(found) > 1 else out for i in alike]
@@ -84,7 +104,12 @@ def prepare_grid(
         trained = train(training_key, model, recipe, dataset, split, own, keep=of_grid(keeps[0], told))
         for i, (params, history), keep, environment in zip(alike, trained, keeps, told, strict=True):
             target = oracles(model, params, dataset, found[i])
-            ended = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]} | privacy_of(found[i], history)
+            ended = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]}
+            ended |= privacy_of(found[i], history, model, params, dataset)
+            if "privacy" in ended:
+                print(
+                    f"{written[i]}: {ended['privacy']['statement']}; {ended['privacy']['gradients']}", file=sys.stderr
+                )
             seconds = (time.perf_counter() - started) / (len(studies) + 1)
             own_keep = of_weights(keep, params)
             studies[i] = Study(
@@ -167,13 +192,19 @@ def defense_task(config: Config, dataset: Dataset, model: Model, recipe: Recipe)
     return defenses.Task(config.n_train, model, shape, classes, **known, **private)
 
 
-def privacy_of(defense: Defense, history: training.History) -> dict:
-    """What a record says of a private training: epsilon with all it depends on, and what was dropped."""
+def privacy_of(
+    defense: Defense, history: training.History, model: Model, params: Params, dataset: Dataset
+) -> dict[str, dict]:
+    """What a record says of a private training: epsilon with all it depends on, how gradients were clipped, and how
+    many examples were dropped."""
     if defense.mechanism is None:
         return {}
-    mechanism = defenses.mechanism_of(defense)
+    mechanism, one = defenses.mechanism_of(defense), jax.tree.map(lambda leaf: leaf[0], params)
+    slow = per_example.obstacle(model, one, dataset.x[:1])
+    way = "clipped by one batched backward pass" if slow is None else f"clipped one example at a time: {slow}"
     told = {"epsilon": privacy.epsilon(mechanism), "delta": mechanism.delta, "statement": privacy.statement(mechanism)}
-    return {"privacy": told | {"dropped": [int(count) for count in np.asarray(history.dropped)]}}
+    dropped = [int(count) for count in np.asarray(history.dropped)]
+    return {"privacy": told | {"gradients": f"gradients {way}", "dropped": dropped}}
 
 
 def attack(

@@ -88,6 +88,12 @@ def beside_paper(config: Config, columns: dict[str, Column], paper: dict[str, fl
     return measure(prepared, columns, paper) | {"memguard": guard}
 
 
+def not_adaptive(defended: study.Study, plain: study.Study, columns: dict[str, Column]) -> dict[str, dict]:
+    """The accuracies of an attacker who trains undefended shadow models, an entry's column beside the adaptive one."""
+    mixed = study.mixed(defended, plain)
+    return {"not_adaptive": {name: put(mixed, name, column)[0]["attacks"][name] for name, column in columns.items()}}
+
+
 def put(prepared: study.Study, name: str, column: Column) -> tuple[dict, dict[str, np.ndarray]]:
     """The record and scores of one column."""
     task = prepared.task._replace(budget=column.budget or prepared.task.budget)

@@ -165,8 +165,10 @@ def memguard_among_defenses(record: dict) -> tuple[bool, str]:
     names = [name for name, entry in plain["attacks"].items() if entry.get("access") == "label"]
     same = {name: plain["attacks"][name]["balanced_accuracy"] == guarded["attacks"][name]["balanced_accuracy"]
             for name in names}  # fmt: skip
-    blind = 100 * guarded["not_adaptive"]["confidence"]["balanced_accuracy"]["mean"]
-    return all(same.values()) and blind == 50, f"label-only equal: {same}, confidence not adaptive {blind:.4f}"
+    blind = 100 * guarded["not_adaptive"]["confidence_threshold"]["balanced_accuracy"]["mean"]
+    adaptive, gap = (100 * guarded["attacks"][name]["balanced_accuracy"]["mean"] for name in ("confidence", "gap"))
+    told = f"confidence not adaptive {blind:.4f}, adaptive {adaptive:.1f}, gap {gap:.1f}"
+    return all(same.values()) and blind == 50 and abs(adaptive - gap) <= 1, f"label-only equal: {same}, {told}"
 
 
 def confidences_hidden_labels_not(record: dict) -> tuple[bool, str]:

@@ -80,13 +80,13 @@ _OF_STRENGTH = ("begin", "model", "penalty", "mechanism", "output")  # places wh
 
 def compose(a: Defense, b: Defense) -> Defense:
     """Both at once. ValueError where they take the same place, or where what one does would undo the other."""
-    for place in ("recipe", "begin", "trainable", "expand", "model", "penalty", "opponent", "mechanism", "output"):
-        if getattr(a, place) is not None and getattr(b, place) is not None:
-            raise ValueError(f"defense {a.name}+{b.name}: both take the place {place!r}, expected two that do not")
     names, private = f"{a.name}+{b.name}", a.mechanism is not None or b.mechanism is not None
     for place in ("expand", "opponent", "model"):
         if private and (getattr(a, place) or getattr(b, place)):
             raise ValueError(f"defense {names}: {place} lets rows see each other, and privacy clips them one by one")
+    for place in ("recipe", "begin", "trainable", "expand", "model", "penalty", "opponent", "mechanism", "output"):
+        if getattr(a, place) is not None and getattr(b, place) is not None:
+            raise ValueError(f"defense {names}: both take the place {place!r}, expected two that do not")
     if (a.opponent or b.opponent) and (a.expand or b.expand):
         raise ValueError(f"defense {names}: the attack network would tell augmented images, expected plain ones")
     both = {}
@@ -121,8 +121,8 @@ def dropout(strength: float) -> Defense:
     The slots are those of the authors' code: before and behind the CNN's layer of 512; of an MLP the input and each
     hidden layer.
     """
-    if not 0 <= strength < 1:
-        raise ValueError(f"defense dropout:{strength:g}: expected a probability in [0, 1)")
+    if not 0 <= np.float32(strength) < 1:  # as it is trained with: float32 makes 1 of 0.99999999
+        raise ValueError(f"defense dropout:{strength:.10g}: expected a probability in [0, 1)")
     return Defense(strength=strength, model=_with_dropout)
 
 

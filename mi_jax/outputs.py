@@ -38,8 +38,8 @@ def _memguard(strength, key, predict, x: Array) -> jax.Array:
 
 def top_k(strength: float) -> Defense:
     """The `strength` largest probabilities, the others shown as 0 and the rest rescaled; the label never changes."""
-    if not strength == int(strength) >= 1:
-        raise ValueError(f"defense top_k:{strength:g}: expected a whole number of classes, at least 1")
+    if not 1 <= strength <= 2**20 or strength != int(strength):
+        raise ValueError(f"defense top_k:{strength:g}: expected a whole number of classes in 1..{2**20}")
     return Defense(strength=jnp.int32(strength), output=_top_k)
 
 

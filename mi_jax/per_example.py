@@ -7,7 +7,7 @@ times faster. What makes such a sum private, the sampler and the noise, is in `p
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,20 +33,22 @@ class Clipped(NamedTuple):
     dropped: jax.Array  # [] int32, examples of positive weight whose gradient is not finite
 
 
-def is_book_kept(model: Model, params: Params, x: jax.Array) -> bool:
-    """Can `book_kept_sum` take this model? Shapes alone decide: of the parameters and of examples x [B *x]."""
+def obstacle(model: Model, params: Params, x: jax.Array) -> str | None:
+    """Why `book_kept_sum` cannot take this model, or None. Shapes alone decide: of parameters and examples x [B *x]."""
+    if not isinstance(params, Mapping):
+        return f"parameters in a {type(params).__name__}, expected the dictionary of a linen model"
     try:
         taped = functools.partial(_taped, lambda params, x: model.apply(params, x).sum(-1))
         _, inputs, _ = jax.eval_shape(taped, params, x, {})
         _check_layers(params, inputs)
-    except ValueError:
-        return False
-    return True
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def way(model: Model, params: Params, x: jax.Array) -> Callable[..., Clipped]:
     """`book_kept_sum` if it can take this model, or else `clipped_sum` behind the same arguments."""
-    if is_book_kept(model, params, x):
+    if obstacle(model, params, x) is None:
         return book_kept_sum
 
     def sum_of(losses_of, params, batch, weight, clip):

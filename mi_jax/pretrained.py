@@ -64,8 +64,10 @@ def load(task: Any) -> dict:
     wrong = [path for path in sorted(expected | found) if found.get(path) != expected.get(path)]
     wrong = [path for path in wrong if not path.startswith(f"{last}/")]
     if wrong:
-        told = f"{wrong[0]} has shape {found.get(wrong[0])}"
-        raise ValueError(f"checkpoint {os.fspath(path)}: {told}, expected {expected.get(wrong[0])}")
+        wanted = expected.get(wrong[0], f"no such layer in {task.model.name}")
+        raise ValueError(f"checkpoint {os.fspath(path)}: {wrong[0]} has shape {found.get(wrong[0])}, expected {wanted}")
+    if not all(np.isfinite(leaf).all() for leaf in flat.values()):
+        raise ValueError(f"checkpoint {os.fspath(path)}: parameters that are NaN or infinite, expected finite ones")
     return jax.tree.map(jnp.asarray, {name: layer for name, layer in params.items() if name != last})
 
 

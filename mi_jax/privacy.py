@@ -13,7 +13,9 @@ under either set; without it nothing is cut off and every step is the Poisson-sa
 convexity of the hockey-stick divergence, delta is at most that mechanism's plus P(E), without a factor e^epsilon,
 whichever rows are cut off. `batch_size` keeps P(E) below a hundredth of delta.
 
-Not defended against: what floating-point numbers reveal beyond real ones, and a guess of the generator's key.
+Not defended against: what floating-point numbers reveal beyond real ones, and a guess of the generator's key. Models
+of one grid of strengths share their key, that is first weights, samples and normals: epsilon is that of publishing
+one of them, and of two the noise could be cancelled. Records hold the seed: they are for research, not for release.
 
 **Source**: arXiv 1607.00133 (the algorithm), 1906.03049 (the accountant). The clipped sums are in `per_example.py`.
 """

@@ -106,8 +106,8 @@ def _check(plan: steps.Plan, x_pool: Array, y_pool: Array, members: Array, own: 
         raise ValueError(f"members: rows {outside}, expected rows of the pool, 0..{len(x_pool) - 1}")
     model, recipe, defense = plan
     for name in ("batch_size", "max_epochs", "learning_rate"):
-        if not getattr(recipe, name) > 0:
-            raise ValueError(f"recipe: {name}={getattr(recipe, name)}, expected more than 0")
+        if not 0 < getattr(recipe, name) < np.inf:
+            raise ValueError(f"recipe: {name}={getattr(recipe, name)}, expected more than 0 and finite")
     if recipe.optimizer not in steps.OPTIMIZERS:
         raise ValueError(f"recipe: optimizer={recipe.optimizer!r}, expected one of {', '.join(steps.OPTIMIZERS)}")
     _check_labels(model, x_pool, np.asarray(y_pool)[members])
@@ -135,7 +135,7 @@ def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strengt
         rows, expected, count = mechanism[:3]
         told = f"rows={rows}, expected={expected}, steps={count}"
         raise ValueError(f"privacy: {told}, expected rows={taken[0]}, expected={taken[1]}, steps={taken[2]} as trained")
-    privacy.batch_size(mechanism)  # refuses a rate or a delta that makes no sense
+    privacy.check(mechanism)
     model, params = plan.model, plan.model.init(jax.random.key(0), x_pool[:1])
     pairs = (jnp.stack([x_pool[0], x]) for x in (x_pool[0], 1 - x_pool[0]))
     one, other = (model.apply(params, pair, jax.random.key(0))[0] for pair in pairs)
@@ -179,6 +179,8 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     members, plan = np.asarray(members), _plan(model, recipe, defense)
     reference = np.zeros((len(members), 0), np.int32) if reference is None else np.asarray(reference)
     _check(plan, x_pool, y_pool, members, steps.Own(members, reference, defense.strength))
+    if defense.mechanism is not None and strengths is not None:
+        privacy.check(defense.mechanism(strengths))
     G = 1 if strengths is None else len(jax.tree.leaves(strengths)[0])
     num_models, K = G * len(members), len(members)
     wanted = default_models_at_once(model, x_pool, num_models)

@@ -279,8 +279,9 @@ def test_layers_that_stand_still_keep_every_bit_and_the_last_one_does_not(a_chec
     assert np.abs(params["Dense_1"]["kernel"][0] - a_checkpoint["Dense_1"]["kernel"]).max() > 0.01
 
 
-def test_full_transfer_moves_all_layers(a_checkpoint):
-    params, _ = trained("transfer_full")
+@pytest.mark.parametrize("text", ["transfer_full", "transfer_full+dp_sgd:8"])
+def test_full_transfer_moves_all_layers(a_checkpoint, text):
+    params, _ = trained(text)
     for layer in ("Dense_0", "Dense_1"):
         assert np.abs(params[layer]["kernel"][0] - a_checkpoint[layer]["kernel"]).max() > 1e-3
 
@@ -297,6 +298,17 @@ def test_a_checkpoint_of_another_shape_is_refused(model, message):
     task = TASK._replace(model=models.build(model, (8, 8, 1), 10), checkpoint=path)
     with pytest.raises(ValueError, match=message):
         defenses.build("transfer_full", task)
+
+
+def test_a_checkpoint_of_a_deeper_network_and_one_with_nan_are_refused(tmp_path, a_checkpoint):
+    deep, lost = str(tmp_path / "deep.npz"), str(tmp_path / "nan.npz")
+    pretrained.save(tmp_path / "deep.npz", models.build("mlp:16,8,4", (8, 8, 1), 10).init(
+        jax.random.key(0), jnp.zeros((1, 8, 8, 1))), "other")  # fmt: skip
+    with pytest.raises(ValueError, match="Dense_2/bias has shape .*, expected no such layer in mlp:16"):
+        defenses.build("transfer_full", TASK._replace(checkpoint=deep))
+    pretrained.save(tmp_path / "nan.npz", jax.tree.map(lambda leaf: leaf * jnp.nan, a_checkpoint), "other")
+    with pytest.raises(ValueError, match="NaN or infinite, expected finite ones"):
+        defenses.build("transfer_full", TASK._replace(checkpoint=lost))
 
 
 def test_a_checkpoint_of_the_very_data_is_refused():
@@ -334,6 +346,40 @@ def test_a_training_that_epsilon_was_not_computed_for_is_refused(change, named):
         training.train_ensemble(
             jax.random.key(0), MLP, Recipe(), digits.x, digits.y, np.arange(50)[None], defense=other
         )
+
+
+def of_numbers(clip, noise, recipe=Recipe(50, 0.5, 5, patience=None, optimizer="sgd")):
+    """A private training on all 50 rows in every step."""
+    return defenses.of_mechanism(defenses.mechanism_for(50, recipe, clip=clip, noise=noise), recipe)
+
+
+def test_private_training_without_clip_and_noise_is_plain_training():
+    digits, recipe = data.load("digits"), Recipe(50, 0.5, 5, patience=None, optimizer="sgd")
+    rows = (jax.random.key(0), MLP, recipe, digits.x, digits.y, np.arange(50)[None])
+    plain, _ = training.train_ensemble(*rows)
+    private, _ = training.train_ensemble(*rows, defense=of_numbers(np.inf, 0.0))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(private), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a)
+
+
+def test_clips_and_noises_of_a_grid_are_those_trained_alone():
+    digits, grid = data.load("digits"), {"clip": np.float32([0.1, 1.0]), "noise": np.float32([0.5, 2.0])}
+    rows = (jax.random.key(0), MLP, Recipe(), digits.x, digits.y, np.arange(50)[None])
+    together, _ = training.train_ensemble(*rows, defense=of_numbers(1.0, 1.0), strengths=grid)
+    for g, (clip, noise) in enumerate(zip(grid["clip"], grid["noise"], strict=True)):
+        alone, _ = training.train_ensemble(*rows, defense=of_numbers(float(clip), float(noise)))
+        jax.tree.map(lambda a, b, g=g: np.testing.assert_allclose(a[g], b, atol=1e-5), together, alone)
+
+
+@pytest.mark.parametrize("name, value", [("clip", -1.0), ("clip", 0.0), ("noise", -1.0), ("noise", np.nan)])
+def test_a_clip_or_noise_that_makes_no_sense_is_refused_wherever_it_comes_from(name, value):
+    digits, numbers = data.load("digits"), {"clip": 1.0, "noise": 1.0}
+    rows = (jax.random.key(0), MLP, Recipe(), digits.x, digits.y, np.arange(50)[None])
+    with pytest.raises(ValueError, match=f"{name}=.*expected"):
+        training.train_ensemble(*rows, defense=of_numbers(**numbers | {name: value}))
+    grid = {k: np.float32([v, value if k == name else v]) for k, v in numbers.items()}
+    with pytest.raises(ValueError, match=f"{name}=.*expected"):
+        training.train_ensemble(*rows, defense=of_numbers(**numbers), strengths=grid)
 
 
 def test_a_model_whose_rows_see_each_other_is_refused_under_privacy():
@@ -473,10 +519,10 @@ def test_two_defenses_are_both_there():
     [
         ("l1:1+l2:1", "l1:1+l2:1: both take the place 'penalty'"),
         ("memguard+ldl:0.1", "both take the place 'output'"),
-        ("dp_sgd:8+dp_adam:8", "both take the place 'recipe'"),
+        ("dp_sgd:8+dp_adam:8", "opponent lets rows see each other"),
         ("dp_sgd:8+augmentation:1", "expand lets rows see each other"),
         ("dp_sgd:8+dropout:0.5", "model lets rows see each other"),
-        ("adversarial:1+dp_adam:8", "both take the place 'recipe'"),
+        ("adversarial:1+dp_adam:8", "opponent lets rows see each other"),
         ("adversarial:1+augmentation:1", "the attack network would tell augmented images"),
         ("none+prayer", "unknown defense 'prayer'"),
         ("l2:1+", "unknown defense ''"),

@@ -233,6 +233,11 @@ def guarded(runs):
     return small(defense="memguard", attacks=tuple(SIX))
 
 
+def test_a_defense_that_answers_at_random_needs_no_further_leave():
+    record, _ = small(defense="ldl_fresh:0.5", attacks=("gap",))
+    assert max(record["models"]["flip_rate"]["values"]) > 0 and record["config"]["allow_random_target"]
+
+
 @pytest.mark.parametrize("name", LABEL_ONLY)
 def test_memguard_leaves_every_label_only_score_identical_to_the_bit(runs, guarded, name):
     *_, (plain, undefended) = runs
@@ -370,6 +375,15 @@ BAD = {  # arguments -> what the line must hold
     "a positional argument": (["smoke"], ["'smoke'", "--name=value"]),
     "negative strength": (["--defense=l2:-1"], ["'l2:-1'", ">= 0"]),
     "strength no number": (["--defense=l2:x"], ["'l2:x'", "number"]),
+    "more classes than numbers": (["--defense=top_k:1e300"], ["top_k:1e+300", "1..1048576"]),
+    "a dropout that float32 makes 1": (["--defense=dropout:0.999999999"], ["dropout:0.999999999", "[0, 1)"]),
+    "a clip below 0": (["--clip=-1"], ["clip=-1", "more than 0"]),
+    "a delta above 1": (["--delta=5"], ["delta=5", "less than 1"]),
+    "an infinite rate": (["--private_rate=inf"], ["private_rate=inf", "less than inf"]),
+    "a checkpoint nobody begins from": (
+        ["--checkpoint=net.npz"],
+        ["checkpoint=net.npz", "none begins from no network"],
+    ),
     "strength of none": (["--defense=none:3"], ["'none:3'", "no strength"]),
     "an mlp without width": (["--model=mlp:0"], ["at least 1"]),
     "a cnn on 8x8 images": (["--model=cnn"], ["8x8"]),

@@ -1,4 +1,4 @@
-"""One attack less another on the points they share."""
+"""What attacks are worth on points, and one less another on the points they share."""
 
 import numpy as np
 import pytest
@@ -25,6 +25,16 @@ def test_of_unlike_sizes_only_the_common_points_are_compared_in_any_order():
     assert (turned["mean"], turned["low"], turned["high"]) == pytest.approx(
         (-found["mean"], -found["high"], -found["low"])
     )
+
+
+def test_an_accuracy_over_points_is_balanced_and_has_the_interval_of_both_sides():
+    rng, members = np.random.default_rng(0), np.arange(300) < 100
+    right = rng.random(300) < np.where(members, 0.9, 0.6)
+    found = paired.accuracies({"a": paired.Hits([np.arange(300)], [members], [right])})["a"]
+    sides = [right[members], right[~members]]
+    assert found["mean"] == pytest.approx(np.mean([side.mean() for side in sides])) and found["points"] == 300
+    deviation = np.sqrt(sum(side.var(ddof=1) / len(side) for side in sides)) / 2
+    assert found["high"] - found["mean"] == pytest.approx(1.959964 * deviation, rel=1e-5)
 
 
 def test_trials_count_alike_and_only_those_both_were_put_to():

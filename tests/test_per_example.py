@@ -239,14 +239,21 @@ def test_layers_that_stand_still_are_passed_over_by_both_ways():
 def test_a_model_that_book_keeping_cannot_take_falls_back_to_the_reference(name, shape, known):
     model, batch = models.build(name, shape, 4), a_batch(shape, size=3)
     params = jax.eval_shape(model.init, KEY, batch[0])
-    assert per_example.is_book_kept(model, params, batch[0]) == known
+    assert (per_example.obstacle(model, params, batch[0]) is None) == known
     assert (per_example.way(model, params, batch[0]) is per_example.book_kept_sum) == known
+
+
+def test_what_stands_in_the_way_of_book_keeping_is_named():
+    model, x = models.build("wide_resnet:10,1", (8, 8, 1), 4), jnp.zeros((1, 8, 8, 1))
+    assert "GroupNorm_0/scale" in per_example.obstacle(model, jax.eval_shape(model.init, KEY, x), x)
+    other = model._replace(apply=lambda params, x, key=None: x.reshape(len(x), -1) @ params[0])
+    assert per_example.obstacle(other, (jnp.zeros((64, 4)),), x).startswith("parameters in a tuple, expected")
 
 
 def test_the_fallback_takes_the_losses_of_a_batch_and_gives_the_sum_of_the_reference(monkeypatch):
     batch = a_batch((9,), size=3)
     params = start(MLP, batch)
-    monkeypatch.setattr(per_example, "is_book_kept", lambda *_: False)
+    monkeypatch.setattr(per_example, "obstacle", lambda *_: "a test")
     found = per_example.way(MLP, params, batch[0])(losses_of(MLP), params, batch, jnp.ones(3), 0.1)
     assert_close(found.total, reference(MLP)(params, batch, jnp.ones(3), 0.1).total, 1e-5)
 
