@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from absl import app, flags
 
-from experiments import common, verdicts
+from experiments import common, verdicts, verdicts_on_defenses
 
 
 class Source(NamedTuple):
@@ -67,6 +67,7 @@ _ALIKE, _GUARDED = "boundary is at most 1 pp below confidence", "MemGuard change
 _BEST = "combined is above every other label-only attack"
 CLAIMS = {
     "1 CIFAR-10": Claim(f"{_ALIKE}, n = 2,500", FIG2, verdicts.at_least("boundary", "confidence", 1)),
+    "1 sizes": Claim(f"{_ALIKE}, at every n", FIG1, verdicts.boundary_is_like_confidence_everywhere),
     "1 MNIST": Claim(_ALIKE, MNIST, verdicts.at_least("boundary", "confidence", 1)),
     "1 CIFAR-100": Claim(_ALIKE, CIFAR100, verdicts.at_least("boundary", "confidence", 1)),
     "2": Claim("augmentation lies between gap and confidence", FIG2, verdicts.between),
@@ -88,14 +89,23 @@ CLAIMS = {
     "5 Texas, gap": Claim("noise is not below gap", TEXAS, verdicts.at_least("noise", "gap", 0)),
     "6": Claim(f"{_GUARDED} score; confidence, not adaptive, 50.0", LOCATION, verdicts.memguard),
     "6 MNIST": Claim(f"{_GUARDED} score; confidence, not adaptive, 50.0", MNIST, verdicts.memguard),
+    "6 Adult": Claim(f"{_GUARDED} score; confidence, not adaptive, 50.0", ADULT, verdicts.memguard),
     "6 adaptive": Claim("adaptive confidence under MemGuard is the gap attack", LOCATION, verdicts.memguard_adaptive),
+    "6 MNIST, adaptive": Claim(
+        "adaptive confidence under MemGuard is the gap attack", MNIST, verdicts.memguard_adaptive
+    ),
+    "6 Adult, adaptive": Claim(
+        "adaptive confidence under MemGuard is the gap attack", ADULT, verdicts.memguard_adaptive
+    ),
     "6 defenses": Claim(
-        f"{_GUARDED} attack; confidence, not adaptive, 50.0", DIGITS_DEFENDED, verdicts.memguard_among_defenses
+        f"{_GUARDED} attack; confidence, not adaptive, 50.0",
+        DIGITS_DEFENDED,
+        verdicts_on_defenses.memguard_among_defenses,
     ),
     "7": Claim(
         "adversarial regularisation of 2 hides confidences, not labels; 3 costs a third of the test accuracy",
         FIGS9,
-        verdicts.confidences_hidden_labels_not,
+        verdicts_on_defenses.confidences_hidden_labels_not,
     ),
     "8 rotation": Claim(
         "rotation by 1 to 8 degrees beats gap", FIG2, verdicts.beats_gap_where("rotation", range(1, 9))
@@ -112,13 +122,19 @@ CLAIMS = {
         "translation by 3 to 5 is within 1 pp of gap", FIG2, verdicts.gap_is_left_where("translation", range(3, 6))
     ),
     "9": Claim("fewer than 100 queries beat gap by 4 pp", FIG2, verdicts.cheap_queries_beat_gap),
+    "9 early": Claim("below 300 queries noise is above boundary", FIG2, verdicts.noise_is_best_early),
     "9 at the end": Claim(
         "boundary ends above noise and within 1 pp of white-box", FIG2, verdicts.boundary_is_best_at_the_end
     ),
     "10": Claim(
-        "training on translations raises test accuracy and the translation attack, and lowers gap",
+        "training on translations raises test accuracy, lowers gap, and raises the translation attack at every step",
         FIG3,
         verdicts.training_on_shifts_helps_the_translation_attack,
+    ),
+    "10 beyond": Claim(
+        "trained on shifts by 5, translation tells more than confidence does without such training",
+        FIG3,
+        verdicts.translation_beats_what_confidence_had,
     ),
     "10 far": Claim(
         "with training on shifts by 3 and 5 translation beats confidence and boundary",
@@ -133,33 +149,46 @@ CLAIMS = {
     "12": Claim(
         "fine-tuning the last layer leaves about gap to all attacks; full fine-tuning tests better, leaks more",
         FIGS10,
-        verdicts.last_layer_leaves_the_gap,
+        verdicts_on_defenses.last_layer_leaves_the_gap,
     ),
     "13": Claim(
         "L2 of at least 1 and DP keep every attack at or below 58 %, most others not even gap below 60 %",
         DEFENSES,
-        verdicts.only_l2_and_privacy,
+        verdicts_on_defenses.only_l2_and_privacy,
     ),
     "14": Claim(
         "transfer with DP has the best test accuracy of all that keep every attack at or below 55 %",
         ALL_DEFENSES,
-        verdicts.transfer_with_privacy_trades_best,
+        verdicts_on_defenses.transfer_with_privacy_trades_best,
+    ),
+    "14 alone": Claim(
+        "without transfer a dropout has the best test accuracy of all that take 5 pp from the strongest attack",
+        ALL_DEFENSES,
+        verdicts_on_defenses.dropout_is_best_without_transfer,
+    ),
+    "14 epsilon": Claim(
+        "DP without transfer comes within 5 pp of the undefended test accuracy only with epsilon above 100",
+        ALL_DEFENSES,
+        verdicts_on_defenses.useful_privacy_is_large,
     ),
     "15": Claim(
         "outliers are told better under dropout, not under DP and strong L2",
         FIGS11,
-        verdicts.outliers_told_under_dropout,
+        verdicts_on_defenses.outliers_told_under_dropout,
     ),
     "16": Claim("the number of shadow models does not matter (by 1.5 pp)", FIGS7, verdicts.shadow_models_do_not_matter),
+    "ours, Location": Claim(
+        "gap is 72 +- 2, confidence 92 +- 2, noise at least 88", LOCATION, verdicts.location_is_reproduced
+    ),
     "ours, privacy": Claim(
         "on digits DP at epsilon 8 keeps every attack at or below 58 % with test accuracy of at least 40 %",
         DIGITS_DEFENDED,
-        verdicts.private_and_useful,
+        verdicts_on_defenses.private_and_useful,
     ),
     "ours, epsilon": Claim(
         "what labels prove of epsilon (95 % each) is below what the accountant proves",
         AUDITED,
-        verdicts.lower_below_upper,
+        verdicts_on_defenses.lower_below_upper,
     ),
 }
 

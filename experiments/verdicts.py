@@ -6,8 +6,6 @@ A KeyError says that a record lacks the points a claim is about.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments.fig5_6_defenses import strongest
-
 
 def mean(record: dict, name: str) -> float:
     """Accuracy of an attack in per cent, mean over targets."""
@@ -30,9 +28,9 @@ class Less(NamedTuple):
         return f"{self.mean:+.1f} pp [{self.low:+.1f}, {self.high:+.1f}]"
 
 
-def less(record: dict, a: str, b: str) -> Less:
-    """Attack a less attack b."""
-    found = record["differences"]
+def less(record: dict, a: str, b: str, place: str = "differences") -> Less:
+    """Attack a less attack b, when their queries are spent or at another place of the record."""
+    found = record[place]
     if f"{a} - {b}" in found:
         return Less(*(100 * found[f"{a} - {b}"][name] for name in Less._fields))
     reverse = found[f"{b} - {a}"]
@@ -47,6 +45,18 @@ def at_least(a: str, b: str, slack: float) -> Callable[[dict], tuple[bool, str]]
         return found.mean >= -slack, f"{a} less {b} {found}"
 
     return decide
+
+
+def boundary_is_like_confidence_everywhere(record: dict) -> tuple[bool, str]:
+    found = {n: less(entry, "boundary", "confidence") for n, entry in record["sizes"].items()}
+    told = ", ".join(f"n = {n}: {one}" for n, one in found.items())
+    return all(one.mean >= -1 for one in found.values()), f"boundary less confidence, {told}"
+
+
+def location_is_reproduced(record: dict) -> tuple[bool, str]:
+    gap, confidence, noise = (mean(record, name) for name in ("gap", "confidence", "noise"))
+    told = f"gap {gap:.1f}, confidence {confidence:.1f}, noise {noise:.1f}"
+    return abs(gap - 72) <= 2 and abs(confidence - 92) <= 2 and noise >= 88, told
 
 
 def between(record: dict) -> tuple[bool, str]:
@@ -113,6 +123,13 @@ def cheap_queries_beat_gap(record: dict) -> tuple[bool, str]:
     return value >= gap + 4, f"gap {gap:.1f}, noise {value:.1f} with {queries:.0f} queries"
 
 
+def noise_is_best_early(record: dict) -> tuple[bool, str]:
+    found = less(record, "noise", "boundary", "early_differences")
+    spent = {name: [e["queries"]["mean"] for e in record["curves"][name] if e["queries"]["mean"] < 300][-1]
+             for name in ("noise", "boundary")}  # fmt: skip
+    return found.mean > 0, f"noise ({spent['noise']:.0f} queries) less boundary ({spent['boundary']:.0f}) {found}"
+
+
 def boundary_is_best_at_the_end(record: dict) -> tuple[bool, str]:
     noise, white = less(record, "boundary", "noise"), less(record, "boundary", "white_box")
     spent = {name: record["curves"][name][-1]["queries"]["mean"] for name in ("boundary", "noise")}
@@ -135,15 +152,19 @@ def weaken(record: dict) -> tuple[bool, str]:
 
 
 def training_on_shifts_helps_the_translation_attack(record: dict) -> tuple[bool, str]:
-    found = {int(d): entry for d, entry in record["distances"].items()}
+    found = {int(d): entry for d, entry in sorted(record["distances"].items())}
     first, last = found[0], found[5]
-    test, gap, shifted = (
-        (value(first), value(last))
-        for value in (test_of, lambda entry: mean(entry, "gap"), lambda entry: mean(entry, "translation"))
-    )
-    told = (f"{name} {a:.1f} to {b:.1f}" for name, (a, b) in
-            (("test accuracy", test), ("gap", gap), ("translation", shifted)))  # fmt: skip
-    return test[1] > test[0] and gap[1] < gap[0] and shifted[1] > shifted[0], f"d = 0 to 5: {', '.join(told)}"
+    test, gap = ((value(first), value(last)) for value in (test_of, lambda entry: mean(entry, "gap")))
+    rising = [mean(entry, "translation") for entry in found.values()]
+    told = [f"{name} {a:.1f} to {b:.1f}" for name, (a, b) in (("test accuracy", test), ("gap", gap))]
+    told += [f"translation {', '.join(f'{value:.1f}' for value in rising)}"]
+    rises = all(a < b for a, b in zip(rising, rising[1:], strict=False))
+    return test[1] > test[0] and gap[1] < gap[0] and rises, f"d = {', '.join(map(str, found))}: {', '.join(told)}"
+
+
+def translation_beats_what_confidence_had(record: dict) -> tuple[bool, str]:
+    shifted, plain = mean(record["distances"]["5"], "translation"), mean(record["distances"]["0"], "confidence")
+    return shifted > plain, f"translation {shifted:.1f} with d = 5, confidence {plain:.1f} with d = 0"
 
 
 def translation_is_best_on_augmented(record: dict) -> tuple[bool, str]:
@@ -160,29 +181,6 @@ def shadow_models_do_not_matter(record: dict) -> tuple[bool, str]:
     return all(max(values) - min(values) <= 1.5 for values in found.values()), said
 
 
-def memguard_among_defenses(record: dict) -> tuple[bool, str]:
-    plain, guarded = record["defenses"]["none"], record["defenses"]["memguard:0.001"]
-    names = [name for name, entry in plain["attacks"].items() if entry.get("access") == "label"]
-    same = {name: plain["attacks"][name]["balanced_accuracy"] == guarded["attacks"][name]["balanced_accuracy"]
-            for name in names}  # fmt: skip
-    blind = 100 * guarded["not_adaptive"]["confidence_threshold"]["balanced_accuracy"]["mean"]
-    adaptive, gap = (100 * guarded["attacks"][name]["balanced_accuracy"]["mean"] for name in ("confidence", "gap"))
-    told = f"confidence not adaptive {blind:.4f}, adaptive {adaptive:.1f}, gap {gap:.1f}"
-    return all(same.values()) and blind == 50 and abs(adaptive - gap) <= 1, f"label-only equal: {same}, {told}"
-
-
-def confidences_hidden_labels_not(record: dict) -> tuple[bool, str]:
-    whole = test_of(record["undefended"])
-    found = {float(at): (mean(entry, "confidence"), less(entry, "boundary", "gap"), test_of(entry))
-             for at, entry in record["strengths"].items()}  # fmt: skip
-    strong = {at: values for at, values in found.items() if at >= 2}
-    hidden = any(abs(confidence - 50) <= 3 for confidence, _, _ in strong.values())
-    near = all(-0.5 <= above.mean <= 3 for _, above, _ in strong.values())
-    ruined = all(test <= 0.7 * whole for at, (_, _, test) in found.items() if at >= 3)
-    told = (f"{at:g}: confidence {c:.1f}, boundary less gap {d}, test {t:.1f}" for at, (c, d, t) in found.items())
-    return hidden and near and ruined, f"{'; '.join(told)}; undefended test {whole:.1f}"
-
-
 def augmentation_matches_confidence(record: dict) -> tuple[bool, str]:
     def beside(regime: str) -> dict[str, float]:
         sizes = record["regimes"][regime].items()
@@ -193,71 +191,3 @@ def augmentation_matches_confidence(record: dict) -> tuple[bool, str]:
             for regime, found in (("with", trained), ("without", plain))]  # fmt: skip
     matches = min(trained.values()) >= -1.5 and max(plain.values()) < -5
     return matches, f"augmentation less confidence, {'; '.join(told)}"
-
-
-def last_layer_leaves_the_gap(record: dict) -> tuple[bool, str]:
-    last, full = (record["ways"][way] for way in ("transfer_last", "transfer_full"))
-    large = [n for n in last if int(n) >= 1000]
-    if not large:
-        raise KeyError("n of at least 1,000")
-    left = {n: [less(last[n], name, "gap") for name in ("boundary", "confidence")] for n in large}
-    near = all(abs(one.mean) <= 1 for found in left.values() for one in found)
-    better = all(test_of(full[n]) > test_of(last[n]) for n in large)
-    more = all(mean(full[n], "boundary") > mean(last[n], "boundary") for n in large)
-    told = (f"n = {n}: last layer, boundary less gap {left[n][0]}, confidence less gap {left[n][1]}; test "
-            f"{test_of(last[n]):.1f}, full {test_of(full[n]):.1f}; boundary {mean(last[n], 'boundary'):.1f}, full "
-            f"{mean(full[n], 'boundary'):.1f}" for n in large)  # fmt: skip
-    return near and better and more, "; ".join(told)
-
-
-def only_l2_and_privacy(record: dict) -> tuple[bool, str]:
-    def is_strong(text: str) -> bool:
-        name, _, strength = text.partition(":")
-        return "dp_" in text or (name == "l2" and float(strength) >= 1)
-
-    low = {text: strongest(entry) for text, entry in record["defenses"].items() if is_strong(text)}
-    if not any("dp_" in text for text in low) or not any(text.startswith("l2:") for text in low):
-        raise KeyError("L2 of at least 1 and DP")
-    rest = {text: mean(entry, "gap") for text, entry in record["defenses"].items()
-            if text not in low and not text.startswith("adversarial")}  # fmt: skip
-    most = sum(value >= 60 for value in rest.values()) > len(rest) / 2
-    told = (", ".join(f"{text} {value:.1f}" for text, value in found.items()) for found in (low, rest))
-    return all(value <= 58 for value in low.values()) and most, "strongest attack {}; gap of the others {}".format(
-        *told
-    )
-
-
-def transfer_with_privacy_trades_best(record: dict) -> tuple[bool, str]:
-    if not any("transfer" in text and "dp_" in text for text in record["defenses"]):
-        raise KeyError("transfer with DP")
-    best = record["best"]["55"]
-    if best is None:
-        return False, "no defense keeps every attack at or below 55 %"
-    told = f"{best['defense']} with test accuracy {best['test_accuracy']:.1f}"
-    return "transfer" in best["defense"] and "dp_" in best["defense"], told
-
-
-def private_and_useful(record: dict) -> tuple[bool, str]:
-    entry = record["defenses"]["dp_sgd:8"]
-    test = 100 * entry["models"]["test_accuracy"]["mean"]
-    return strongest(entry) <= 58 and test >= 40, f"strongest attack {strongest(entry):.1f}, test accuracy {test:.1f}"
-
-
-def outliers_told_under_dropout(record: dict) -> tuple[bool, str]:
-    silent = [text for text, entry in record["defenses"].items() if entry["improvement"] is None]
-    if silent:
-        raise KeyError(f"anybody called a member under {silent[0]}")
-    found = {text: 100 * entry["improvement"]["mean"] for text, entry in record["defenses"].items()}
-    dropped = [value for text, value in found.items() if text.startswith("dropout")]
-    private = [value for text, value in found.items() if text.startswith(("dp_", "l2"))]
-    called = {text: [trial["outliers"]["called"] for trial in entry["trials"]]
-              for text, entry in record["defenses"].items()}  # fmt: skip
-    told = ", ".join(f"{text} {value:+.1f} pp ({sum(called[text])} called)" for text, value in found.items())
-    return min(dropped) > max(private) and all(abs(value) <= 2 for value in private), told
-
-
-def lower_below_upper(record: dict) -> tuple[bool, str]:
-    pairs = [(level["noise"], float(level["epsilon"]), max(a["epsilon"] for a in level["attacks"].values()))
-             for level in record["levels"]]  # fmt: skip
-    told = ", ".join(f"noise {noise:g}: {low:.2f} of {high:.2f}" for noise, high, low in pairs)
-    return all(low <= high for _, high, low in pairs), told

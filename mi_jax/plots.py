@@ -117,7 +117,7 @@ def lines(axes, parts: dict[float, dict[str, dict]], names: list[str], paper: di
 
 def beside_paper(title: str, rows: dict[str, dict]) -> Figure:
     """Accuracy of each attack with its interval over targets, and the paper's value where a row has one."""
-    figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.42 * len(rows)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 1.1 + 0.42 * len(rows)), layout="constrained")
     for at, row in enumerate(rows.values()):
         entry, values = interval_of(row), row["balanced_accuracy"]["values"]
         axes.plot(100 * np.array(values), [at] * len(values), "|", color=COLOURS[0], alpha=0.6)
@@ -129,9 +129,11 @@ def beside_paper(title: str, rows: dict[str, dict]) -> Figure:
     axes.plot([], [], "o", color=COLOURS[0], label="here")
     axes.plot([], [], "x", color=COLOURS[1], label="paper")
     axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axvline(50, color="0.6", lw=1, ls=":")
-    axes.set(xlabel="attack accuracy (%); bars: 95 % interval over targets, over points of a single one", title=title)
+    axes.set(
+        xlabel="attack accuracy (%)\nbars: 95 % interval over targets, or over points of a single one", title=title
+    )
     axes.legend(fontsize=8)
     return figure
 

@@ -38,9 +38,23 @@ RECORDS = {  # in which everything holds
                      "boundary - confidence": pair(0.008), "combined - boundary": pair(0.01),
                      "noise - boundary": pair(-0.01), "combined - noise": pair(0.02), "white_box - combined": pair(0.3),
                      "white_box - boundary": pair(0.005)},
+        early_differences={"noise - boundary": pair(0.01)},
     ),
+    "FIG1": cifar(
+        sizes={n: {"attacks": {name: entry(value) for name in ("gap", "boundary")},
+                   "differences": {"boundary - confidence": pair(-0.005)}}
+               for n, value in (("100", 0.8), ("500", 0.9), ("2500", 0.8))},
+    ),
+    "LOCATION": {
+        "config": {"dataset": "location30", "n_train": 1200},
+        "attacks": {name: entry(value) for name, value in (("gap", 0.73), ("confidence", 0.935), ("noise", 0.9))},
+        "differences": {"noise - confidence": pair(-0.035), "noise - gap": pair(0.17)},
+        "memguard": {"label_only_identical_to_the_bit": {"gap": True},
+                     "attacks": {"confidence, not adaptive": entry(0.5), "confidence, adaptive": entry(0.73)}},
+    },
     "FIG3": cifar(
-        distances={d: reaching(test, attacks={"gap": entry(gap), "translation": entry(value)},
+        distances={d: reaching(test, attacks={"gap": entry(gap), "translation": entry(value),
+                                              "confidence": entry(0.83)},
                              differences={"translation - confidence": pair(0.02), "translation - boundary": pair(0.01)})
                    for d, test, gap, value in (("0", 0.4, 0.8, 0.8), ("3", 0.5, 0.7, 0.82), ("5", 0.6, 0.6, 0.85))},
     ),
@@ -77,14 +91,17 @@ RECORDS = {  # in which everything holds
                   (("none", 0.82), ("dropout:0.8", 0.74), ("l2:0.1", 0.76), ("l2:1", 0.55), ("dp_adam:110", 0.54))},
     ),
     "ALL_DEFENSES": cifar(
-        defenses={"transfer_full+dp_adam:110": {}},
+        defenses={text: reaching(test, attacks={"boundary": entry(value)}, not_adaptive={})
+                  for text, test, value in (("none", 0.5, 0.82), ("dropout:0.8", 0.55, 0.74), ("l2:1", 0.49, 0.55),
+                                            ("dp_adam:50", 0.3, 0.55), ("dp_adam:250", 0.47, 0.57),
+                                            ("transfer_full+dp_adam:110", 0.57, 0.55))},
         best={"55": {"defense": "transfer_full+dp_adam:110", "test_accuracy": 57.0}},
     ),
     "DIGITS_DEFENDED": {
         "config": {"dataset": "digits", "n_train": 100},
         "defenses": {text: reaching(0.7, attacks={"gap": entry(value) | {"access": "label"}, "label_only": entry(value),
                                                 "confidence": entry(value)},
-                                  not_adaptive={"confidence": entry(blind), "label_only": entry(value)})
+                                  not_adaptive={"confidence_threshold": entry(blind), "label_only": entry(value)})
                      for text, value, blind in (("none", 0.6, 0.6), ("memguard:0.001", 0.6, 0.5),
                                                 ("dp_sgd:8", 0.52, 0.5))},
     },
@@ -122,6 +139,11 @@ def test_claims_that_their_records_bear_out_hold(tmp_path):
 CHANGES = [  # claim, record, where in it, what stands there instead
     ("1 CIFAR-10", "FIG2", "differences/boundary - confidence", pair(-0.02)),
     ("1 MNIST", "MNIST", "differences/boundary - confidence", pair(-0.02)),
+    ("1 sizes", "FIG1", "sizes/500/differences/boundary - confidence", pair(-0.02)),
+    ("4 sizes", "FIG1", "sizes/2500/attacks/gap", entry(0.91)),
+    ("5 Location", "LOCATION", "differences/noise - confidence", pair(-0.05)),
+    ("6 adaptive", "LOCATION", "memguard/attacks/confidence, adaptive", entry(0.75)),
+    ("ours, Location", "LOCATION", "attacks/confidence", entry(0.95)),
     ("2", "FIG2", "differences/augmentation - gap", pair(-0.01)),
     ("2", "FIG2", "differences/confidence - augmentation", pair(-0.01)),
     ("3 CIFAR-10", "FIG2", "differences/combined - noise", pair(-0.01)),
@@ -134,9 +156,12 @@ CHANGES = [  # claim, record, where in it, what stands there instead
     ("8 beyond", "FIG2", "panels/rotation 12", entry(0.77)),
     ("8 farther", "FIG2", "panels/translation 3", entry(0.73)),
     ("9", "FIG2", "curves/noise/0/balanced_accuracy", {"mean": 0.78}),
+    ("9 early", "FIG2", "early_differences/noise - boundary", pair(-0.01)),
     ("9 at the end", "FIG2", "differences/white_box - boundary", pair(0.02)),
     ("9 at the end", "FIG2", "differences/noise - boundary", pair(0.01)),
     ("10", "FIG3", "distances/5/attacks/translation", entry(0.8)),
+    ("10", "FIG3", "distances/3/attacks/translation", entry(0.86)),
+    ("10 beyond", "FIG3", "distances/0/attacks/confidence", entry(0.86)),
     ("10", "FIG3", "distances/5/models/test_accuracy", {"mean": 0.3}),
     ("10", "FIG3", "distances/5/attacks/gap", entry(0.81)),
     ("10 far", "FIG3", "distances/3/differences/translation - boundary", pair(-0.01)),
@@ -145,6 +170,8 @@ CHANGES = [  # claim, record, where in it, what stands there instead
     ("12", "FIGS10", "ways/transfer_last/2500/differences/boundary - gap", pair(-0.2)),
     ("13", "DEFENSES", "defenses/dp_adam:110/attacks/label_only", entry(0.59)),
     ("14", "ALL_DEFENSES", "best/55/defense", "dropout:0.9"),
+    ("14 alone", "ALL_DEFENSES", "defenses/l2:1/models/test_accuracy", {"mean": 0.56}),
+    ("14 epsilon", "ALL_DEFENSES", "defenses/dp_adam:50/models/test_accuracy", {"mean": 0.46}),
     ("15", "FIGS11", "defenses/dp_adam:250/improvement", {"mean": 0.09}),
     ("ours, privacy", "DIGITS_DEFENDED", "defenses/dp_sgd:8/models/test_accuracy", {"mean": 0.39}),
     ("ours, epsilon", "AUDITED", "levels/1/attacks/label/epsilon", 8.1),

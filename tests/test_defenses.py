@@ -519,7 +519,7 @@ def test_two_defenses_are_both_there():
     [
         ("l1:1+l2:1", "l1:1+l2:1: both take the place 'penalty'"),
         ("memguard+ldl:0.1", "both take the place 'output'"),
-        ("dp_sgd:8+dp_adam:8", "opponent lets rows see each other"),
+        ("dp_sgd:8+dp_adam:8", "both take the place 'recipe'"),
         ("dp_sgd:8+augmentation:1", "expand lets rows see each other"),
         ("dp_sgd:8+dropout:0.5", "model lets rows see each other"),
         ("adversarial:1+dp_adam:8", "opponent lets rows see each other"),

@@ -1,0 +1,126 @@
+"""How a record decides a claim about defenses; `verdicts.py` has those about attacks.
+
+A KeyError says that a record lacks the points a claim is about.
+"""
+
+from experiments.fig5_6_defenses import strongest
+from experiments.verdicts import less, mean, test_of
+
+
+def memguard_among_defenses(record: dict) -> tuple[bool, str]:
+    plain, guarded = record["defenses"]["none"], record["defenses"]["memguard:0.001"]
+    names = [name for name, entry in plain["attacks"].items() if entry.get("access") == "label"]
+    same = {name: plain["attacks"][name]["balanced_accuracy"] == guarded["attacks"][name]["balanced_accuracy"]
+            for name in names}  # fmt: skip
+    blind = 100 * guarded["not_adaptive"]["confidence_threshold"]["balanced_accuracy"]["mean"]
+    adaptive, gap = (100 * guarded["attacks"][name]["balanced_accuracy"]["mean"] for name in ("confidence", "gap"))
+    told = f"confidence not adaptive {blind:.4f}, adaptive {adaptive:.1f}, gap {gap:.1f}"
+    return all(same.values()) and blind == 50 and abs(adaptive - gap) <= 1, f"label-only equal: {same}, {told}"
+
+
+def confidences_hidden_labels_not(record: dict) -> tuple[bool, str]:
+    whole = test_of(record["undefended"])
+    found = {float(at): (mean(entry, "confidence"), less(entry, "boundary", "gap"), test_of(entry))
+             for at, entry in record["strengths"].items()}  # fmt: skip
+    strong = {at: values for at, values in found.items() if at >= 2}
+    hidden = any(abs(confidence - 50) <= 3 for confidence, _, _ in strong.values())
+    near = all(-0.5 <= above.mean <= 3 for _, above, _ in strong.values())
+    ruined = all(test <= 0.7 * whole for at, (_, _, test) in found.items() if at >= 3)
+    told = (f"{at:g}: confidence {c:.1f}, boundary less gap {d}, test {t:.1f}" for at, (c, d, t) in found.items())
+    return hidden and near and ruined, f"{'; '.join(told)}; undefended test {whole:.1f}"
+
+
+def last_layer_leaves_the_gap(record: dict) -> tuple[bool, str]:
+    last, full = (record["ways"][way] for way in ("transfer_last", "transfer_full"))
+    large = [n for n in last if int(n) >= 1000]
+    if not large:
+        raise KeyError("n of at least 1,000")
+    left = {n: [less(last[n], name, "gap") for name in ("boundary", "confidence")] for n in large}
+    near = all(abs(one.mean) <= 1 for found in left.values() for one in found)
+    better = all(test_of(full[n]) > test_of(last[n]) for n in large)
+    more = all(mean(full[n], "boundary") > mean(last[n], "boundary") for n in large)
+    told = (f"n = {n}: last layer, boundary less gap {left[n][0]}, confidence less gap {left[n][1]}; test "
+            f"{test_of(last[n]):.1f}, full {test_of(full[n]):.1f}; boundary {mean(last[n], 'boundary'):.1f}, full "
+            f"{mean(full[n], 'boundary'):.1f}" for n in large)  # fmt: skip
+    return near and better and more, "; ".join(told)
+
+
+def only_l2_and_privacy(record: dict) -> tuple[bool, str]:
+    def is_strong(text: str) -> bool:
+        name, _, strength = text.partition(":")
+        return "dp_" in text or (name == "l2" and float(strength) >= 1)
+
+    low = {text: strongest(entry) for text, entry in record["defenses"].items() if is_strong(text)}
+    if not any("dp_" in text for text in low) or not any(text.startswith("l2:") for text in low):
+        raise KeyError("L2 of at least 1 and DP")
+    rest = {text: mean(entry, "gap") for text, entry in record["defenses"].items()
+            if text not in low and not text.startswith("adversarial")}  # fmt: skip
+    most = sum(value >= 60 for value in rest.values()) > len(rest) / 2
+    told = (", ".join(f"{text} {value:.1f}" for text, value in found.items()) for found in (low, rest))
+    return all(value <= 58 for value in low.values()) and most, "strongest attack {}; gap of the others {}".format(
+        *told
+    )
+
+
+def transfer_with_privacy_trades_best(record: dict) -> tuple[bool, str]:
+    if not any("transfer" in text and "dp_" in text for text in record["defenses"]):
+        raise KeyError("transfer with DP")
+    best = record["best"]["55"]
+    if best is None:
+        return False, "no defense keeps every attack at or below 55 %"
+    told = f"{best['defense']} with test accuracy {best['test_accuracy']:.1f}"
+    return "transfer" in best["defense"] and "dp_" in best["defense"], told
+
+
+def without_transfer(record: dict) -> dict[str, dict]:
+    """The defenses that begin from nothing, with the undefended models."""
+    found = {text: entry for text, entry in record["defenses"].items() if "transfer" not in text and "dip" not in text}
+    if not any(text.startswith("dropout") for text in found) or not any(text.startswith("dp_") for text in found):
+        raise KeyError("dropout and DP without transfer")
+    return found
+
+
+def dropout_is_best_without_transfer(record: dict) -> tuple[bool, str]:
+    found = without_transfer(record)
+    undefended = strongest(found["none"])
+    helps = {text: test_of(entry) for text, entry in found.items() if strongest(entry) <= undefended - 5}
+    best = max(helps, key=helps.get, default="none of them")
+    return best.startswith(
+        "dropout"
+    ), f"{best} with {helps.get(best, 0):.1f}; strongest attack undefended {undefended:.1f}"
+
+
+def useful_privacy_is_large(record: dict) -> tuple[bool, str]:
+    found = without_transfer(record)
+    least = test_of(found["none"]) - 5
+    useful = {
+        text: test_of(entry) for text, entry in found.items() if text.startswith("dp_") and test_of(entry) >= least
+    }
+    told = ", ".join(f"{text} {value:.1f}" for text, value in useful.items()) or "none"
+    return all(float(text.partition(":")[2]) > 100 for text in useful), f"with at least {least:.1f}: {told}"
+
+
+def private_and_useful(record: dict) -> tuple[bool, str]:
+    entry = record["defenses"]["dp_sgd:8"]
+    test = 100 * entry["models"]["test_accuracy"]["mean"]
+    return strongest(entry) <= 58 and test >= 40, f"strongest attack {strongest(entry):.1f}, test accuracy {test:.1f}"
+
+
+def outliers_told_under_dropout(record: dict) -> tuple[bool, str]:
+    silent = [text for text, entry in record["defenses"].items() if entry["improvement"] is None]
+    if silent:
+        raise KeyError(f"anybody called a member under {silent[0]}")
+    found = {text: 100 * entry["improvement"]["mean"] for text, entry in record["defenses"].items()}
+    dropped = [value for text, value in found.items() if text.startswith("dropout")]
+    private = [value for text, value in found.items() if text.startswith(("dp_", "l2"))]
+    called = {text: [trial["outliers"]["called"] for trial in entry["trials"]]
+              for text, entry in record["defenses"].items()}  # fmt: skip
+    told = ", ".join(f"{text} {value:+.1f} pp ({sum(called[text])} called)" for text, value in found.items())
+    return min(dropped) > max(private) and all(abs(value) <= 2 for value in private), told
+
+
+def lower_below_upper(record: dict) -> tuple[bool, str]:
+    pairs = [(level["noise"], float(level["epsilon"]), max(a["epsilon"] for a in level["attacks"].values()))
+             for level in record["levels"]]  # fmt: skip
+    told = ", ".join(f"noise {noise:g}: {low:.2f} of {high:.2f}" for noise, high, low in pairs)
+    return all(low <= high for _, high, low in pairs), told
