@@ -8,12 +8,13 @@ ARGS ?=
 # Tests of one file share compiled programs, so a file stays with one worker.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: help audit test test-all lint requirements clean benchmark-training benchmark-boundary benchmark-dp_sgd
+.PHONY: help audit test test-all lint requirements clean test-peers benchmark-training benchmark-boundary benchmark-dp_sgd
 
 help:
 	@echo "make audit [OUT=DIR] [ARGS=\"--dataset=... --attacks=...\"]   the main job; no arguments: digits, about two minutes"
 	@echo "make test                                                 the fast test suite"
 	@echo "make test-all                                             with the slow tests"
+	@echo "make test-peers                                           sums and bounds beside jax-privacy's"
 	@echo "make benchmark-training | benchmark-boundary | benchmark-dp_sgd   beside PyTorch; Foolbox and ART; Opacus"
 	@echo "make lint | requirements | clean"
 
@@ -46,6 +47,11 @@ $(BENCH)/.installed: experiments/benchmarks/requirements.txt
 	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+# Our sums of clipped gradients and our bound of epsilon beside jax-privacy's, which only that environment has.
+test-peers: $(VENV)/.installed $(BENCH)/.installed
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(BENCH)/bin/python -m pytest -k jax_privacy tests/test_per_example.py tests/test_metrics.py
 
 benchmark-training benchmark-boundary benchmark-dp_sgd: $(VENV)/.installed $(BENCH)/.installed
 	$(RUN) -m experiments.benchmarks.$(@:benchmark-%=%) --torch_python=$(BENCH)/bin/python \

@@ -11,6 +11,7 @@ A new data set is one file in `datasets/` and one line in `datasets/originals.py
 import argparse
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def digits(data_dir: str | None = None) -> Dataset:
 def from_original(name: str, original: Original) -> Loader:
     """Returns the loader of a data set that is made from files of the user."""
     wanted = " or ".join(map(listed, original.alternatives))
-    where = f"published by {original.upstream}; python -m mi_jax.data {name} --download fetches it"
+    where = f"published by {original.upstream}; python -m mi_jax.data {name} --data_dir=DIR --download fetches it"
     expected = f"expected the original there: {wanted} ({where})"
 
     def loader(data_dir: str | None) -> Dataset:
@@ -225,7 +226,12 @@ def prepare(name: str, original: Original, folder: Path, present: list[tuple[str
     entry = cache_folder() / f"{name}-{'-'.join(digest[:16] for digest in digests)}.npz"
 
     def cached() -> Dataset:
-        return from_arrays(name, **read_npz(entry), source=source)
+        arrays = read_npz(entry)
+        found, note = len(arrays["y"]), ""
+        if found != original.rows:
+            note = f"; {found} rows where the published set has {original.rows}"
+            print(f"{name}: {listed(present[0])}:{note[1:]}", file=sys.stderr)
+        return from_arrays(name, **arrays, source=source + note)
 
     with contextlib.suppress(ValueError):
         return cached()

@@ -534,6 +534,14 @@ def test_the_card_names_the_terms_of_every_original(put):
         assert fact in card
 
 
+def test_an_original_that_was_cut_between_two_rows_says_so_wherever_it_is_named(put, capsys):
+    folder = put({"dataset_purchase": csv(purchases())})
+    for _ in range(2):  # read, and from the cache
+        note = "12 rows where the published set has 197324"
+        assert note in data.load("purchase100", folder).source
+        assert capsys.readouterr().err == f"purchase100: dataset_purchase: {note}\n"
+
+
 # ---- the real originals ----
 
 

@@ -24,6 +24,7 @@ class Original(NamedTuple):
     read_rows: Callable[[Path, Files], Rows]  # (folder, one of the alternatives) -> rows
     shape: tuple[int | None, ...]  # of x: (H, W, C) or (F,); (None,): the original says how many columns there are
     num_classes: int
+    rows: int  # as published; a file that was cut between two lines has fewer, and only this number tells
     description: str  # the docstring of its module
     upstream: str  # who publishes it and where, for the message that says what to put where
     homepage: str

@@ -124,6 +124,7 @@ ORIGINAL = Original(
     read_rows=read_rows,
     shape=(COLUMNS,),
     num_classes=2,
+    rows=48_842,
     description=__doc__,
     upstream="the UCI Machine Learning Repository, archive.ics.uci.edu/dataset/2/adult",
     homepage="https://archive.ics.uci.edu/dataset/2/adult",

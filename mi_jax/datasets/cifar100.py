@@ -28,6 +28,7 @@ ORIGINAL = Original(
     read_rows=read_rows,
     shape=cifar.SHAPE,
     num_classes=CLASSES,
+    rows=60_000,
     description=__doc__,
     upstream="A. Krizhevsky, University of Toronto, www.cs.toronto.edu/~kriz/cifar.html",
     homepage="https://www.cs.toronto.edu/~kriz/cifar.html",

@@ -18,6 +18,7 @@ ORIGINAL = Original(
     read_rows=read_rows,
     shape=(PLACES,),
     num_classes=CLASSES,
+    rows=5_010,
     description=__doc__,
     upstream="privacytrustlab/datasets on GitHub",
     homepage="https://github.com/privacytrustlab/datasets",

@@ -71,6 +71,7 @@ ORIGINAL = Original(
     read_rows=read_rows,
     shape=(SIDE, SIDE, 1),
     num_classes=CLASSES,
+    rows=70_000,
     description=__doc__,
     upstream="LeCun, Cortes and Burges, yann.lecun.com/exdb/mnist",
     homepage="http://yann.lecun.com/exdb/mnist",

@@ -18,6 +18,7 @@ ORIGINAL = Original(
     read_rows=read_rows,
     shape=(PRODUCTS,),
     num_classes=CLASSES,
+    rows=197_324,
     description=__doc__,
     upstream="privacytrustlab/datasets on GitHub",
     homepage="https://github.com/privacytrustlab/datasets",

@@ -49,6 +49,7 @@ ORIGINAL = Original(
     read_rows=read_rows,
     shape=(None,),
     num_classes=CLASSES,
+    rows=67_330,
     description=__doc__,
     upstream="privacytrustlab/datasets on GitHub",
     homepage="https://github.com/privacytrustlab/datasets",
