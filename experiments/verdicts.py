@@ -25,7 +25,8 @@ class Less(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:+.1f} pp [{self.low:+.1f}, {self.high:+.1f}]"
+        mean, low, high = (round(value, 1) + 0.0 for value in self)  # + 0.0: no minus before a zero
+        return f"{mean:+.1f} pp [{low:+.1f}, {high:+.1f}]"
 
 
 def less(record: dict, a: str, b: str, place: str = "differences") -> Less:
@@ -67,7 +68,9 @@ def between(record: dict) -> tuple[bool, str]:
 def combined_is_best(record: dict) -> tuple[bool, str]:
     pairs = (pair.split(" - ") for pair in record["differences"])
     others = [a if b == "combined" else b for a, b in pairs if "combined" in (a, b)]
-    found = {name: less(record, "combined", name) for name in others if name not in ("confidence", "white_box")}
+    found = {
+        name: less(record, "combined", name) for name in others if not name.startswith(("confidence", "white_box"))
+    }
     return all(one.mean > 0 for one in found.values()), "combined " + ", ".join(
         f"less {name} {one}" for name, one in found.items()
     )
