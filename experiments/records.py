@@ -9,7 +9,7 @@ from typing import Any
 from mi_jax import plots, report, store
 
 _STARTED = time.monotonic()
-OF_THIS_MACHINE = ("--out", "--data_dir", "--checkpoint")  # flags that name places
+OF_THIS_MACHINE = ("-out", "-data_dir", "-checkpoint")  # flags that name places
 
 
 def leave(folder: Path, record: dict, places: dict[Path, dict] | None = None, *, differs: tuple[str, ...],
@@ -51,5 +51,11 @@ def clear(folder: Path, places: dict[Path, dict]) -> None:
 def command() -> str:
     """The command line of this program, without the places of this machine."""
     spec = sys.modules["__main__"].__spec__
-    said = [one for one in sys.argv[1:] if one.split("=")[0] not in OF_THIS_MACHINE]
+    said, words = [], iter(sys.argv[1:])
+    for word in words:
+        flag, _, value = word.partition("=")
+        if "-" + flag.lstrip("-") not in OF_THIS_MACHINE:
+            said.append(word)
+        elif not value:
+            next(words, None)  # written --out DIR
     return " ".join(["python", "-m", spec.name if spec else Path(sys.argv[0]).stem, *said])

@@ -52,9 +52,8 @@ DIFFERS = (
 def shown(row: dict) -> str:
     """The accuracy of an attack with its interval over targets, or over points where there is one target; and what
     the paper has, in per cent."""
-    of_targets, of_points = row["balanced_accuracy"], row.get("over_points")
-    single = of_targets["low"] is None and of_points is not None
-    text = f"{report.percent(of_points)} over points" if single else report.percent(of_targets)
+    interval = plots.interval_of(row)
+    text = report.percent(interval) + " over points" * (interval is not row["balanced_accuracy"])
     return text if row.get("paper") is None else f"{text} (paper {row['paper']})"
 
 

@@ -44,7 +44,7 @@ def test_a_committed_record_holds_its_command_and_what_it_differs_in(path):
 
 
 def test_a_record_is_written_beside_its_parts_and_these_go_when_all_is_finished(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["x.py", "--preset=cpu", "--out=/some/place", "--data_dir=/other"])
+    monkeypatch.setattr(sys, "argv", ["x.py", "--preset=cpu", "--out=/some/place", "--data_dir", "/other"])
     own, entry = tmp_path / "a" / "b", {"environment": {"run_digest": "12"}}
     store.keep_in(own / "parts" / "12")("part", lambda: {"x": 1})
     records.write(tmp_path, {"number": 1.5}, differs=("in this",))
