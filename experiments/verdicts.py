@@ -86,7 +86,8 @@ def memguard(record: dict) -> tuple[bool, str]:
     guard = record["memguard"]
     same = guard["label_only_identical_to_the_bit"]
     plain = 100 * guard["attacks"]["confidence, not adaptive"]["balanced_accuracy"]["mean"]
-    return all(same.values()) and plain == 50, f"label-only identical: {same}, confidence not adaptive {plain:.4f}"
+    told = ", ".join(f"{name} {'identical' if value else 'CHANGED'}" for name, value in same.items())
+    return all(same.values()) and plain == 50, f"{told}, confidence not adaptive {plain:.4f}"
 
 
 def memguard_adaptive(record: dict) -> tuple[bool, str]:
