@@ -15,10 +15,11 @@ from mi_jax.types import Fitted
 # The paper's grid (A.1). It keeps the rate that does best on the rows it trains on; here, on held-out rows.
 LEARNING_RATES = (1e-3, 5e-3, 1e-2, 5e-2)
 PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # inverse strengths of `logistic`
+_GROUPS = 32  # beyond which their number is rounded up: a few rows of a hundred classes seldom hold equally many
 
 
 class _Problem(NamedTuple):
-    """G independent training sets, padded to one length R; equal rows are one row with a weight."""
+    """G independent training sets, padded to one length R; equal rows are one row with a weight. Some may be empty."""
 
     features: jax.Array  # [G R F]
     is_member: jax.Array  # [G R] int
@@ -117,8 +118,10 @@ def _packed(key, flat, groups, is_member) -> tuple[_Problem, np.ndarray]:
     rows, row_of, count = np.unique(table, axis=0, return_inverse=True, return_counts=True)  # sorted by group
     group = rows[:, 0].astype(int)
     start = np.searchsorted(group, np.arange(group.max() + 1))
-    R = max(64, 1 << int(np.bincount(group).max() - 1).bit_length())  # few shapes, few compilations
-    packed = np.zeros((group.max() + 1, R, rows.shape[1] + 1), np.float32)
+    G = group.max() + 1
+    G = G if G <= _GROUPS else -(-G // _GROUPS) * _GROUPS
+    R = max(64 // G, 8, 1 << int(np.bincount(group).max() - 1).bit_length())  # few shapes, few compilations
+    packed = np.zeros((G, R, rows.shape[1] + 1), np.float32)
     packed[group, np.arange(len(rows)) - start[group]] = np.column_stack([rows, count])
     member, half, features, weight = packed[..., 1], packed[..., 2], packed[..., 3:-1], packed[..., -1]
     place = row_of.ravel() - start[groups]
