@@ -11,7 +11,7 @@ Settings: three targets with one shadow model each on disjoint rows; noise with 
           are the shadow model's non-members and members.
 Differs:  DIFFERS, which the record holds too.
 Expected: PAPER, accuracy in per cent.
-Status:   Location-30 run (results/records/table2-cpu/location30); the others not yet
+Status:   Location-30 and Adult run (results/records/table2-cpu); the others need originals
 """
 
 from experiments import common, tables
