@@ -11,7 +11,10 @@ Settings: the paper's CNN, one shadow model for each target; gap, confidence and
           MemGuard as in Table 1: confidences of defended targets, by shadow models without and with the defense.
 Differs:  DIFFERS, which the record holds too.
 Expected: PAPER, accuracy in per cent: at n = 2,500 gap 75.0, confidence 83.0, boundary 83.8, combined 85.8.
-Status:   not yet run
+Status:   cpu preset run (results/records/fig1-cpu): at n = 100, 500, 2,500 gap 86.8, 82.1, 75.5, confidence 95.7, 91.6,
+          86.4, boundary 94.3, 89.9, 82.3, combined on 50 points a side 90.0, 82.7, 79.7. The networks of n = 2,500 are
+          figure 2's, which has the same split and keys: the first was trained again and has the same bits, the other
+          five were taken over; paper preset not yet run
 """
 
 import dataclasses
