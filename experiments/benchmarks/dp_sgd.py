@@ -9,6 +9,12 @@ microbatches); beside them our own step without privacy. The clipped sums of all
 same weights, are compared with ours, after the timing because comparing takes memory. Every way is a process of its
 own; all are measured in turn, A B C A B C, a first round to compile and warm up. Memory is the rise of a process's
 peak over what it held before its first step.
+
+What bounds it on two cores, by CPU seconds for 256 examples: forward and backward to the layers' outputs 0.63, a
+gradient of the weights for the whole batch 0.25 more (all that a step without privacy does), one for each example 0.52
+more. Five times Opacus with hooks would be 0.8. Tried for the last part: microbatches of 16, 32, 64 and 256 (1.14,
+1.14, 1.16, 1.38 in all), a convolution's nine products as three or one, either factor first (0.9 to 1.15 of the time),
+the product of the dense layers left out altogether (0.96).
 """
 
 import argparse
