@@ -4,8 +4,10 @@ Artefact: record.json and dp_audit.png in --out (default results/records/dp_audi
 Command:  python -m experiments.dp_audit --preset=smoke     digits, a few models; seconds
           python -m experiments.dp_audit --preset=cpu       digits, 1,000 models a noise level
           python -m experiments.dp_audit --preset=paper     the same with 10,000: an accelerator
-Method:   Half of the models are trained with a canary, an image under a wrong label, the other half without it and with
-          nothing in its place: a row that is not finite is dropped from every sum, where it contributes exactly 0.
+Method:   Half of the models are trained with a canary, a checkerboard under a label drawn by --seed, the other half
+          without it and with nothing in its place: a row that is not finite is dropped from every sum, where it
+          contributes exactly 0. A digit under a wrong label proves nothing: its likes keep it from being learned
+          (200 models without noise: labels alone tell it with AUC 0.5, the checkerboard with 0.99 to 1).
           These are two training sets that differ by one row added, what epsilon is about, and every model is
           an independent trial. An attack scores the canary from labels alone; its threshold is fixed on one half of
           the models, the rates of right and wrong accusations are counted on the other, and their exact intervals
@@ -39,8 +41,12 @@ N, AT_ONCE = 100, 50  # rows, the canary among them; models trained side by side
 
 
 def attacks() -> dict[str, Attack]:
-    """Label-only scores of one point; the canary's wrong label is the one asked about."""
-    noise = measures.hit_rate(measures.gaussian, 0.15, 100)._replace(gated=False)
+    """Label-only scores of one point; the canary's label is the one asked about.
+
+    A noise of 0.6 told the canary best on 200 other models, with AUC 0.91 at a noise multiplier of 1 (0.15: 0.85, 0.3:
+    0.91, 1.2: 0.89; the label alone 0.76, the logarithm of its probability, which no attack here sees, 0.93).
+    """
+    noise = measures.hit_rate(measures.gaussian, 0.6, 100)._replace(gated=False)
     asked = {"label": measures.label_is_right(), "noise": noise, "rays": rays(100)}
     return {name: Attack(name, "label", perturbations.only_itself, measure, None) for name, measure in asked.items()}
 
@@ -52,7 +58,7 @@ def problem(dataset: data.Dataset, num_models: int, seed: int):
     nothing = np.full_like(dataset.x[:1], np.nan)
     x = np.concatenate([dataset.x[rows], nothing])
     y = np.append(dataset.y[rows], 0)
-    y[N - 1] = (y[N - 1] + 1 + random.integers(dataset.num_classes - 1)) % dataset.num_classes  # a wrong label
+    x[N - 1], y[N - 1] = np.indices(x.shape[1:]).sum(0) % 2, random.integers(dataset.num_classes)  # a checkerboard
     is_in = np.arange(num_models) % 2 == 0
     others = np.tile(np.arange(N - 1), (num_models, 1))
     return x, y, np.column_stack([others, np.where(is_in, N - 1, N)]), is_in
