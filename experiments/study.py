@@ -239,8 +239,8 @@ def run(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -
     seconds = {"training": round(study.seconds, 2), **record.pop("seconds")}
     seconds["total"] = round(time.perf_counter() - started, 2)
     record["models"] |= study.trained
-    record = {"config": dataclasses.asdict(study.config), "environment": study.environment, **record}
-    return record | {"seconds": seconds}, scores
+    record |= {"config": dataclasses.asdict(study.config), "environment": study.environment, "seconds": seconds}
+    return record, scores
 
 
 def train(

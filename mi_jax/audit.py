@@ -53,8 +53,8 @@ def audit(
     Every target is first asked the same few points twice. One that answers differently is refused, unless
     `allow_random_target`; the share of changed answers is on record either way.
 
-    The record holds the keys `split_digest`, `models`, `attacks` and `seconds` of report.json; see `report.py`,
-    which documents both returns.
+    The record holds the keys `split_digest`, `models`, `attacks` and `seconds` of report.json, and of `config` what is
+    known here; see `report.py`, which documents both returns, and makes table, findings and figures of them.
     """
     points = [points_of(split, k, num_points) for k in range(len(split.members))]
     done, total, seconds = 0, planned(dataset, split, points, attacks), {}
@@ -65,7 +65,8 @@ def audit(
             f"a target answered {max(models['flip_rate']['values']):.1%} of its points differently when asked again: "
             "expected a deterministic target, or --allow_random_target"
         )
-    record = {"split_digest": splits.digest(split), "models": models, "attacks": {}}
+    config = {"dataset": dataset.name, "num_shadows": split.trials.shape[1] - 1}
+    record = {"config": config, "split_digest": splits.digest(split), "models": models, "attacks": {}}
     for name, candidates in attacks.items():
         started, attack_key = time.perf_counter(), jax.random.fold_in(key, zlib.crc32(name.encode()))
 

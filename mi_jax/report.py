@@ -175,13 +175,15 @@ def findings(record: dict) -> list[str]:
         "architecture, may do worse."
     )
     said.append(
-        f"Not tested: {_untested(attacks)}; {_undefended(config['defense'])}; rows singled out as outliers; an "
+        f"Not tested: {_untested(attacks)}; {_undefended(config.get('defense'))}; rows singled out as outliers; an "
         "attacker who can poison the training set. A low number here bounds these attacks, not every attack."
     )
     return said
 
 
-def _undefended(defense: str) -> str:
+def _undefended(defense: str | None) -> str:
+    if defense is None:  # trained elsewhere
+        return "defenses other than the targets' own"
     return "any defense" if defense == "none" else f"defenses other than {defense}"
 
 
