@@ -15,7 +15,7 @@ Method:   Half of the models are trained with a canary, a checkerboard under a l
           level, so one in twenty of these bounds may be too high.
 Expected: the lower bound below the upper one, and both falling with the noise; K models prove at most log(K / 15)
           or so.
-Status:   not yet run
+Status:   run: rays prove 4.1 without noise (all that 1,000 models can), 1.5 at noise 1 (proved: 14.5), 0.2 at 2 (5.0)
 """
 
 import dataclasses
@@ -142,7 +142,7 @@ def line(level: dict) -> str:
 
 def draw(record: dict) -> plt.Figure:
     """Both bounds over the noise multiplier."""
-    figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained", subplot_kw={"yscale": "symlog"})
     noises = [level["noise"] for level in record["levels"]]
     upper = [float(level["epsilon"]) for level in record["levels"]]
     known = [(noise, value) for noise, value in zip(noises, upper, strict=True) if np.isfinite(value)]
@@ -150,9 +150,12 @@ def draw(record: dict) -> plt.Figure:
     for colour, name in zip(plots.COLOURS, record["levels"][0]["attacks"], strict=False):
         values = [level["attacks"][name]["epsilon"] for level in record["levels"]]
         axes.plot(noises, values, marker="o", color=colour, label=f"{name}: epsilon is at least")
-    axes.set(xlabel="noise multiplier (0: no finite epsilon is proved)", ylabel="epsilon", yscale="symlog",
-             title=f"{record['config']['dataset']}, n = {N}, delta = {record['delta']:g}, "
-                   f"{record['models']} models a level; one row added or removed")  # fmt: skip
+    each = max(1, record["models"] // 4)  # of the models that count, with the canary and without
+    most = metrics.epsilon_lower_bound(each, each, 0, each, record["delta"], record["level"])
+    axes.axhline(most, color="0.5", lw=1, ls=":", label=f"all that {record['models']} models could prove")
+    title = f"{record['config']['dataset']}, n = {N}, delta = {record['delta']:g}; one row added or removed"
+    axes.set(xlabel="noise multiplier (0: no finite epsilon is proved)", ylabel="epsilon", title=title)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=8)
     return figure
 
