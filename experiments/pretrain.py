@@ -7,7 +7,7 @@ Command:  python -m experiments.pretrain                         CIFAR-100, the 
 Settings: all rows but 10,000 (but a sixth of smaller pools), drawn by --seed; dropout 0.25, without which this network
           learns CIFAR-100 by heart; Adam, batch 100.
 Expected: test accuracy 51.6 % (the paper, section 6.2, where all of CIFAR-100 is trained on).
-Status:   not yet run
+Status:   run: test accuracy 44.1 %, train 83.4 %, short of the paper's by 7.5; more dropout not yet tried
 """
 
 import json
