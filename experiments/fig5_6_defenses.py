@@ -129,8 +129,15 @@ def entry_of(defended: study.Study, plain: study.Study, columns: dict[str, Colum
     found = put(defended, columns)
     blind = columns | {"confidence_threshold": Column(named("confidence_threshold"))}  # MemGuard's exact 50 %
     beside = put(study.mixed(defended, plain), blind)["attacks"]
-    return {"models": found["models"] | defended.trained, "attacks": found["attacks"],
+    attacks = tables.beside(found["attacks"], of_the_paper(defended.config))
+    return {"models": found["models"] | defended.trained, "attacks": attacks,
             "not_adaptive": {name: in_short(entry) for name, entry in beside.items()}}  # fmt: skip
+
+
+def of_the_paper(config: common.Config) -> dict[str, float]:
+    """The paper's number of this defense in per cent, where data and their number are its own."""
+    same = (config.dataset, config.n_train) == ("cifar10", 2500) and config.defense in PAPER
+    return {"label_only": PAPER[config.defense][2]} if same else {}
 
 
 def in_short(entry: dict) -> dict:
@@ -146,22 +153,13 @@ def measure(
     plain = studies[written.index("none")]
     found = {}
     for text, prepared in zip(written, studies, strict=True):
-        found[text] = beside_paper(config, text, entry_of(prepared, plain, columns))
+        found[text] = entry_of(prepared, plain, columns)
         print(line(text, found[text]), flush=True)
     config = dataclasses.asdict(plain.config) | {"defense": list(written)}
     record = {"config": config, "environment": plain.environment, "reference_rows": plain.split.reference.shape[1],
               "defenses": found, "best": best_trade(found)}  # fmt: skip
     records.write(out, record, differs=DIFFERS, fig5=draw_trade(record), fig6=draw_gap(record))
     return record, study.places(out, studies)
-
-
-def beside_paper(config: common.Config, text: str, entry: dict) -> dict:
-    """The entry with the paper's numbers in per cent, where data and their number are its own."""
-    if text in PAPER and (config.dataset, config.n_train) == ("cifar10", 2500):
-        test, gap, label_only = PAPER[text]
-        entry["attacks"]["label_only"]["paper"] = label_only
-        entry["models"]["paper"] = {"test_accuracy": test, "gap": gap}
-    return entry
 
 
 def line(text: str, entry: dict) -> str:

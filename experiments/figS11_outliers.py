@@ -25,6 +25,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from experiments import common, records, runs, study, tables
+from experiments.fig5_6_defenses import CIFAR
 from mi_jax import attacks, metrics, outliers, plots, report
 from mi_jax.interview import Points, interview
 
@@ -35,7 +36,6 @@ DIFFERS = (
     "epsilon 250 has less noise here than the paper's 250, which is 108 by this accountant",
     "cpu preset: one trial, boundary with 609 queries, of everybody 200 points a side",
 )
-CIFAR = {"dataset": "cifar10", "model": "cnn", "n_train": 2500, "num_shadows": 1, "private_rate": 0.003}  # as figure 5
 WRITTEN = ("none", *PAPER)
 PRESETS = {  # changes to the config, defenses, share of outliers, neighbours
     "smoke": ({"num_targets": 2, "num_shadows": 1, "n_train": 60, "budget": 40}, ("none", "dropout:0.5"), 0.2, 3),

@@ -3,7 +3,7 @@
 report.json, stable: others read it. M = {"mean", "low", "high", "values"}: the mean over targets, its two-sided
 95 % Student interval (null for a single target) and one value per target.
 
-    {"config": {...},                         every flag of the run, as resolved
+    {"config": {...},                         every flag of the run, as resolved; of `audit.audit` alone what it knows
      "environment": {"python", "jax", ..., "device", "commit",
                      "run_digest",            changes with settings, data, versions and code: the key of resumption
                      "parts_found"},          finished parts a resumed run began with; `seconds` leaves theirs out
@@ -142,9 +142,9 @@ SEEN = {
 
 
 _SHADOW_ROWS = {
-    "disjoint": "on rows disjoint from its own",
-    "swap": "on its own rows with members and non-members exchanged (stronger than an attacker without these rows)",
-    "balanced": "on random halves of the rows it is attacked on (stronger than an attacker without these rows)",
+    "disjoint": " on rows disjoint from its own",
+    "swap": " on its own rows with members and non-members exchanged (stronger than an attacker without these rows)",
+    "balanced": " on random halves of the rows it is attacked on (stronger than an attacker without these rows)",
 }
 
 
@@ -171,7 +171,7 @@ def findings(record: dict) -> list[str]:
         said.append(f"Asked again, targets changed {percent(record['models']['flip_rate'])} of their answers.")
     said.append(
         f"Attacks were tuned and thresholded on {_count(config['num_shadows'], 'shadow model')} per target, trained "
-        f"like it {_SHADOW_ROWS[config.get('split', 'disjoint')]}. An attacker with less data, or another "
+        f"like it{_SHADOW_ROWS.get(config.get('split'), '')}. An attacker with less data, or another "
         "architecture, may do worse."
     )
     said.append(

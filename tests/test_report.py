@@ -172,6 +172,16 @@ def test_findings_name_access_cost_and_what_was_not_tested():
         assert name not in untested
 
 
+def test_findings_say_no_more_of_the_setting_than_the_record_does():
+    record, _ = synthetic()
+    record["config"] = {"dataset": "mine", "num_shadows": 2}  # as audit.audit leaves it
+    said = " ".join(report.findings(record))
+    assert "defenses other than the targets' own" in said and "2 shadow models per target, trained like it. An" in said
+    for split, rows in {"disjoint": "on rows disjoint", "swap": "on its own", "balanced": "on random halves"}.items():
+        record["config"]["split"] = split
+        assert f"trained like it {rows}" in " ".join(report.findings(record))
+
+
 def test_findings_mention_a_cap_and_a_target_that_changed_its_answers():
     record, _ = synthetic()
     plain = " ".join(report.findings(record))
