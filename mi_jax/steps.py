@@ -22,7 +22,7 @@ from jax import lax
 from mi_jax import batches, per_example, privacy
 from mi_jax.types import Array, Defense, Model, Params, Recipe
 
-EPOCHS_PER_BLOCK = 10
+_BLOCK_EPOCHS, _BLOCK_PAIRS = 10, 100_000  # the most of a block: a large epoch is a block of its own
 _EPSILON = 1e-7  # of Adam, as in Keras
 
 
@@ -254,14 +254,15 @@ def _judge(state: State, loss: jax.Array, recipe: Recipe) -> State:
 
 
 def block(state: State, own: Own, x_pool: jax.Array, y_pool: jax.Array, plan: Plan) -> State:
-    """The state ten epochs later, or at the epoch in which the member stopped."""
+    """The state some epochs later, or at the epoch in which the member stopped."""
+    fitting = _BLOCK_PAIRS // sizes(plan, len(own.rows), x_pool).pairs
 
     def one(state, _):
         run = functools.partial(epoch, plan=plan)
         # Under vmap the cond becomes a choice between both results, so a stopped member is frozen either way.
         return lax.cond(state.running, run, _unchanged, state, own, x_pool, y_pool), None
 
-    return lax.scan(one, state, length=min(EPOCHS_PER_BLOCK, plan.recipe.max_epochs))[0]
+    return lax.scan(one, state, length=min(max(1, fitting), _BLOCK_EPOCHS, plan.recipe.max_epochs))[0]
 
 
 def _unchanged(state: State, *_) -> State:

@@ -1,7 +1,7 @@
 """Training: many models at once, each exactly as if it were trained alone.
 
-A block is ten epochs in one compiled program (`steps.py` has what happens in it); between blocks the host looks at
-who still runs, so an ensemble ends, reports progress and fails there.
+A block is ten epochs, of many rows fewer, in one compiled program (`steps.py` has what happens in it); between blocks
+the host looks at who still runs, so an ensemble ends, reports progress and fails there.
 """
 
 import functools

@@ -144,6 +144,20 @@ def test_each_member_stops_for_itself_in_the_middle_of_a_block(models_at_once):
         assert_close(member(params, k), alone, rtol=0, atol=1e-3)
 
 
+def test_large_epochs_make_short_blocks_and_the_same_weights(monkeypatch):
+    (x, y), members, recipe, found = blobs(), some_members(1, 40), RECIPE._replace(max_epochs=12), {}
+    for pairs in (400, 199, 1):
+        monkeypatch.setattr(steps, "_BLOCK_PAIRS", pairs)
+        training._block_of_group.clear_cache()
+        epochs = []
+        trained = train_ensemble(KEY, MLP, recipe, x, y, members, progress=lambda *at, told=epochs: told.append(at[2]))
+        found[pairs] = trained, epochs
+    training._block_of_group.clear_cache()
+    assert [epochs for _, epochs in found.values()] == [[10, 12], [4, 8, 12], list(range(1, 13))]
+    assert_identical(found[199][0], found[400][0])
+    assert_identical(found[1][0], found[400][0])
+
+
 def epochs_until_keras_stops(losses, min_delta, patience):
     best, waited = np.inf, 0
     for epoch, loss in enumerate(losses, 1):
