@@ -167,7 +167,7 @@ CLAIMS = {
         verdicts_on_defenses.dropout_is_best_without_transfer,
     ),
     "14 epsilon": Claim(
-        "DP without transfer comes within 5 pp of the undefended test accuracy only with epsilon above 100",
+        "DP alone comes within 5 pp of the undefended test accuracy only with epsilon above 50, the paper's 100",
         ALL_DEFENSES,
         verdicts_on_defenses.useful_privacy_is_large,
     ),

@@ -153,8 +153,10 @@ def draw(record: dict) -> plt.Figure:
     each = max(1, record["models"] // 4)  # of the models that count, with the canary and without
     most = metrics.epsilon_lower_bound(each, each, 0, each, record["delta"], record["level"])
     axes.axhline(most, color="0.5", lw=1, ls=":", label=f"all that {record['models']} models could prove")
-    title = f"{record['config']['dataset']}, n = {N}, delta = {record['delta']:g}; one row added or removed"
-    axes.set(xlabel="noise multiplier (0: no finite epsilon is proved)", ylabel="epsilon", title=title)
+    samples = f"Poisson samples at rate {privacy.rate(defenses.mechanism_for(N, RECIPE)):g}"
+    title = f"{record['config']['dataset']}, n = {N}: one row added or removed, delta {record['delta']:g}, {samples}"
+    axes.set(xlabel="noise multiplier (0: no finite epsilon is proved)", ylabel="epsilon")
+    axes.set_title(title, fontsize=10)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=8)
     return figure

@@ -24,6 +24,7 @@ from mi_jax import data, defenses, models, oracle, pretrained, store, training
 from mi_jax.types import Recipe
 
 FLAGS = flags.FLAGS
+AVERAGE = 0.999  # decay, by step: what is kept is about the mean of the last two epochs of CIFAR-100
 
 
 def body() -> None:
@@ -38,7 +39,7 @@ def body() -> None:
     common.out_folder(str(path.parent), "")  # can be written, or one line says why not
     rows = np.random.default_rng(FLAGS.seed).permutation(len(dataset.x))
     held_out, members = np.split(rows, [min(10_000, len(rows) // 6)])
-    recipe = Recipe(max_epochs=FLAGS.epochs, patience=None)
+    recipe = Recipe(max_epochs=FLAGS.epochs, patience=None, average=AVERAGE)
     task = defenses.Task(len(members), model, dataset.x.shape[1:], dataset.num_classes, dataset.binary, recipe,
                          epochs=FLAGS.epochs)  # fmt: skip
     defense = defenses.build(FLAGS.defense, task)
@@ -69,7 +70,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("dataset", pretrained.SOURCE, common.HELP["dataset"])
     flags.DEFINE_string("data_dir", None, common.HELP["data_dir"])
     flags.DEFINE_string("model", "cnn", common.HELP["model"])
-    flags.DEFINE_string("defense", "dropout:0.25", common.HELP["defense"])
+    flags.DEFINE_string("defense", "dropout:0.5", common.HELP["defense"])
     flags.DEFINE_integer("epochs", 15, "times that every row is trained on")
     flags.DEFINE_integer("seed", 0, "of the held-out rows and of training")
     flags.DEFINE_string(

@@ -5,6 +5,8 @@ A KeyError says that a record lacks the points a claim is about.
 
 from experiments.fig5_6_defenses import strongest
 from experiments.verdicts import less, mean, test_of
+from mi_jax import metrics
+from mi_jax.defenses import DEFENSES
 
 
 def memguard_among_defenses(record: dict) -> tuple[bool, str]:
@@ -20,13 +22,15 @@ def memguard_among_defenses(record: dict) -> tuple[bool, str]:
 
 def confidences_hidden_labels_not(record: dict) -> tuple[bool, str]:
     whole = test_of(record["undefended"])
-    found = {float(at): (mean(entry, "confidence"), less(entry, "boundary", "gap"), test_of(entry))
-             for at, entry in record["strengths"].items()}  # fmt: skip
+    found = {float(at): (mean(entry, "confidence"), mean(entry, "boundary"), less(entry, "boundary", "gap"),
+                         test_of(entry)) for at, entry in record["strengths"].items()}  # fmt: skip
     strong = {at: values for at, values in found.items() if at >= 2}
-    hidden = any(abs(confidence - 50) <= 3 for confidence, _, _ in strong.values())
-    near = all(-0.5 <= above.mean <= 3 for _, above, _ in strong.values())
-    ruined = all(test <= 0.7 * whole for at, (_, _, test) in found.items() if at >= 3)
-    told = (f"{at:g}: confidence {c:.1f}, boundary less gap {d}, test {t:.1f}" for at, (c, d, t) in found.items())
+    # A strength that ruins the model hides labels too: what is claimed is that one hides confidences alone.
+    hidden = any(abs(confidence - 50) <= 3 and label >= confidence + 5 for confidence, label, *_ in strong.values())
+    near = all(-0.5 <= above.mean <= 3 for _, _, above, _ in strong.values())
+    ruined = all(test <= 0.7 * whole for at, (*_, test) in found.items() if at >= 3)
+    told = (f"{at:g}: confidence {c:.1f}, boundary {b:.1f}, less gap {d}, test {t:.1f}"
+            for at, (c, b, d, t) in found.items())  # fmt: skip
     return hidden and near and ruined, f"{'; '.join(told)}; undefended test {whole:.1f}"
 
 
@@ -45,10 +49,15 @@ def last_layer_leaves_the_gap(record: dict) -> tuple[bool, str]:
     return near and better and more, "; ".join(told)
 
 
+def strength_of(text: str) -> float:
+    """The strength of one defense as written, or its default."""
+    name, _, written = text.partition(":")
+    return float(written) if written else DEFENSES[name].default
+
+
 def only_l2_and_privacy(record: dict) -> tuple[bool, str]:
     def is_strong(text: str) -> bool:
-        name, _, strength = text.partition(":")
-        return "dp_" in text or (name == "l2" and float(strength) >= 1)
+        return "dp_" in text or (text.partition(":")[0] == "l2" and strength_of(text) >= 1)
 
     low = {text: strongest(entry) for text, entry in record["defenses"].items() if is_strong(text)}
     if not any("dp_" in text for text in low) or not any(text.startswith("l2:") for text in low):
@@ -96,31 +105,46 @@ def useful_privacy_is_large(record: dict) -> tuple[bool, str]:
     useful = {
         text: test_of(entry) for text, entry in found.items() if text.startswith("dp_") and test_of(entry) >= least
     }
-    told = ", ".join(f"{text} {value:.1f}" for text, value in useful.items()) or "none"
-    return all(float(text.partition(":")[2]) > 100 for text in useful), f"with at least {least:.1f}: {told}"
+    if not useful:
+        raise KeyError(f"DP of at least {least:.1f} % test accuracy")
+    told = ", ".join(f"{text} {value:.1f}" for text, value in useful.items())
+    # The paper's 100 is by its CLT accountant; the same noise and steps have 50 by ours (fig5_6_defenses.DIFFERS).
+    return all(strength_of(text) > 50 for text in useful), f"with at least {least:.1f}: {told}"
 
 
 def private_and_useful(record: dict) -> tuple[bool, str]:
     entry = record["defenses"]["dp_sgd:8"]
     test = 100 * entry["models"]["test_accuracy"]["mean"]
-    return strongest(entry) <= 58 and test >= 40, f"strongest attack {strongest(entry):.1f}, test accuracy {test:.1f}"
+    told = f"strongest attack {strongest(entry):.1f}, test accuracy {test:.1f}"
+    return strongest(entry) <= 58 and test >= 40, f"{told}; {entry['models']['privacy']['statement']}"
 
 
 def outliers_told_under_dropout(record: dict) -> tuple[bool, str]:
     silent = [text for text, entry in record["defenses"].items() if entry["improvement"] is None]
     if silent:
         raise KeyError(f"anybody called a member under {silent[0]}")
-    found = {text: 100 * entry["improvement"]["mean"] for text, entry in record["defenses"].items()}
-    dropped = [value for text, value in found.items() if text.startswith("dropout")]
-    private = [value for text, value in found.items() if text.startswith(("dp_", "l2"))]
-    called = {text: [trial["outliers"]["called"] for trial in entry["trials"]]
-              for text, entry in record["defenses"].items()}  # fmt: skip
-    told = ", ".join(f"{text} {value:+.1f} pp ({sum(called[text])} called)" for text, value in found.items())
-    return min(dropped) > max(private) and all(abs(value) <= 2 for value in private), told
+    found = {text: (100 * entry["improvement"]["mean"], *span_on_outliers(entry))
+             for text, entry in record["defenses"].items()}  # fmt: skip
+    dropped = [value for text, (value, *_) in found.items() if text.startswith("dropout")]
+    private = [span for text, span in found.items() if text.startswith(("dp_", "l2"))]
+    quiet = all(low <= 2 and high >= -2 for _, low, high in private)
+    told = ", ".join(f"{text} {value:+.1f} pp [{low:+.1f}, {high:+.1f}]" for text, (value, low, high) in found.items())
+    return min(dropped) > max(value for value, *_ in private) and quiet, told
+
+
+def span_on_outliers(entry: dict) -> tuple[float, float]:
+    """The exact 95 % interval of the precision on outliers of all trials, less the precision on everybody, in pp."""
+    called = [trial["outliers"] for trial in entry["trials"]]
+    right = sum(round(one["called"] * one["precision"]) for one in called)
+    bounds = metrics.clopper_pearson(right, sum(one["called"] for one in called))
+    low, high = (100 * (bound - entry["everybody"]["mean"]) for bound in bounds)
+    return low, high
 
 
 def lower_below_upper(record: dict) -> tuple[bool, str]:
     pairs = [(level["noise"], float(level["epsilon"]), max(a["epsilon"] for a in level["attacks"].values()))
              for level in record["levels"]]  # fmt: skip
     told = ", ".join(f"noise {noise:g}: {low:.2f} of {high:.2f}" for noise, high, low in pairs)
-    return all(low <= high for _, high, low in pairs), told
+    return all(
+        low <= high for _, high, low in pairs
+    ), f"{told}; the last of the latter {record['levels'][-1]['statement']}"

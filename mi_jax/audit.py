@@ -26,6 +26,7 @@ class Chosen(NamedTuple):
     attack: Attack
     score: Callable[[np.ndarray, np.ndarray], np.ndarray]
     threshold: float
+    accuracy: float  # balanced, on shadow rows, by thresholds that were chosen without them
     shadow_scores: np.ndarray  # [s] held out, what the threshold was chosen on
 
 
@@ -159,10 +160,10 @@ def choose(
         accuracy = np.mean([_transfer(attack, fitted.held_out, is_member, fold == side) for side in (0, 1)])
         cost = np.mean(np.concatenate([a.queries for a in answers]))
         judged.append((-round(float(accuracy), 12), cost, len(judged), fitted))
-    *_, best, (score, held_out) = min(judged, key=lambda entry: entry[:3])
+    loss, _, best, (score, held_out) = min(judged, key=lambda entry: entry[:3])
     attack = candidates[best]
     threshold = attack.threshold if attack.threshold is not None else metrics.best_threshold(held_out, is_member)
-    return Chosen(attack, score, float(threshold), held_out)
+    return Chosen(attack, score, float(threshold), -loss, held_out)
 
 
 def _transfer(attack: Attack, scores: np.ndarray, is_member: np.ndarray, fit: np.ndarray) -> float:
@@ -223,5 +224,9 @@ def _summary(chosen: list[Chosen], answers: list[Answers], scores: np.ndarray, i
         "tpr_at_fpr": {fpr: metrics.summary([f and f[0] for f in found]) for fpr, found in at.items()},
         "achieved_fpr": {fpr: metrics.summary([f and f[1] for f in found]) for fpr, found in at.items()},
         "finished": float(done.mean()),
-        "tuned": {"settings": [c.attack.settings for c in chosen], "threshold": [c.threshold for c in chosen]},
+        "tuned": {
+            "settings": [c.attack.settings for c in chosen],
+            "threshold": [c.threshold for c in chosen],
+            "shadow_accuracy": [c.accuracy for c in chosen],
+        },
     }

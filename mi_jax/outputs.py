@@ -62,7 +62,8 @@ def _rounding(scale, key, predict, x: Array) -> jax.Array:
     rounded = jnp.round(jax.nn.softmax(logits) * scale) / scale
     sums = rounded.sum(-1, keepdims=True)
     even = jnp.full_like(rounded, 1 / rounded.shape[-1])
-    return _keeping_the_label(logits, jnp.where(sums > 0, rounded / jnp.where(sums > 0, sums, 1), even))
+    shown = jnp.where(sums == 0, even, rounded / jnp.where(sums == 0, 1, sums))  # NaN stays NaN
+    return _keeping_the_label(logits, shown)
 
 
 def _keeping_the_label(logits: jax.Array, shown: jax.Array) -> jax.Array:

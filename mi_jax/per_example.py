@@ -39,8 +39,9 @@ def obstacle(model: Model, params: Params, x: jax.Array) -> str | None:
         return f"parameters in a {type(params).__name__}, expected the dictionary of a linen model"
     try:
         taped = functools.partial(_taped, lambda params, x: model.apply(params, x).sum(-1))
-        _, inputs, _ = jax.eval_shape(taped, params, x, {})
-        _check_layers(params, inputs)
+        two = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
+        _, inputs, _ = jax.eval_shape(taped, params, two, {})
+        _check_layers(params, inputs, 2)
     except ValueError as error:
         return str(error)
     return None
@@ -93,7 +94,7 @@ def book_kept_sum(losses_of: Callable[[Params, Batch], jax.Array], params: Param
 
     def part_of(part: Batch, weight: jax.Array) -> Clipped:
         _, inputs, outputs = jax.eval_shape(functools.partial(_taped, losses_of), params, part, {})
-        _check_layers(params, inputs)
+        _check_layers(params, inputs, len(weight))
         zeros = {path: jnp.zeros(output.shape, output.dtype) for path, output in outputs.items()}
 
         def summed(offsets):
@@ -203,7 +204,10 @@ def _taped(losses_of, params: Params, batch: Batch, offsets: dict) -> tuple[jax.
         return losses_of(params, batch), inputs, outputs
 
 
-def _check_layers(params: Params, inputs: dict) -> None:
+def _check_layers(params: Params, inputs: dict, size: int) -> None:
+    for path, shape in ((path, leaf.shape) for path, leaf in inputs.items()):
+        if shape[0] != size:
+            raise ValueError(f"layer {'/'.join(path)} sees {shape[0]} rows of {size} examples: expected as many")
     known = {(*path, name) for path in inputs for name in ("kernel", "bias")}
     other = ["/".join(path) for path in known ^ set(traverse_util.flatten_dict(params))]
     if other:

@@ -56,7 +56,7 @@ def load(task: Any) -> dict:
                 f"python -m experiments.pretrain --dataset=OTHER writes one of {shape} examples, named by --checkpoint"
             )
         raise ValueError(f"checkpoint {os.fspath(path)}: expected parameters that can be read; {how}") from None
-    if source == task.dataset:
+    if _place(source) == _place(task.dataset):
         raise ValueError(f"checkpoint {os.fspath(path)}: trained on {source} itself, expected one of other data")
     params = traverse_util.unflatten_dict(flat, sep="/")
     expected, last = shapes(task.model, task.example_shape), last_layer(task.model, task.example_shape)
@@ -69,6 +69,12 @@ def load(task: Any) -> dict:
     if not all(np.isfinite(leaf).all() for leaf in flat.values()):
         raise ValueError(f"checkpoint {os.fspath(path)}: parameters that are NaN or infinite, expected finite ones")
     return jax.tree.map(jnp.asarray, {name: layer for name, layer in params.items() if name != last})
+
+
+def _place(source: str) -> str:
+    """The name of a data set, of a user's file wherever it is named from."""
+    kind, _, file = source.partition(":")
+    return f"npz:{os.path.realpath(file)}" if kind == "npz" else source
 
 
 def shapes(model: Model, example_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

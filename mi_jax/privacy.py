@@ -134,6 +134,10 @@ def check(mechanism: Mechanism) -> None:
         raise ValueError(f"clip={mechanism.clip}: expected more than 0")
     if not np.all((np.asarray(mechanism.noise) >= 0) & np.isfinite(mechanism.noise)):
         raise ValueError(f"noise={mechanism.noise}: expected a finite multiplier of at least 0")
+    if np.any((np.asarray(mechanism.noise) > 0) & np.isinf(mechanism.clip)):
+        raise ValueError(
+            f"clip={mechanism.clip}: expected a finite one, which noise={mechanism.noise} is a multiple of"
+        )
 
 
 def _check_sampling(mechanism: Mechanism) -> None:

@@ -19,7 +19,8 @@ report.json, stable: others read it. M = {"mean", "low", "high", "values"}: the 
                         "tpr_at_fpr": {"0.1": M, "0.01": M, "0.001": M},     null: cannot be resolved with the
                         "achieved_fpr": {the same keys},                     non-members at hand
                         "finished": float,                   share of points a cap on queries left finished
-                        "tuned": {"settings": [one per target], "threshold": [one per target]}}},
+                        "tuned": {"settings": [one per target], "threshold": [one per target],
+                                  "shadow_accuracy": [one per target, by thresholds of the other half of its rows]}}},
      "seconds": {...}}
 
 A TPR is that of the largest attainable FPR not above the one asked for; nothing is interpolated. Where an attack's

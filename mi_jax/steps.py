@@ -220,7 +220,9 @@ def _private_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: 
             grads = jax.tree.map(jnp.add, grads, more)
         updates, moments = optimizer.update(grads, moments, trained)
         trained = optax.apply_updates(trained, updates)
+        lost = ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trained)]))
         loss = jnp.where(jnp.isfinite(clipped.loss), clipped.loss, 0).sum() / mechanism.expected
+        loss = jnp.where(lost, jnp.nan, loss)  # else every example would be dropped, unseen
         average = _averaged(average, trained, state.epoch * steps + i, plan)
         return (trained, moments, average, dropped + clipped.dropped), loss
 

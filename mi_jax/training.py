@@ -24,7 +24,7 @@ class History(NamedTuple):
     """How long each member trained, and to what end."""
 
     epochs: np.ndarray  # [K] int32
-    loss: np.ndarray  # [K] float32, the mean training loss of the last epoch, penalty included
+    loss: np.ndarray  # [K] float32, the mean training loss of the last epoch, penalty included if nothing is private
     dropped: np.ndarray  # [K] int32, examples that a private gradient left out because theirs was not finite
 
 
@@ -136,13 +136,20 @@ def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strengt
         told = f"rows={rows}, expected={expected}, steps={count}"
         raise ValueError(f"privacy: {told}, expected rows={taken[0]}, expected={taken[1]}, steps={taken[2]} as trained")
     privacy.check(mechanism)
-    model, params = plan.model, plan.model.init(jax.random.key(0), x_pool[:1])
-    pairs = (jnp.stack([x_pool[0], x]) for x in (x_pool[0], 1 - x_pool[0]))
-    one, other = (model.apply(params, pair, jax.random.key(0))[0] for pair in pairs)
-    if not np.allclose(one, other, rtol=1e-4, atol=1e-5):
-        raise ValueError(
-            "privacy: rows of a batch change each other's logits, expected a model without batch statistics"
-        )
+    _check_rows_apart(plan.model, x_pool.shape[1:])
+
+
+def _check_rows_apart(model: Model, example_shape: tuple[int, ...]) -> None:
+    """ValueError for a model whose logits of an example change with its company or its place in the batch."""
+    random = np.random.default_rng(0)
+    a, b, c = random.random((3, *example_shape), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), a[None])
+    # No leaf as `init` has it: a last layer of zeros would hide everything before it.
+    params = jax.tree.map(lambda leaf: 0.1 * random.standard_normal(leaf.shape, np.float32), shapes)
+    first, other, moved = (model.apply(params, np.stack(x), jax.random.key(0)) for x in ([a, b], [a, c], [b, a]))
+    for seen, named in ((other[0], "rows of a batch"), (moved[1], "places in a batch")):
+        if not np.allclose(first[0], seen, rtol=1e-4, atol=1e-5):
+            raise ValueError(f"privacy: {named} change a row's logits, expected a model that answers each row alone")
 
 
 def _check_labels(model: Model, x_pool: Array, labels: np.ndarray) -> None:

@@ -27,6 +27,10 @@ def reaching(accuracy: float, **own) -> dict:
     return {"models": {"test_accuracy": {"mean": accuracy}}, **own}
 
 
+def private(accuracy: float, **own) -> dict:
+    return {"models": {"test_accuracy": {"mean": accuracy}, "privacy": {"statement": "epsilon 8"}}, **own}
+
+
 RECORDS = {  # in which everything holds
     "FIG2": cifar(
         attacks={name: entry(value) for name, value in (("gap", 0.75), ("augmentation", 0.79), ("confidence", 0.83))},
@@ -71,8 +75,9 @@ RECORDS = {  # in which everything holds
     ),
     "FIGS9": cifar(
         undefended=reaching(0.5),
-        strengths={at: reaching(test, attacks={"confidence": entry(c)}, differences={"boundary - gap": pair(0.01)})
-                   for at, test, c in (("1", 0.45, 0.64), ("2", 0.44, 0.51), ("5", 0.2, 0.5))},
+        strengths={at: reaching(test, attacks={"confidence": entry(c), "boundary": entry(b)},
+                                differences={"boundary - gap": pair(0.01)})
+                   for at, test, c, b in (("1", 0.45, 0.64, 0.77), ("2", 0.44, 0.51, 0.71), ("5", 0.2, 0.5, 0.53))},
     ),
     "FIGS10": cifar(
         ways={way: {n: reaching(test, attacks={"boundary": entry(b)},
@@ -82,7 +87,8 @@ RECORDS = {  # in which everything holds
                                           ("transfer_last", 0.59, 0.605, -0.005))},
     ),
     "FIGS11": cifar(
-        defenses={text: {"improvement": {"mean": value}, "trials": [{"outliers": {"called": 12}}]} for text, value in
+        defenses={text: {"improvement": {"mean": value}, "everybody": {"mean": 0.6},
+                         "trials": [{"outliers": {"called": 50, "precision": 0.6 + value}}]} for text, value in
                   (("none", 0.01), ("dropout:0.8", 0.08), ("dp_adam:250", 0.003), ("l2:3", 0.005))},
     ),
     "DEFENSES": cifar(
@@ -99,7 +105,7 @@ RECORDS = {  # in which everything holds
     ),
     "DIGITS_DEFENDED": {
         "config": {"dataset": "digits", "n_train": 100},
-        "defenses": {text: reaching(0.7, attacks={"gap": entry(value) | {"access": "label"}, "label_only": entry(value),
+        "defenses": {text: private(0.7, attacks={"gap": entry(value) | {"access": "label"}, "label_only": entry(value),
                                                 "confidence": entry(value)},
                                   not_adaptive={"confidence_threshold": entry(blind), "label_only": entry(value)})
                      for text, value, blind in (("none", 0.6, 0.6), ("memguard:0.001", 0.6, 0.5),
@@ -107,7 +113,8 @@ RECORDS = {  # in which everything holds
     },
     "AUDITED": {
         "config": {"dataset": "digits"},
-        "levels": [{"noise": noise, "epsilon": high, "attacks": {"label": {"epsilon": 0.1}, "noise": {"epsilon": low}}}
+        "levels": [{"noise": noise, "epsilon": high, "statement": "epsilon",
+                    "attacks": {"label": {"epsilon": 0.1}, "noise": {"epsilon": low}}}
                    for noise, high, low in ((0.0, "inf", 3.0), (1.0, 8.0, 1.5))],
     },
 }  # fmt: skip
@@ -152,6 +159,7 @@ CHANGES = [  # claim, record, where in it, what stands there instead
     ("6 defenses", "DIGITS_DEFENDED", "defenses/memguard:0.001/attacks/gap", entry(0.61)),
     ("7", "FIGS9", "strengths/2/differences/boundary - gap", pair(0.05)),
     ("7", "FIGS9", "undefended", reaching(0.25)),
+    ("7", "FIGS9", "strengths/2/attacks/boundary", entry(0.53)),  # labels hidden like confidences
     ("8 rotation", "FIG2", "panels/rotation 8", entry(0.75)),
     ("8 beyond", "FIG2", "panels/rotation 12", entry(0.77)),
     ("8 farther", "FIG2", "panels/translation 3", entry(0.73)),
@@ -173,6 +181,7 @@ CHANGES = [  # claim, record, where in it, what stands there instead
     ("14 alone", "ALL_DEFENSES", "defenses/l2:1/models/test_accuracy", {"mean": 0.56}),
     ("14 epsilon", "ALL_DEFENSES", "defenses/dp_adam:50/models/test_accuracy", {"mean": 0.46}),
     ("15", "FIGS11", "defenses/dp_adam:250/improvement", {"mean": 0.09}),
+    ("15", "FIGS11", "defenses/dp_adam:250/trials", [{"outliers": {"called": 50, "precision": 0.9}}]),
     ("ours, privacy", "DIGITS_DEFENDED", "defenses/dp_sgd:8/models/test_accuracy", {"mean": 0.39}),
     ("ours, epsilon", "AUDITED", "levels/1/attacks/label/epsilon", 8.1),
 ]
@@ -202,10 +211,11 @@ def test_a_record_of_some_of_the_points_is_not_yet_run(tmp_path):
     del records["FIGS10"]["ways"]["transfer_last"]["2500"]
     del records["DEFENSES"]["defenses"]["l2:1"]
     del records["FIG3"]["distances"]["5"]
+    records["ALL_DEFENSES"]["defenses"]["dp_adam:250"] = reaching(0.4, attacks={"gap": entry(0.5)}, not_adaptive={})
     records["FIGS11"]["defenses"]["l2:3"]["improvement"] = None
     found = lines(tmp_path, records)
     assert found["ours, privacy"].startswith("not yet run") and "lacks 'dp_sgd:8'" in found["ours, privacy"]
-    assert all(found[number].startswith("not yet run") for number in ("10", "10 far", "12", "13", "15"))
+    assert all(found[number].startswith("not yet run") for number in ("10", "10 far", "12", "13", "14 epsilon", "15"))
     assert found["6 defenses"].startswith("holds")
 
 

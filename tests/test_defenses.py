@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import common, study
 from mi_jax import data, defenses, models, oracle, perturbations, pretrained, privacy, training
@@ -316,6 +317,13 @@ def test_a_checkpoint_of_the_very_data_is_refused():
         defenses.build("transfer_last", TASK._replace(dataset="cifar100"))
 
 
+def test_a_checkpoint_of_the_very_file_is_refused_however_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pretrained.save(tmp_path / "own.npz", MLP.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))), "npz:mine.npz")
+    with pytest.raises(ValueError, match="trained on npz:mine.npz itself"):
+        defenses.build("transfer_last", TASK._replace(checkpoint="own.npz", dataset=f"npz:{tmp_path}/mine.npz"))
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"text"])
 def test_a_damaged_checkpoint_is_refused_in_one_line(content, tmp_path):
     (tmp_path / "cut.npz").write_bytes(content)
@@ -371,7 +379,9 @@ def test_clips_and_noises_of_a_grid_are_those_trained_alone():
         jax.tree.map(lambda a, b, g=g: np.testing.assert_allclose(a[g], b, atol=1e-5), together, alone)
 
 
-@pytest.mark.parametrize("name, value", [("clip", -1.0), ("clip", 0.0), ("noise", -1.0), ("noise", np.nan)])
+@pytest.mark.parametrize(
+    "name, value", [("clip", -1.0), ("clip", 0.0), ("clip", np.inf), ("noise", -1.0), ("noise", np.nan)]
+)
 def test_a_clip_or_noise_that_makes_no_sense_is_refused_wherever_it_comes_from(name, value):
     digits, numbers = data.load("digits"), {"clip": 1.0, "noise": 1.0}
     rows = (jax.random.key(0), MLP, Recipe(), digits.x, digits.y, np.arange(50)[None])
@@ -388,9 +398,64 @@ def test_a_model_whose_rows_see_each_other_is_refused_under_privacy():
 
     digits, coupled = data.load("digits"), MLP._replace(apply=apply)
     defense = defenses.build("dp_sgd:5", TASK)
-    with pytest.raises(ValueError, match="rows of a batch change each other's logits"):
+    with pytest.raises(ValueError, match="rows of a batch change a row's logits"):
         training.train_ensemble(
             jax.random.key(0), coupled, Recipe(), digits.x, digits.y, np.arange(50)[None], defense=defense
+        )
+
+
+def begun_silent(key, x):
+    """The parameters of a model whose first logits are all zero, whatever it is shown."""
+    params = MLP.init(key, x)
+    return params | {"Dense_1": jax.tree.map(jnp.zeros_like, params["Dense_1"])}
+
+
+def masked_by_place(params, x, key=None):
+    mask = 1.0 if key is None else jax.random.bernoulli(key, 0.5, x.shape)
+    return MLP.apply(params, x * mask, key)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"init": begun_silent, "apply": lambda params, x, key=None: MLP.apply(params, x - x.mean(0), key)}, "rows"),
+        ({"apply": masked_by_place}, "places"),
+    ],
+)
+def test_a_model_that_hides_how_its_rows_see_each_other_is_refused_under_privacy(change, named):
+    digits, defense = data.load("digits"), defenses.build("dp_sgd:5", TASK)
+    with pytest.raises(ValueError, match=f"privacy: {named} .* change a row's logits"):
+        training.train_ensemble(jax.random.key(0), MLP._replace(**change), Recipe(), digits.x, digits.y,
+                                np.arange(50)[None], defense=defense)  # fmt: skip
+
+
+def test_poisson_samples_of_rows_that_all_have_nan_leave_fresh_noise_alone():
+    """What is left of a private training in which no example counts: the sum of one independent noise a step."""
+    x, y = np.full((40, 8, 8, 1), np.nan, np.float32), np.zeros(40, int)
+    recipe = Recipe(5, 1.0, 4, patience=None, optimizer="sgd")
+    defense, members = defenses.of_mechanism(defenses.mechanism_for(20, recipe, clip=2, noise=3.0), recipe), 2
+    plan = defenses.mechanism_for(20, recipe)
+    assert (privacy.rate(plan), plan.steps) == (0.25, 16)
+    rows = np.arange(40).reshape(members, 20)
+    params, history = training.train_ensemble(jax.random.key(0), MLP, recipe, x, y, rows, defense=defense)
+    for k in range(members):
+        first = MLP.init(jax.random.split(jax.random.fold_in(jax.random.key(0), k))[0], x[:1])
+        moved = jax.tree.map(lambda end, begin, k=k: np.ravel(end[k] - begin), params, first)
+        moved = np.concatenate(jax.tree.leaves(moved))
+        # sigma C / (expected batch), 16 times: a key used twice would double the variance, and none would be none.
+        variance = 16 * (3.0 * 2 / 5) ** 2
+        low, high = stats.chi2.interval(1 - 1e-6, len(moved))
+        assert low <= (moved**2).sum() / variance <= high
+        assert 40 < history.dropped[k] < 120  # 5 are sampled in each of 16 steps; the rest of a batch is padding
+
+
+def test_private_training_that_loses_its_numbers_ends_in_one_line():
+    digits, recipe = data.load("digits"), Recipe(50, 1e30, 12, patience=None, optimizer="sgd")
+    defense = defenses.of_mechanism(defenses.mechanism_for(50, recipe), recipe)._replace(penalty=lambda _, p: sum(
+        jnp.sum(leaf**2) for leaf in jax.tree.leaves(p)))  # fmt: skip
+    with pytest.raises(ValueError, match="member 0: the training loss is nan"):
+        training.train_ensemble(
+            jax.random.key(0), MLP, recipe, digits.x, digits.y, np.arange(50)[None], defense=defense
         )
 
 
@@ -402,10 +467,11 @@ def test_private_members_of_an_ensemble_are_those_trained_alone():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), together, alone)
 
 
-def test_an_example_with_nan_is_dropped_from_private_gradients_and_counted():
+@pytest.mark.parametrize("bad", [0, 7])
+def test_an_example_with_nan_is_dropped_from_private_gradients_and_counted(bad):
     digits, defense = data.load("digits"), defenses.build("dp_sgd:5", TASK)
     x = digits.x.copy()
-    x[7] = np.nan
+    x[bad] = np.nan
     params, history = training.train_ensemble(
         jax.random.key(0), MLP, Recipe(), x, digits.y, np.arange(50)[None], defense=defense
     )
@@ -455,6 +521,13 @@ def test_top_k_shows_k_classes_and_rounding_few_values():
     sums = np.round(np.asarray(jax.nn.softmax(logits)), 1).sum(1)
     tenths = 10 * one * sums[:, None]
     np.testing.assert_allclose(tenths, np.round(tenths), atol=1e-4)
+
+
+@pytest.mark.parametrize("text", ["memguard:0.001", "top_k:1", "top_k:3", "rounding:0", "rounding:1"])
+def test_an_answer_that_is_no_number_is_not_made_one(text):
+    logits = np.float32([[np.nan, 0, 1], [0, 1, np.nan], [0, 1, 2]])
+    shown = np.asarray(shown_by(text)(logits))
+    assert np.isnan(shown[:2]).any(1).all() and not np.isnan(shown[2]).any()
 
 
 def noisy_line(x):

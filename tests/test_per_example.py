@@ -197,12 +197,19 @@ class PerPixel(nn.Module):
         return nn.Dense(4)(x[:, None])[:, 0]
 
 
+class Patches(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(x.reshape(-1, 2)).reshape(len(x), -1)
+
+
 @pytest.mark.parametrize(
     "net, message",
     [
         (Normalised(), "LayerNorm_0/bias, LayerNorm_0/scale: expected kernel and bias of dense layers"),
         (Shared(), "Dense_0 is used twice"),
         (PerPixel(), "Dense_0/bias, Dense_0/kernel: expected"),
+        (Patches(), "Dense_0 sees 4 rows of 2 examples"),
         (nn.Conv(4, (3, 3)), "parameters bias, kernel: expected"),
     ],
 )
@@ -246,6 +253,10 @@ def test_a_model_that_book_keeping_cannot_take_falls_back_to_the_reference(name,
 def test_what_stands_in_the_way_of_book_keeping_is_named():
     model, x = models.build("wide_resnet:10,1", (8, 8, 1), 4), jnp.zeros((1, 8, 8, 1))
     assert "GroupNorm_0/scale" in per_example.obstacle(model, jax.eval_shape(model.init, KEY, x), x)
+    patches = models.Model(lambda key, x: Patches().init(key, x)["params"],
+                           lambda params, x, key=None: Patches().apply({"params": params}, x), "patches")  # fmt: skip
+    shapes = jax.eval_shape(patches.init, KEY, jnp.zeros((1, 4)))
+    assert per_example.obstacle(patches, shapes, jnp.zeros((1, 4))).startswith("layer Dense_0 sees 4 rows")
     other = model._replace(apply=lambda params, x, key=None: x.reshape(len(x), -1) @ params[0])
     assert per_example.obstacle(other, (jnp.zeros((64, 4)),), x).startswith("parameters in a tuple, expected")
 
