@@ -1,9 +1,11 @@
 """Outliers are the points whose gamma-th neighbour is farthest, by cosine distance, and as many as were asked for."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import common, figS11_outliers, study
 from mi_jax import models, outliers
 
 
@@ -48,3 +50,11 @@ def test_penultimate_activations_are_what_the_last_layer_sees():
 def test_impossible_settings_are_refused(options, named):
     with pytest.raises(ValueError, match=named):
         outliers.outliers(np.random.default_rng(0).normal(size=(50, 3)), **options)
+
+
+def test_membership_does_not_choose_among_points_that_are_equally_alone():
+    prepared = study.prepare(common.Config(n_train=60, num_targets=1, num_shadows=1))
+    alike = prepared._replace(params=jax.tree.map(jnp.zeros_like, prepared.params))  # as a strong penalty leaves them
+    points = figS11_outliers.alone(alike, alike.split.trials[0], 0, 0.2, 3)
+    np.testing.assert_array_equal(points.is_member, np.isin(points.rows, alike.split.members[0]))
+    assert len(points.rows) == 24 and 4 <= points.is_member.sum() <= 20
