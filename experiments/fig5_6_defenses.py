@@ -6,7 +6,8 @@ Artefact: for each data set record.json, fig5.png (attack against test accuracy)
 Command:  python -m experiments.fig5_6_defenses --preset=smoke     digits; seconds, to see that it runs
           python -m experiments.fig5_6_defenses --preset=cpu       digits and Location-30 in full, CIFAR-10 in part
           python -m experiments.fig5_6_defenses --preset=paper     CIFAR-10, n = 2,500, all grids: an accelerator
-          --only=DATASET makes one of them, --defenses=none,l2:1 some of its points (none always belongs to them).
+          --only=DATASET makes one of them, --defenses=none,l2:1 some of its points (none always belongs to them);
+          what the record in --out holds already is left as it is.
           Transfer needs `python -m experiments.pretrain` first; originals in --data_dir or $MI_JAX_DATA/DATASET.
 Settings: all strengths of a defense train as one ensemble, on one split for all defenses. The attacker knows the
           defense: shadow models are trained with it. Beside that stands what an attacker gets who does not and trains
@@ -27,6 +28,7 @@ Status:   digits run: undefended 88.0 test accuracy, label-only 63.1; epsilon 8 
 """
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ from matplotlib import pyplot as plt
 
 from experiments import common, records, study, tables
 from experiments.tables import Column, named
-from mi_jax import metrics, plots, report
+from mi_jax import data, metrics, plots, report, splits
 
 PAPER = {  # CIFAR-10, n = 2,500, per cent: test accuracy, gap, label-only attack
     "none": (51.1, 49.1, 82.3),
@@ -142,18 +144,56 @@ def in_short(entry: dict) -> dict:
 def measure(
     config: common.Config, columns: dict[str, Column], written: tuple[str, ...], out: Path
 ) -> tuple[dict, dict]:
-    """The record of one data set, and where its parts are."""
-    studies = study.prepare_grid(config, written, out=out)
-    plain = studies[written.index("none")]
-    found = {}
-    for text, prepared in zip(written, studies, strict=True):
-        found[text] = entry_of(prepared, plain, columns)
-        print(line(text, found[text]), flush=True)
-    config = dataclasses.asdict(plain.config) | {"defense": list(written)}
-    record = {"config": config, "environment": plain.environment, "reference_rows": plain.split.reference.shape[1],
-              "defenses": found, "best": best_trade(found)}  # fmt: skip
-    records.write(out, record, differs=DIFFERS, fig5=draw_trade(record), fig6=draw_gap(record))
-    return record, study.places(out, studies)
+    """The record of one data set, and where its parts are.
+
+    One kind of defense after the other, each written when it is measured. What the record in `out` holds already, of
+    the same settings, is not measured again: a long grid may be run some defenses at a time. The undefended models
+    are trained each time, for the attacker who does not know of a defense.
+    """
+    record, places, kinds = standing(config, out), {}, {}
+    for text in written:
+        if text not in record["defenses"]:
+            kinds.setdefault(kind_of(text), []).append(text)
+    first = kinds.pop("none", [])
+    for texts in kinds.values() or [[]] * len(first):
+        studies = study.prepare_grid(config, ["none", *texts], out=out, reference=True)
+        places |= study.places(out, studies)
+        for prepared in studies:
+            text = prepared.config.defense
+            if text not in record["defenses"]:
+                entry = entry_of(prepared, studies[0], columns) | {"environment": prepared.environment}
+                print(line(text, entry), flush=True)
+                record = with_entry(record, text, entry)
+                records.write(out, record, differs=DIFFERS, fig5=draw_trade(record), fig6=draw_gap(record))
+    return record, places
+
+
+def standing(config: common.Config, out: Path) -> dict:
+    """The record in `out`, or one without a defense. ValueError where it is of other settings."""
+    dataset = data.load(config.dataset, config.data_dir)
+    config = common.resolve(config, dataset)
+    split = study.split_of(config, dataset, reference=True)
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("data_dir", "checkpoint", "defense")}
+    empty = {"config": settings, "split_digest": splits.digest(split), "reference_rows": split.reference.shape[1],
+             "defenses": {}, "best": {}}  # fmt: skip
+    empty, file = json.loads(json.dumps(report.finite(empty))), out / "record.json"
+    if not file.exists():
+        return empty
+    found = json.loads(file.read_text())
+    for name, wanted in (empty["config"] | {"split_digest": empty["split_digest"]}).items():
+        seen = (found["config"] | found).get(name)
+        if seen != wanted:
+            raise ValueError(f"{file}: of a run with {name}={seen}, expected {wanted}; remove it or name another --out")
+    return {name: found[name] for name in empty}
+
+
+def with_entry(record: dict, text: str, entry: dict) -> dict:
+    """The record with one defense more, in the order of the grids."""
+    found = report.finite(record["defenses"] | {text: entry})
+    order = list(dict.fromkeys((*DIGITS, *LOCATION, *IN_FULL, *found)))
+    found = {known: found[known] for known in order if known in found}
+    config = record["config"] | {"defense": list(found)}
+    return record | {"config": config, "defenses": found, "best": best_trade(found)}
 
 
 def line(text: str, entry: dict) -> str:
@@ -255,6 +295,8 @@ def body() -> None:
             told = best and f"{best['defense']}: test {best['test_accuracy']:.1f}, label-only {best['label_only']:.1f}"
             print(f"attacks at most {level} %: {told or 'no defense of these'}")
         places |= own
+        held = {folder / name / study.folder_of(text): entry for text, entry in record["defenses"].items()}
+        records.clear(folder, held)  # of a run that was stopped
     records.clear(folder, places)
 
 

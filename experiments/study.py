@@ -60,13 +60,13 @@ def prepare(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = Non
     return prepare_grid(config, (config.defense,), recipe=recipe, out=out)[0]
 
 
-def prepare_grid(
-    config: Config, written: Sequence[str], *, recipe: Recipe = Recipe(), out: Path | None = None
-) -> list[Study]:
+def prepare_grid(config: Config, written: Sequence[str], *, recipe: Recipe = Recipe(), out: Path | None = None,
+                 reference: bool = False) -> list[Study]:  # fmt: skip
     """The studies of a config under each of the defenses `written`, on the same split.
 
     Strengths of one defense train as one ensemble, in one compiled program. Each study is, to the bit, the one that
-    `prepare` makes of it alone with as many reference rows.
+    `prepare` makes of it alone with as many reference rows. With `reference` these are set aside although no defense
+    asks for them, so that the split is that of one that does.
     """
     started = time.perf_counter()
     for name in config.attacks or ():
@@ -89,7 +89,7 @@ def prepare_grid(
     for defense in found:
         if defense.expand is not None:
             jax.eval_shape(defense.expand, jax.random.key(0), example)
-    split = split_of(config, dataset, reference=any(defense.opponent for defense in found))
+    split = split_of(config, dataset, reference=reference or any(defense.opponent for defense in found))
     studies, training_key, key = {}, *jax.random.split(jax.random.key(config.seed))
 
     def of(i: int) -> Config:
@@ -97,11 +97,12 @@ def prepare_grid(
         return dataclasses.replace(config, defense=written[i], allow_random_target=random)
 
     for alike in grouped(found):
-        folders = [out / folder_of(written[i]) if out and len(found) > 1 else out for i in alike]
+        folders = [out and place_of(out, written, i) for i in alike]
         told = [surroundings(of(i), dataset, recipe, found[i], split=splits.digest(split)) for i in alike]
         keeps = [keeper(*place) for place in zip(folders, told, strict=True)]
         own = [found[i] for i in alike]
-        trained = train(training_key, model, recipe, dataset, split, own, keep=of_grid(keeps[0], told))
+        company = told if in_training(own[0]) else told[:1]  # what is trained is the first one's, whoever shares it
+        trained = train(training_key, model, recipe, dataset, split, own, keep=of_grid(keeps[0], company))
         for i, (params, history), keep, environment in zip(alike, trained, keeps, told, strict=True):
             target = oracles(model, params, dataset, found[i])
             ended = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]}
@@ -156,9 +157,15 @@ def folder_of(defense: str) -> str:
     return defense.replace(":", "-").replace("+", "_")
 
 
+def place_of(out: Path, written: Sequence[str], i: int) -> Path:
+    """Where the parts of one of these defenses are kept: in a folder of its own if it is not the only one."""
+    return out / folder_of(written[i]) if len(written) > 1 else out
+
+
 def places(out: Path, studies: list[Study]) -> dict[Path, dict]:
     """The folder of each study of a grid -> what `records.clear` needs to know to remove its parts."""
-    return {out / folder_of(one.config.defense): {"environment": one.environment} for one in studies}
+    written = [one.config.defense for one in studies]
+    return {place_of(out, written, i): {"environment": one.environment} for i, one in enumerate(studies)}
 
 
 def split_of(config: Config, dataset: Dataset, *, reference: bool) -> Split:

@@ -93,6 +93,25 @@ def test_the_smoke_preset_leaves_record_and_figure(name, tmp_path):
         assert record["attacks"]["confidence, not adaptive"]["balanced_accuracy"]["values"] == [0.5, 0.5]
 
 
+def test_a_grid_of_defenses_grows_by_those_its_record_lacks_and_by_no_other_run(tmp_path):
+    def run(*flags):
+        return script("fig5_6_defenses", "--preset=smoke", f"--out={tmp_path}", *flags)
+
+    file, whole = tmp_path / "digits" / "record.json", tmp_path / "digits"
+    assert run("--defenses=l2:1").returncode == 0
+    first = json.loads(file.read_text())
+    done = run("--defenses=l2:1,dropout:0.5")
+    measured = [text.partition(": ")[0] for text in done.stdout.splitlines() if "; not adaptive: " in text]
+    assert done.returncode == 0 and measured == ["dropout:0.5"]
+    grown = json.loads(file.read_text())
+    assert grown["config"]["defense"] == list(grown["defenses"]) == ["none", "l2:1", "dropout:0.5"]
+    assert {name: grown["defenses"][name] for name in first["defenses"]} == first["defenses"]
+    assert sorted(path.name for path in whole.iterdir()) == ["fig5.png", "fig6.png", "record.json"]
+    refused = run("--defenses=l2:1", "--seed=1")
+    assert refused.returncode == 2 and "error: " in refused.stderr and "seed=0, expected 1" in refused.stderr
+    assert json.loads(file.read_text()) == grown
+
+
 @pytest.mark.parametrize("name", ["table1_images", "fig5_6_defenses", "dp_audit"])  # the same line of code in all
 def test_an_unknown_preset_is_one_line(name, tmp_path):
     done = script(name, "--preset=tiny", f"--out={tmp_path / 'out'}")
@@ -107,7 +126,7 @@ def test_a_pretrained_network_is_kept_with_its_accuracies_and_transfer_begins_fr
                   f"--out={tmp_path / 'net.npz'}")  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "net.json").read_text())
-    assert record["rows"] == 500 and record["defense"] == "dropout:0.25"
+    assert record["rows"] == 500 and record["defense"] == "dropout:0.5"
     assert 0 <= record["accuracy"]["test"] <= 1
     task = defenses.Task(20, models.build("mlp:16", (600,), 5), (600,), 5, checkpoint=str(tmp_path / "net.npz"))
     assert defenses.build("transfer_last", task).strength["Dense_0"]["kernel"].shape == (600, 16)
