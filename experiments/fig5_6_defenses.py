@@ -14,12 +14,13 @@ Settings: all strengths of a defense train as one ensemble, on one split for all
           undefended shadow models. `label_only` is the label-only attack that does best on the trial's shadow models,
           by thresholds chosen on their other half.
           CIFAR-10 in the cpu preset: one trial; augmentation and boundary (609 queries) on 200 points a side,
-          accuracies, gap and confidence on all; no noise, whose search for a strength costs more than boundary. Adversarial regularisation has as many reference rows as members, or
-          what is left: 105 of Location-30 (on record). Transfer and double_dip stand on CIFAR-10 alone: for digits
-          and Location-30 there are no other data of their shape to begin from. ldl_fresh answers at random; how often
-          it does so is on record (`flip_rate`). The rates of private training were chosen on digits; on CIFAR-10 the
-          rate is 0.003, by test accuracy at epsilon 110 on 2,500 rows outside the split of seed 0 (0.0003: 30.1,
-          0.001: 33.5, 0.003: 39.4, 0.01: 28.7), which epsilon does not count.
+          accuracies, gap and confidence on all; no noise, whose search for a strength costs more than boundary.
+          Adversarial regularisation has as many reference rows as members, or what is left: 105 of Location-30 (on
+          record). Transfer and double_dip stand on CIFAR-10 alone: for digits and Location-30 there are no other data
+          of their shape to begin from. ldl_fresh answers at random; how often it does so is on record (`flip_rate`).
+          The rates of private training were chosen on digits; on CIFAR-10 the rate is 0.003, by test accuracy at
+          epsilon 110 on 2,500 rows outside the split of seed 0 (0.0003: 30.1, 0.001: 33.5, 0.003: 39.4, 0.01: 28.7),
+          which epsilon does not count.
 Differs:  DIFFERS, which the record holds too.
 Expected: on CIFAR-10 only L2 of at least 1 and DP keep attacks below 57 %; dropout costs no test accuracy and leaves
           62.8 (rate 0.9) to 86.3; MemGuard changes no label (the paper's figures 5 and 6; PAPER below).
