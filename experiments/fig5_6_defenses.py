@@ -37,7 +37,7 @@ import numpy as np
 from absl import flags
 from matplotlib import pyplot as plt
 
-from experiments import common, records, study, tables
+from experiments import common, paired, records, study, tables
 from experiments.tables import Column, named
 from mi_jax import data, metrics, plots, report, splits
 
@@ -113,14 +113,19 @@ PRESETS = {  # data set -> (changes to the config, columns, defenses)
 
 def put(prepared: study.Study, columns: dict[str, Column]) -> dict:
     """Every column, and `label_only`: of the label-only ones that which does best on the trial's shadow models."""
-    found = {name: tables.put(prepared, name, column)[0] for name, column in columns.items()}
-    entries = {name: record["attacks"][name] for name, record in found.items()}
+    found = {name: tables.put(prepared, name, column) for name, column in columns.items()}
+    entries = {name: record["attacks"][name] for name, (record, _) in found.items()}
     names = [name for name, entry in entries.items() if entry["access"] == "label"]
     on_shadows = np.array([entries[name]["tuned"]["shadow_accuracy"] for name in names])  # [A T]
     best = [names[i] for i in on_shadows.argmax(0)]
     values = [entries[name]["balanced_accuracy"]["values"][t] for t, name in enumerate(best)]
     strongest = {"chosen": best, "balanced_accuracy": metrics.summary(values)}
-    return {"models": next(iter(found.values()))["models"], "attacks": entries | {"label_only": strongest}}
+    entries["label_only"] = strongest
+    if len(best) == 1:  # no interval over targets
+        on_points = paired.accuracies({name: paired.hits(name, *one) for name, one in found.items()})
+        on_points["label_only"] = on_points[best[0]]
+        entries = {name: entry | {"over_points": on_points[name]} for name, entry in entries.items()}
+    return {"models": next(iter(found.values()))[0]["models"], "attacks": entries}
 
 
 def entry_of(defended: study.Study, plain: study.Study, columns: dict[str, Column]) -> dict:
