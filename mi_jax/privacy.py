@@ -76,13 +76,13 @@ def truncation(mechanism: Mechanism) -> float:
 
 
 def epsilon(mechanism: Mechanism) -> float:
-    """Epsilon at the mechanism's delta, for one row added or removed; inf without noise or without a clip.
+    """Epsilon at the mechanism's delta, for one row added or removed; inf without noise.
 
     An upper bound by the privacy loss distribution of the Poisson-sampled Gaussian mechanism, composed `steps` times,
     at delta less `truncation`. Takes a Mechanism of numbers. ValueError for settings that make no sense.
     """
     check(mechanism)
-    if mechanism.noise == 0 or np.any(np.isinf(mechanism.clip)):
+    if mechanism.noise == 0:
         return math.inf
     return _epsilon(rate(mechanism), float(mechanism.noise), mechanism.steps, mechanism.delta - truncation(mechanism))
 
@@ -106,8 +106,8 @@ def solve(mechanism: Mechanism, target_epsilon: float) -> Mechanism:
     ValueError where no noise multiplier between 1/4 and 1024 does that.
     """
     check(mechanism._replace(noise=1.0))
-    if not 0 < target_epsilon < math.inf or np.any(np.isinf(mechanism.clip)):
-        raise ValueError(f"target epsilon {target_epsilon}, clip {mechanism.clip}: expected both above 0 and finite")
+    if not 0 < target_epsilon < math.inf:
+        raise ValueError(f"target epsilon {target_epsilon}: expected more than 0 and finite")
     (low, high), reached = _NOISES, 0.0  # powers of 2; `reached` is the epsilon at `high`, and falls as that rises
     while high - low > 1e-3 and reached < 0.995 * target_epsilon:
         middle = (low + high) / 2
@@ -136,7 +136,7 @@ def check(mechanism: Mechanism) -> None:
         raise ValueError(f"noise={mechanism.noise}: expected a finite multiplier of at least 0")
     if np.any((np.asarray(mechanism.noise) > 0) & np.isinf(mechanism.clip)):
         raise ValueError(
-            f"clip={mechanism.clip}: expected a finite one, which noise={mechanism.noise} is a multiple of"
+            f"clip={mechanism.clip}: expected a finite one where there is noise, {mechanism.noise} times it"
         )
 
 

@@ -172,7 +172,9 @@ def test_epsilon_rises_with_steps_and_rate_and_falls_with_noise():
     assert privacy.epsilon(MECHANISM._replace(noise=2.0)) < base / 1.5
     assert privacy.epsilon(MECHANISM._replace(clip=7.0)) == base  # the noise is in units of the clip
     assert privacy.epsilon(MECHANISM._replace(noise=0.0)) == math.inf
-    assert privacy.epsilon(MECHANISM._replace(clip=math.inf)) == math.inf
+    assert privacy.epsilon(MECHANISM._replace(clip=math.inf, noise=0.0)) == math.inf
+    with pytest.raises(ValueError, match="clip=inf: expected a finite one"):
+        privacy.epsilon(MECHANISM._replace(clip=math.inf))
 
 
 @pytest.mark.parametrize("target", [0.5, 8.0, 50.0])
