@@ -261,7 +261,7 @@ def test_mechanism_that_makes_no_sense_is_refused_in_one_line(changes, message):
 
 @pytest.mark.parametrize("target", [-1.0, 0.0, math.nan, math.inf])
 def test_target_that_is_no_epsilon_is_refused(target):
-    with pytest.raises(ValueError, match=f"target epsilon {target}, clip 1.0: expected both above 0"):
+    with pytest.raises(ValueError, match=f"target epsilon {target}: expected more than 0 and finite"):
         privacy.solve(MECHANISM, target)
 
 
