@@ -54,7 +54,9 @@ class bar:
     """A tqdm bar with the time left, as a context; called with (done, total, what is being done)."""
 
     def __init__(self, title: str, unit: str, total: int | None = None):
-        self.bar = tqdm(desc=title, unit=unit, unit_scale=unit == "query", total=total, dynamic_ncols=True)
+        # miniters=0: by the clock, or an epoch would not be shown before another model is done.
+        how = {"unit_scale": unit == "query", "dynamic_ncols": True, "miniters": 0}
+        self.bar = tqdm(desc=title, unit=unit, total=total, **how)
 
     def __enter__(self) -> "bar":
         return self
