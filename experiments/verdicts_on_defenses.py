@@ -5,8 +5,7 @@ A KeyError says that a record lacks the points a claim is about.
 
 from experiments.fig5_6_defenses import strongest
 from experiments.verdicts import less, mean, test_of
-from mi_jax import metrics
-from mi_jax.defenses import DEFENSES
+from mi_jax import defenses, metrics
 
 
 def memguard_among_defenses(record: dict) -> tuple[bool, str]:
@@ -50,9 +49,9 @@ def last_layer_leaves_the_gap(record: dict) -> tuple[bool, str]:
 
 
 def strength_of(text: str) -> float:
-    """The strength of one defense as written, or its default."""
-    name, _, written = text.partition(":")
-    return float(written) if written else DEFENSES[name].default
+    """The strength of the first defense of a text as written, or its default."""
+    name, _, written = defenses.parts(text)[0].partition(":")
+    return float(written) if written else defenses.DEFENSES[name].default
 
 
 def only_l2_and_privacy(record: dict) -> tuple[bool, str]:

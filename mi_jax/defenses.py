@@ -50,8 +50,13 @@ def build(text: str, task: Task | None = None) -> Defense:
     """The defense written in `text`; `task` is needed by those whose `Kind` says so. ValueError names what is wrong."""
     if not text:
         raise ValueError(f"unknown defense '': known are {', '.join(DEFENSES)}")
+    return functools.reduce(compose, [_one(part, task) for part in parts(text)])
+
+
+def parts(text: str) -> list[str]:
+    """The defenses that `text` joins, each as written."""
     # The + of an exponent (1e+3) stands between digits, that of a second defense before a letter.
-    return functools.reduce(compose, [_one(part, task) for part in re.split(r"\+(?![\d.])", text)])
+    return re.split(r"\+(?![\d.])", text)
 
 
 def _one(text: str, task: Task | None) -> Defense:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import claims
+from experiments import claims, verdicts_on_defenses
+from experiments.fig5_6_defenses import kind_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -217,6 +218,12 @@ def test_a_record_of_some_of_the_points_is_not_yet_run(tmp_path):
     assert found["ours, privacy"].startswith("not yet run") and "lacks 'dp_sgd:8'" in found["ours, privacy"]
     assert all(found[number].startswith("not yet run") for number in ("10", "10 far", "12", "13", "14 epsilon", "15"))
     assert found["6 defenses"].startswith("holds")
+
+
+def test_strength_and_kind_are_read_of_all_that_a_defense_may_be_written_as():
+    texts = ("l2:1", "l2", "l2:1e+3", "l2:2+ldl:0.1", "l2+dropout:0.5")
+    assert [verdicts_on_defenses.strength_of(text) for text in texts] == [1, 0.01, 1000, 2, 0.01]
+    assert [kind_of(text) for text in texts] == ["l2", "l2", "l2", "l2+ldl", "l2+dropout"]
 
 
 @pytest.mark.parametrize("config", [{"dataset": "digits", "n_train": 2500}, {"dataset": "cifar10", "n_train": 100}])
