@@ -26,7 +26,7 @@ from matplotlib import pyplot as plt
 
 from experiments import common, records, runs, study, tables
 from experiments.fig5_6_defenses import CIFAR
-from mi_jax import attacks, metrics, outliers, plots, report
+from mi_jax import attacks, heads, metrics, outliers, plots, report
 from mi_jax.interview import Points, interview
 
 PAPER = {"dropout:0.8": 8.3, "dropout:0.9": 5.2, "dp_adam:250": 0.34, "l2:3": 0.54}  # pp
@@ -60,7 +60,7 @@ def alone(prepared: study.Study, trial: np.ndarray, k: int, beta: float, gamma: 
     rows = np.sort(np.concatenate([split.members[k], split.nonmembers[k]]))  # of equals the later ones are chosen
     is_member = np.isin(rows, split.members[k])
     params = jax.tree.map(lambda leaf: leaf[shadow], prepared.params)
-    features = outliers.penultimate(prepared.model, params, prepared.dataset.x[rows])
+    features = heads.penultimate(prepared.model, params, prepared.dataset.x[rows])
     chosen, _ = outliers.outliers(features, beta=beta, gamma=gamma)
     return Points(rows[chosen], is_member[chosen])
 

@@ -21,6 +21,7 @@ from mi_jax import (
     data,
     defenses,
     driver,
+    heads,
     models,
     oracle,
     per_example,
@@ -76,7 +77,7 @@ def prepare_grid(config: Config, written: Sequence[str], *, recipe: Recipe = Rec
     config = resolve(config, dataset)
     model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
     found = [defenses.build(text, defense_task(config, dataset, model, recipe)) for text in written]
-    if config.checkpoint is not None and not any(one.begin for one in found):
+    if config.checkpoint is not None and not any(one.begin or one.frozen for one in found):
         raise ValueError(
             f"checkpoint={config.checkpoint}: expected none, {' and '.join(written)} begins from no network"
         )
@@ -148,7 +149,7 @@ def grouped(found: list[Defense]) -> list[list[int]]:
 
 def in_training(defense: Defense) -> bool:
     """Does the strength of a defense matter before its models are asked?"""
-    places = ("begin", "model", "penalty", "opponent", "mechanism")
+    places = ("begin", "frozen", "model", "penalty", "opponent", "mechanism")
     return any(getattr(defense, place) is not None for place in places)
 
 
@@ -206,8 +207,12 @@ def privacy_of(
     many examples were dropped."""
     if defense.mechanism is None:
         return {}
-    mechanism, one = defenses.mechanism_of(defense), jax.tree.map(lambda leaf: leaf[0], params)
-    slow = per_example.obstacle(model, one, dataset.x[:1])
+    mechanism, one, x = defenses.mechanism_of(defense), jax.tree.map(lambda leaf: leaf[0], params), dataset.x[:1]
+    if defense.frozen is None:
+        slow = per_example.obstacle(model, one, x)
+    else:
+        head = heads.head_of(model, x.shape[1:])
+        slow = per_example.obstacle(head, one[heads.last_layer(model, x.shape[1:])], heads.penultimate(model, one, x))
     way = "clipped by one batched backward pass" if slow is None else f"clipped one example at a time: {slow}"
     told = {"epsilon": privacy.epsilon(mechanism), "delta": mechanism.delta, "statement": privacy.statement(mechanism)}
     dropped = [int(count) for count in np.asarray(history.dropped)]

@@ -80,26 +80,33 @@ def _one(text: str, task: Task | None) -> Defense:
     return make(strength, *rest)._replace(name=f"{name}:{strength:g}")
 
 
-_OF_STRENGTH = ("begin", "model", "penalty", "mechanism", "output")  # places whose function is given the strength
+_OF_STRENGTH = ("begin", "frozen", "model", "penalty", "mechanism", "output")  # whose function is given the strength
+_APART = {  # two places that cannot both be taken -> why
+    ("mechanism", "expand"): "expand lets rows see each other, and privacy clips them one by one",
+    ("mechanism", "opponent"): "opponent lets rows see each other, and privacy clips them one by one",
+    ("mechanism", "model"): "model lets rows see each other, and privacy clips them one by one",
+    ("opponent", "expand"): "the attack network would tell augmented images, expected plain ones",
+    ("frozen", "expand"): "layers that stand still see each row once, expected no new neighbours each epoch",
+    ("frozen", "begin"): "both say with which layers training begins",
+}
 
 
 def compose(a: Defense, b: Defense) -> Defense:
     """Both at once. ValueError where they take the same place, or where what one does would undo the other."""
-    names, private = f"{a.name}+{b.name}", a.mechanism is not None or b.mechanism is not None
-    for place in ("expand", "opponent", "model"):
-        if private and (getattr(a, place) or getattr(b, place)):
-            raise ValueError(f"defense {names}: {place} lets rows see each other, and privacy clips them one by one")
-    for place in ("recipe", "begin", "trainable", "expand", "model", "penalty", "opponent", "mechanism", "output"):
-        if getattr(a, place) is not None and getattr(b, place) is not None:
+    names, places = f"{a.name}+{b.name}", Defense._fields[2:-1]
+    taken = [{place for place in places if getattr(one, place) is not None} for one in (a, b)]
+    for pair, why in _APART.items():
+        if set(pair) <= set.union(*taken):
+            raise ValueError(f"defense {names}: {why}")
+    for place in places:
+        if place in taken[0] & taken[1]:
             raise ValueError(f"defense {names}: both take the place {place!r}, expected two that do not")
-    if (a.opponent or b.opponent) and (a.expand or b.expand):
-        raise ValueError(f"defense {names}: the attack network would tell augmented images, expected plain ones")
     both = {}
-    for place in Defense._fields[2:-1]:
+    for place in places:
         i, function = (0, getattr(a, place)) if getattr(a, place) is not None else (1, getattr(b, place))
         if function is not None:
             both[place] = _at(i, function) if place in _OF_STRENGTH or place == "opponent" else function
-    return Defense(f"{a.name}+{b.name}", (a.strength, b.strength), **both, random=a.random or b.random)
+    return Defense(names, (a.strength, b.strength), **both, random=a.random or b.random)
 
 
 @functools.lru_cache(maxsize=256)  # one object for the same two, so that compiled programs are found again
@@ -168,12 +175,19 @@ def transfer_full(task: Task) -> Defense:
 
 
 def transfer_last(task: Task) -> Defense:
-    """The same, and only the last layer is trained: the rest has never seen the private rows."""
-    return transfer_full(task)._replace(trainable=pretrained.in_last_layer_of(task.model, task.example_shape))
+    """The same, and only the last layer is trained: the rest never learns from the private rows.
+
+    The layers that stand still see each row once, without dropout; one beside this defense drops what they make of it.
+    """
+    return Defense(strength=pretrained.load(task), frozen=_itself)
 
 
 def _body_of(body: dict, fresh: Params) -> Params:
     return {**fresh, **body}
+
+
+def _itself(body: dict) -> dict:
+    return body
 
 
 def dp_sgd(strength: float, task: Task) -> Defense:

@@ -5,39 +5,10 @@ within a cosine distance delta of it. With gamma fixed, delta follows from the s
 outliers: it is a quantile of the distances to the gamma-th neighbour, so nothing is searched.
 """
 
-import functools
-
-import jax
 import numpy as np
-from flax import linen as nn
 from sklearn import neighbors
 
-from mi_jax import pretrained
-from mi_jax.types import Array, Model, Params
-
 GAMMA, BETA = 10, 0.02  # the paper's
-_ROWS = 512  # a forward pass
-
-
-def penultimate(model: Model, params: Params, x: Array) -> np.ndarray:
-    """What goes into the last dense layer of a model of ours, [P D], for examples x [P *x]."""
-    last = pretrained.last_layer(model, x.shape[1:])
-    parts = [_activations(params, x[i : i + _ROWS], model=model, last=last) for i in range(0, len(x), _ROWS)]
-    return np.concatenate(parts)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "last"))
-def _activations(params: Params, x: Array, *, model: Model, last: str) -> jax.Array:
-    seen = []
-
-    def tap(call, args, kwargs, context):
-        if context.module.path == (last,):
-            seen.append(args[0])
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(tap):
-        model.apply(params, x)
-    return seen[0]
 
 
 def distance_to_neighbour(features: np.ndarray, gamma: int = GAMMA) -> np.ndarray:

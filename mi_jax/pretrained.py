@@ -3,9 +3,7 @@
 `python -m experiments.pretrain` writes them.
 """
 
-import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mi_jax import store
+from mi_jax import heads, store
 from mi_jax.datasets import cache
-from mi_jax.types import Model, Params
+from mi_jax.types import Params
 
 SOURCE, SHAPE = "cifar100", (32, 32, 3)  # what the paper's network was pre-trained on
 
@@ -59,7 +57,7 @@ def load(task: Any) -> dict:
     if _place(source) == _place(task.dataset):
         raise ValueError(f"checkpoint {os.fspath(path)}: trained on {source} itself, expected one of other data")
     params = traverse_util.unflatten_dict(flat, sep="/")
-    expected, last = shapes(task.model, task.example_shape), last_layer(task.model, task.example_shape)
+    expected, last = heads.shapes(task.model, task.example_shape), heads.last_layer(task.model, task.example_shape)
     found = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
     wrong = [path for path in sorted(expected | found) if found.get(path) != expected.get(path)]
     wrong = [path for path in wrong if not path.startswith(f"{last}/")]
@@ -75,28 +73,3 @@ def _place(source: str) -> str:
     """The name of a data set, of a user's file wherever it is named from."""
     kind, _, file = source.partition(":")
     return f"npz:{os.path.realpath(file)}" if kind == "npz" else source
-
-
-def shapes(model: Model, example_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """path -> shape of every parameter of a model."""
-    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *example_shape)))
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
-
-
-def last_layer(model: Model, example_shape: tuple[int, ...]) -> str:
-    """The name of the layer that makes the logits: the last dense one."""
-    names = {path.split("/")[0] for path in shapes(model, example_shape)}
-    dense = [name for name in names if name.startswith("Dense_")]
-    if not dense:
-        raise ValueError(f"model {model.name}: no layer Dense_0, Dense_1, ..., expected one that makes the logits")
-    return max(dense, key=lambda name: int(name.rpartition("_")[2]))
-
-
-def in_last_layer_of(model: Model, example_shape: tuple[int, ...]) -> Callable[[tuple[str, ...]], bool]:
-    """Does the path of a parameter lead into the last layer? The same layer gives the same function object."""
-    return _in_layer(last_layer(model, example_shape))
-
-
-@functools.cache
-def _in_layer(name: str) -> Callable[[tuple[str, ...]], bool]:
-    return lambda path: path[0] == name

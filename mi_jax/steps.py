@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import traverse_util
 from jax import lax
 
 from mi_jax import batches, per_example, privacy
@@ -54,7 +53,7 @@ class State(NamedTuple):
     waited: jax.Array  # [] epochs since then
     running: jax.Array  # [] bool
     dropped: jax.Array  # [] int32, examples whose gradient was not finite; only privacy counts them
-    average: Params | None  # of the trainable parameters over the steps
+    average: Params | None  # of the parameters over the steps
     opponent: Any
 
 
@@ -89,9 +88,8 @@ def begin(key: jax.Array, own: Own, x_pool: jax.Array, y_pool: jax.Array, plan: 
     if plan.defense.begin is not None:
         params = plan.defense.begin(own.strength, params)
     infinity, zero = jnp.array(jnp.inf, jnp.float32), jnp.array(0, jnp.int32)
-    trained, _ = divide(params, plan.defense.trainable)
-    moments = _optimizer(plan, len(own.rows), x_pool).init(trained)
-    average = trained if plan.recipe.average else None
+    moments = _optimizer(plan, len(own.rows), x_pool).init(params)
+    average = params if plan.recipe.average else None
     opponent = None
     if plan.defense.opponent is not None:
         num_classes = jax.eval_shape(plan.model.apply, params, x_pool[:1]).shape[-1]
@@ -99,39 +97,19 @@ def begin(key: jax.Array, own: Own, x_pool: jax.Array, y_pool: jax.Array, plan: 
     return State(key, params, moments, zero, infinity, infinity, zero, jnp.array(True), zero, average, opponent)
 
 
-def divide(params: Params, trainable: Callable[[tuple[str, ...]], bool] | None) -> tuple[Params, Params]:
-    """(what is trained, what stands still) of a nested dict of parameters; `merge` joins them again."""
-    if trainable is None:
-        return params, {}
-    flat = traverse_util.flatten_dict(params)
-    parts = ({path: leaf for path, leaf in flat.items() if trainable(path) == side} for side in (True, False))
-    trained, still = map(traverse_util.unflatten_dict, parts)
-    return trained, still
-
-
-def merge(trained: Params, still: Params) -> Params:
-    """The parameters that `divide` took apart."""
-    if not still:
-        return trained
-    return traverse_util.unflatten_dict(traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(still))
-
-
-def final(state: State, trainable: Callable[[tuple[str, ...]], bool] | None) -> Params:
+def final(state: State) -> Params:
     """The parameters that training ends with: the last ones, or their running mean."""
-    return state.params if state.average is None else merge(state.average, divide(state.params, trainable)[1])
+    return state.params if state.average is None else state.average
 
 
 def epoch(state: State, own: Own, x_pool: jax.Array, y_pool: jax.Array, plan: Plan) -> State:
     """One pass over the member's rows of the pool, or over their neighbours, and whether to go on."""
-    trained, still = divide(state.params, plan.defense.trainable)
-    state = state._replace(params=trained)
     steps = _plain_steps if plan.defense.mechanism is None else _private_steps
-    state, loss = steps(state, still, own, x_pool, y_pool, plan)
-    return _judge(state._replace(params=merge(state.params, still)), loss, plan.recipe)
+    return _judge(*steps(state, own, x_pool, y_pool, plan), plan.recipe)
 
 
-def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Plan) -> tuple[State, jax.Array]:
-    """(the state after all batches, the mean loss), state.params being what is trained.
+def _plain_steps(state: State, own: Own, x_pool, y_pool, plan: Plan) -> tuple[State, jax.Array]:
+    """(the state after all batches, the mean loss).
 
     What an opponent adds is not in that loss: it rises while the opponent learns, and would end training early.
     """
@@ -143,8 +121,8 @@ def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Pl
     others = batches.others(jax.random.fold_in(epoch_key, 3), own.reference, sized) if defense.opponent else None
     of_pairs = batches.reader(pairs_key, own.rows, x_pool, y_pool, defense.expand, sized.copies)
 
-    def loss_of(trained, key, pairs, weight, opponent):
-        params, (x, y) = merge(trained, still), of_pairs(pairs)
+    def loss_of(params, key, pairs, weight, opponent):
+        x, y = of_pairs(pairs)
         logits = model.apply(params, x, key)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         mean = jnp.sum(weight * losses) / jnp.sum(weight)
@@ -155,17 +133,17 @@ def _plain_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Pl
         return mean + jnp.sum(weight * told) / jnp.sum(weight), mean
 
     def step(carry, inputs):
-        trained, moments, average, opponent = carry
+        params, moments, average, opponent = carry
         i, pairs, weight, other = inputs
         if opponent is not None:
             seen, beside = (*of_pairs(pairs), weight), (x_pool[other], y_pool[other], jnp.ones(sized.size))
-            opponent = _learned(state, opponent, merge(trained, still), seen, beside, plan)
+            opponent = _learned(state, opponent, params, seen, beside, plan)
         step_of = jax.grad(loss_of, has_aux=True)
-        grads, loss = step_of(trained, jax.random.fold_in(step_key, i), pairs, weight, opponent)
-        updates, moments = optimizer.update(grads, moments, trained)
-        trained = optax.apply_updates(trained, updates)
-        average = _averaged(average, trained, state.epoch * sized.steps + i, plan)
-        return (trained, moments, average, opponent), loss * jnp.sum(weight)
+        grads, loss = step_of(params, jax.random.fold_in(step_key, i), pairs, weight, opponent)
+        updates, moments = optimizer.update(grads, moments, params)
+        params = optax.apply_updates(params, updates)
+        average = _averaged(average, params, state.epoch * sized.steps + i, plan)
+        return (params, moments, average, opponent), loss * jnp.sum(weight)
 
     carry = (state.params, state.moments, state.average, state.opponent)
     inputs = (jnp.arange(sized.steps), *batches.shuffled(shuffle_key, sized), others)
@@ -192,23 +170,23 @@ def _learned(state: State, opponent: Any, params: Params, seen: tuple, beside: t
     return jax.tree.map(lambda old, new: jnp.where(waits, old, new), opponent, new)
 
 
-def _private_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: Plan) -> tuple[State, jax.Array]:
+def _private_steps(state: State, own: Own, x_pool, y_pool, plan: Plan) -> tuple[State, jax.Array]:
     """The same by the defense's mechanism: a Poisson sample a step, clipped, summed, with noise."""
     defense, mechanism = plan.defense, plan.defense.mechanism(own.strength)
     optimizer, model = _optimizer(plan, len(own.rows), x_pool), _model(plan, own)
     step_key, steps = jax.random.fold_in(state.key, state.epoch), sizes(plan, len(own.rows), x_pool).steps
-    sum_of = per_example.way(plan.model, merge(state.params, still), x_pool[:1])
+    sum_of = per_example.way(plan.model, state.params, x_pool[:1])
 
     def step(carry, i):
-        trained, moments, average, dropped = carry
+        params, moments, average, dropped = carry
         key, model_key = jax.random.split(jax.random.fold_in(step_key, i))
 
-        def losses_of(trained, batch):
-            logits = model.apply(merge(trained, still), batch[0], model_key)
+        def losses_of(params, batch):
+            logits = model.apply(params, batch[0], model_key)
             return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
 
         def summed(batch, weight, clip):
-            return sum_of(losses_of, trained, batch, weight, clip)
+            return sum_of(losses_of, params, batch, weight, clip)
 
         def batch_of(indices):
             rows = own.rows[indices]
@@ -216,28 +194,28 @@ def _private_steps(state: State, still: Params, own: Own, x_pool, y_pool, plan: 
 
         grads, clipped = privacy.gradient(key, summed, batch_of, mechanism)
         if defense.penalty is not None:  # of the parameters alone, which are public: it costs no privacy
-            more = jax.grad(lambda trained: defense.penalty(own.strength, merge(trained, still)))(trained)
+            more = jax.grad(lambda params: defense.penalty(own.strength, params))(params)
             grads = jax.tree.map(jnp.add, grads, more)
-        updates, moments = optimizer.update(grads, moments, trained)
-        trained = optax.apply_updates(trained, updates)
-        lost = ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trained)]))
+        updates, moments = optimizer.update(grads, moments, params)
+        params = optax.apply_updates(params, updates)
+        lost = ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
         loss = jnp.where(jnp.isfinite(clipped.loss), clipped.loss, 0).sum() / mechanism.expected
         loss = jnp.where(lost, jnp.nan, loss)  # else every example would be dropped, unseen
-        average = _averaged(average, trained, state.epoch * steps + i, plan)
-        return (trained, moments, average, dropped + clipped.dropped), loss
+        average = _averaged(average, params, state.epoch * steps + i, plan)
+        return (params, moments, average, dropped + clipped.dropped), loss
 
     carry = (state.params, state.moments, state.average, state.dropped)
     (params, moments, average, dropped), losses = lax.scan(step, carry, jnp.arange(steps))
     return state._replace(params=params, moments=moments, average=average, dropped=dropped), jnp.mean(losses)
 
 
-def _averaged(average: Params | None, trained: Params, step: jax.Array, plan: Plan) -> Params | None:
+def _averaged(average: Params | None, params: Params, step: jax.Array, plan: Plan) -> Params | None:
     """The running mean after this many steps. Its decay grows to the recipe's, so that a short training does not end
     in the weights it began with."""
     if average is None:
         return None
     decay = jnp.minimum(plan.recipe.average, (1 + step) / (10 + step))
-    return jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, average, trained)
+    return jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, average, params)
 
 
 def _judge(state: State, loss: jax.Array, recipe: Recipe) -> State:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mi_jax import batches, privacy, steps, store
+from mi_jax import batches, heads, privacy, steps, store
 from mi_jax.types import Array, Defense, Model, Params, Recipe
 
 Progress = Callable[[int, int, int], Any]
@@ -117,6 +117,8 @@ def _check(plan: steps.Plan, x_pool: Array, y_pool: Array, members: Array, own: 
         raise ValueError(f"expand: returned shape {shown}, expected (M, {example}) with M >= 1")
     if defense.opponent is not None and not own.reference.shape[-1]:
         raise ValueError("reference: no rows, expected those that the opponent of the defense compares members with")
+    if defense.frozen is not None and defense.expand is not None:
+        raise ValueError("expand: new neighbours each epoch, expected none beside frozen layers, which see a row once")
     if defense.mechanism is not None:
         _check_private(plan, x_pool, members, own.strength)
 
@@ -177,7 +179,8 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     defense share. `strengths`, a pytree like `defense.strength` with leaves [G ...], trains all models once with
     each of them as one ensemble: results are [G K ...]. With `expand` an epoch goes over all n * M pairs of a row
     and one of its neighbours in a random order, in batches of the same size; random neighbours are drawn anew for
-    each epoch and pair. `reference` [K m] are rows that only an `opponent` looks at.
+    each epoch and pair. `reference` [K m] are rows that only an `opponent` looks at. Layers that are `frozen` see
+    every row once, before training, and are the same for all strengths.
 
     `progress(members done, members, epoch of the group)` is called after every block. `keep` (`store.py`) makes it
     resumable, a group at a time. ValueError for arguments that do not fit together, and, naming the member, for a
@@ -188,6 +191,14 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     _check(plan, x_pool, y_pool, members, steps.Own(members, reference, defense.strength))
     if defense.mechanism is not None and strengths is not None:
         privacy.check(defense.mechanism(strengths))
+    if defense.frozen is not None:
+        rows, body = np.unique(np.concatenate([members, reference], 1)), _body(defense, strengths)
+        found, history = train_ensemble(
+            key, heads.head_of(model, x_pool.shape[1:]), recipe, heads.behind(model, body, x_pool[rows]), y_pool[rows],
+            np.searchsorted(rows, members), defense=defense._replace(frozen=None), strengths=strengths,
+            reference=np.searchsorted(rows, reference), models_at_once=models_at_once, keep=keep, progress=progress,
+        )  # fmt: skip
+        return heads.joined(model, x_pool.shape[1:], body, found), history
     G = 1 if strengths is None else len(jax.tree.leaves(strengths)[0])
     num_models, K = G * len(members), len(members)
     wanted = default_models_at_once(model, x_pool, num_models)
@@ -216,9 +227,19 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     return jax.tree.map(jnp.asarray, params), history
 
 
+def _body(defense: Defense, strengths: Any) -> Params:
+    """The layers that stand still."""
+    if strengths is None:
+        return defense.frozen(defense.strength)
+    bodies = defense.frozen(strengths)
+    if not all(np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape)) for leaf in jax.tree.leaves(bodies)):
+        raise ValueError("frozen: other layers with another strength, expected the same for all that train together")
+    return jax.tree.map(lambda leaf: leaf[0], bodies)
+
+
 def _part(state: steps.State, size: int, plan: steps.Plan) -> store.Part:
     """The leaves of (parameters, History) of the first `size` members of a group."""
-    leaves = jax.tree.leaves((steps.final(state, plan.defense.trainable), _history(state)))
+    leaves = jax.tree.leaves((steps.final(state), _history(state)))
     alone = state.epoch.ndim == 0
     return {str(i): leaf[None] if alone else leaf[:size] for i, leaf in enumerate(leaves)}
 
@@ -267,6 +288,12 @@ def train(key: jax.Array, model: Model, recipe: Recipe, x: Array, y: Array, *, d
     x, y = np.concatenate([x, beside[0]]), np.concatenate([y, beside[1]])
     own = steps.Own(jnp.arange(n), jnp.arange(n, len(x)), jax.tree.map(_array, defense.strength))
     _check(plan, x, y, np.arange(n)[None], own)
+    if defense.frozen is not None:
+        body, shape = defense.frozen(defense.strength), x.shape[1:]
+        features, own = heads.behind(model, body, x), defense._replace(frozen=None)
+        beside = features[n:], y[n:]
+        found = train(key, heads.head_of(model, shape), recipe, features[:n], y[:n], defense=own, reference=beside)
+        return heads.joined(model, shape, body, found[0]), found[1]
     report = functools.partial(_report, None, 0, 1, 1)
     state = _train_group(jnp.asarray(key), own, jnp.asarray(x), jnp.asarray(y, jnp.int32), plan, report)
-    return jax.tree.map(jnp.asarray, steps.final(state, plan.defense.trainable)), _history(state)
+    return jax.tree.map(jnp.asarray, steps.final(state)), _history(state)

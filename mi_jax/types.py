@@ -86,7 +86,7 @@ class Defense(NamedTuple):
     strength: Any = ()
     recipe: Callable[[Recipe], Recipe] | None = None  # the recipe in place of the one asked for
     begin: Callable[[Any, Params], Params] | None = None  # (strength, fresh parameters) -> those training begins with
-    trainable: Callable[[tuple[str, ...]], bool] | None = None  # path of a parameter -> is it trained; None: all are
+    frozen: Callable[[Any], Params] | None = None  # strength -> all layers but the last, the only one then trained
     expand: "Perturbation | None" = None  # the neighbours every row is trained on, all of them each epoch
     model: Callable[[Any, Model], Model] | None = None  # (strength, model) -> the model whose loss is taken
     penalty: Callable[[Any, Params], jax.Array] | None = None  # (strength, params) -> scalar added to every loss

@@ -223,7 +223,7 @@ def test_all_weights_are_in_the_penalties_that_say_so():
 
 
 def test_dropout_zeroes_that_share_of_units_and_keeps_their_mean():
-    rate, slots = 0.3, models._dropping(jax.random.key(1), jnp.float32(0.3))
+    rate, slots = 0.3, models.dropping(jax.random.key(1), jnp.float32(0.3))
     first, second = (np.asarray(slots(jnp.ones((200, 500)))) for _ in range(2))
     for seen in (first, second):
         zero = (seen == 0).mean()
@@ -550,7 +550,7 @@ def test_ldl_answers_a_question_alike_wherever_it_stands_and_fresh_noise_does_no
 def test_double_dip_is_transfer_and_ldl():
     defense = defenses.build("double_dip:0.2", TASK)
     assert defense.name == "double_dip:0.2" and defense.begin is not None and defense.output is not None
-    assert defense.trainable is None and defense.strength[1] == 0.2
+    assert defense.frozen is None and defense.strength[1] == 0.2
 
 
 def test_ldl_of_strength_zero_is_the_label_itself():
@@ -597,6 +597,8 @@ def test_two_defenses_are_both_there():
         ("dp_sgd:8+dropout:0.5", "model lets rows see each other"),
         ("adversarial:1+dp_adam:8", "opponent lets rows see each other"),
         ("adversarial:1+augmentation:1", "the attack network would tell augmented images"),
+        ("transfer_last+augmentation:1", "layers that stand still see each row once"),
+        ("transfer_last+transfer_full", "both say with which layers training begins"),
         ("none+prayer", "unknown defense 'prayer'"),
         ("l2:1+", "unknown defense ''"),
     ],

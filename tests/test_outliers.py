@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import common, figS11_outliers, study
-from mi_jax import models, outliers
+from mi_jax import outliers
 
 
 def test_the_distance_to_a_neighbour_is_that_of_a_search_over_all_pairs():
@@ -33,16 +33,6 @@ def test_ties_do_not_change_how_many_are_chosen():
     features = np.tile(np.eye(4), (10, 1))  # every point has nine others on it
     chosen, delta = outliers.outliers(features, gamma=3, beta=0.1)
     assert chosen.sum() == 4 and abs(delta) < 1e-12
-
-
-def test_penultimate_activations_are_what_the_last_layer_sees():
-    model = models.build("mlp:6,5", (8, 8, 1), 3)
-    x = np.random.default_rng(0).random((700, 8, 8, 1), np.float32)  # two forward passes
-    params = model.init(jax.random.key(0), x)
-    seen = outliers.penultimate(model, params, x)
-    assert seen.shape == (700, 5)
-    last = params["Dense_2"]
-    np.testing.assert_allclose(seen @ last["kernel"] + last["bias"], model.apply(params, x), atol=1e-5)
 
 
 @pytest.mark.parametrize("options, named", [({"gamma": 50}, "gamma=50"), ({"gamma": 0}, "gamma=0"),
