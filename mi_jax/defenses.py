@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mi_jax import adversary, perturbations, pretrained, privacy
+from mi_jax import adversary, perturbations, pretrained, privacy, training
 from mi_jax.outputs import ldl, ldl_fresh, memguard, rounding, top_k
 from mi_jax.penalties import l1, l1_all, l2, l2_all, weight_decay
 from mi_jax.types import Defense, Model, Params, Recipe
@@ -81,28 +81,16 @@ def _one(text: str, task: Task | None) -> Defense:
 
 
 _OF_STRENGTH = ("begin", "frozen", "model", "penalty", "mechanism", "output")  # whose function is given the strength
-_APART = {  # two places that cannot both be taken -> why
-    ("mechanism", "expand"): "expand lets rows see each other, and privacy clips them one by one",
-    ("mechanism", "opponent"): "opponent lets rows see each other, and privacy clips them one by one",
-    ("mechanism", "model"): "model lets rows see each other, and privacy clips them one by one",
-    ("opponent", "expand"): "the attack network would tell augmented images, expected plain ones",
-    ("frozen", "expand"): "layers that stand still see each row once, expected no new neighbours each epoch",
-    ("frozen", "begin"): "both say with which layers training begins",
-}
 
 
 def compose(a: Defense, b: Defense) -> Defense:
     """Both at once. ValueError where they take the same place, or where what one does would undo the other."""
-    names, places = f"{a.name}+{b.name}", Defense._fields[2:-1]
-    taken = [{place for place in places if getattr(one, place) is not None} for one in (a, b)]
-    for pair, why in _APART.items():
-        if set(pair) <= set.union(*taken):
-            raise ValueError(f"defense {names}: {why}")
-    for place in places:
-        if place in taken[0] & taken[1]:
-            raise ValueError(f"defense {names}: both take the place {place!r}, expected two that do not")
+    names, (of_a, of_b) = f"{a.name}+{b.name}", map(training.taken, (a, b))
+    training.check_places(names, of_a | of_b)
+    for place in (place for place in Defense._fields if place in of_a & of_b):
+        raise ValueError(f"defense {names}: both take the place {place!r}, expected two that do not")
     both = {}
-    for place in places:
+    for place in Defense._fields[2:-1]:
         i, function = (0, getattr(a, place)) if getattr(a, place) is not None else (1, getattr(b, place))
         if function is not None:
             both[place] = _at(i, function) if place in _OF_STRENGTH or place == "opponent" else function
@@ -177,7 +165,7 @@ def transfer_full(task: Task) -> Defense:
 def transfer_last(task: Task) -> Defense:
     """The same, and only the last layer is trained: the rest never learns from the private rows.
 
-    The layers that stand still see each row once, without dropout; one beside this defense drops what they make of it.
+    The layers that stand still see each row once, without dropout or augmentation; neither goes with this defense.
     """
     return Defense(strength=pretrained.load(task), frozen=_itself)
 

@@ -144,7 +144,7 @@ def _activated(x: jax.Array) -> jax.Array:
     return nn.leaky_relu(nn.GroupNorm(num_groups=8)(x), 0.1)
 
 
-def dropping(key: jax.Array | None, rate: float | jax.Array) -> Drop:
+def _dropping(key: jax.Array | None, rate: float | jax.Array) -> Drop:
     """Sets each unit to 0 with probability `rate` and scales the others up by 1 / (1 - rate); the k-th slot that
     asks draws with the k-th key. `rate` may be traced, which flax's own Dropout refuses."""
     if key is None or isinstance(rate, float | int) and rate == 0:
@@ -163,7 +163,7 @@ def _as_model(net: nn.Module, name: str) -> Model:
         return net.init(key, x, training=False, drop=lambda x: x)["params"]
 
     def apply(params: Params, x: Array, key: jax.Array | None = None, dropout: float | jax.Array = 0.0) -> jax.Array:
-        return net.apply({"params": params}, x, training=key is not None, drop=dropping(key, dropout))
+        return net.apply({"params": params}, x, training=key is not None, drop=_dropping(key, dropout))
 
     return Model(init, apply, name)
 

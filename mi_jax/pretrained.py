@@ -57,15 +57,12 @@ def load(task: Any) -> dict:
     if _place(source) == _place(task.dataset):
         raise ValueError(f"checkpoint {os.fspath(path)}: trained on {source} itself, expected one of other data")
     params = traverse_util.unflatten_dict(flat, sep="/")
-    expected, last = heads.shapes(task.model, task.example_shape), heads.last_layer(task.model, task.example_shape)
-    found = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
-    wrong = [path for path in sorted(expected | found) if found.get(path) != expected.get(path)]
-    wrong = [path for path in wrong if not path.startswith(f"{last}/")]
-    if wrong:
-        wanted = expected.get(wrong[0], f"no such layer in {task.model.name}")
-        raise ValueError(f"checkpoint {os.fspath(path)}: {wrong[0]} has shape {found.get(wrong[0])}, expected {wanted}")
+    wrong = heads.misfit(task.model, task.example_shape, params)
+    if wrong is not None:
+        raise ValueError(f"checkpoint {os.fspath(path)}: {wrong}")
     if not all(np.isfinite(leaf).all() for leaf in flat.values()):
         raise ValueError(f"checkpoint {os.fspath(path)}: parameters that are NaN or infinite, expected finite ones")
+    last = heads.last_layer(task.model, task.example_shape)
     return jax.tree.map(jnp.asarray, {name: layer for name, layer in params.items() if name != last})
 
 

@@ -90,6 +90,29 @@ def _train_group(keys, own: steps.Own, x_pool, y_pool, plan: steps.Plan, report)
     return jax.device_get(state._replace(key=None, moments=None, opponent=None))
 
 
+_APART = {  # two places of a Defense that cannot both be taken -> why
+    ("mechanism", "expand"): "expand lets rows see each other, and privacy clips them one by one",
+    ("mechanism", "opponent"): "opponent lets rows see each other, and privacy clips them one by one",
+    ("mechanism", "model"): "model lets rows see each other, and privacy clips them one by one",  # dropout's masks do
+    ("opponent", "expand"): "the attack network would tell augmented images, expected plain ones",
+    ("frozen", "expand"): "frozen layers see each row once, expected no new neighbours each epoch",
+    ("frozen", "model"): "frozen layers see each row once, expected nothing drawn anew in each step",
+    ("frozen", "begin"): "both say with which layers training begins",
+}
+
+
+def taken(defense: Defense) -> set[str]:
+    """The places of a defense that hold a function."""
+    return {place for place in Defense._fields[2:-1] if getattr(defense, place) is not None}
+
+
+def check_places(name: str, places: set[str]) -> None:
+    """ValueError for two places that cannot both be taken, by whatever is called `name`."""
+    for pair, why in _APART.items():
+        if places.issuperset(pair):
+            raise ValueError(f"defense {name}: {why}")
+
+
 def _plan(model: Model, recipe: Recipe, defense: Defense) -> steps.Plan:
     recipe = recipe if defense.recipe is None else defense.recipe(recipe)
     return steps.Plan(model, recipe, defense._replace(name="", strength=(), recipe=None, output=None, random=False))
@@ -105,6 +128,7 @@ def _check(plan: steps.Plan, x_pool: Array, y_pool: Array, members: Array, own: 
         outside = f"{members.min()}..{members.max()}"
         raise ValueError(f"members: rows {outside}, expected rows of the pool, 0..{len(x_pool) - 1}")
     model, recipe, defense = plan
+    check_places("in training", taken(defense))
     for name in ("batch_size", "max_epochs", "learning_rate"):
         if not 0 < getattr(recipe, name) < np.inf:
             raise ValueError(f"recipe: {name}={getattr(recipe, name)}, expected more than 0 and finite")
@@ -117,17 +141,12 @@ def _check(plan: steps.Plan, x_pool: Array, y_pool: Array, members: Array, own: 
         raise ValueError(f"expand: returned shape {shown}, expected (M, {example}) with M >= 1")
     if defense.opponent is not None and not own.reference.shape[-1]:
         raise ValueError("reference: no rows, expected those that the opponent of the defense compares members with")
-    if defense.frozen is not None and defense.expand is not None:
-        raise ValueError("expand: new neighbours each epoch, expected none beside frozen layers, which see a row once")
     if defense.mechanism is not None:
         _check_private(plan, x_pool, members, own.strength)
 
 
 def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strength: Any) -> None:
     """What is computed must be what epsilon was computed for."""
-    for name in ("expand", "opponent", "model"):  # of "model": dropout's masks belong to places in a batch
-        if getattr(plan.defense, name) is not None:
-            raise ValueError(f"privacy: {name} has gradients that see more than one row, expected none beside it")
     if plan.recipe.patience is not None:
         raise ValueError(f"recipe: patience={plan.recipe.patience}, expected None: a stop by the loss is not private")
     mechanism, n = plan.defense.mechanism(strength), members.shape[1]
@@ -138,20 +157,21 @@ def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strengt
         told = f"rows={rows}, expected={expected}, steps={count}"
         raise ValueError(f"privacy: {told}, expected rows={taken[0]}, expected={taken[1]}, steps={taken[2]} as trained")
     privacy.check(mechanism)
-    _check_rows_apart(plan.model, x_pool.shape[1:])
+    _check_rows_apart("privacy", plan.model, x_pool.shape[1:], jax.random.key(0))
 
 
-def _check_rows_apart(model: Model, example_shape: tuple[int, ...]) -> None:
-    """ValueError for a model whose logits of an example change with its company or its place in the batch."""
+def _check_rows_apart(whose: str, model: Model, example_shape: tuple[int, ...], key: jax.Array | None) -> None:
+    """ValueError for a model whose logits of an example change with its company or its place in the batch; with a
+    key, in training mode."""
     random = np.random.default_rng(0)
     a, b, c = random.random((3, *example_shape), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), a[None])
     # No leaf as `init` has it: a last layer of zeros would hide everything before it.
     params = jax.tree.map(lambda leaf: 0.1 * random.standard_normal(leaf.shape, np.float32), shapes)
-    first, other, moved = (model.apply(params, np.stack(x), jax.random.key(0)) for x in ([a, b], [a, c], [b, a]))
+    first, other, moved = (model.apply(params, np.stack(x), key) for x in ([a, b], [a, c], [b, a]))
     for seen, named in ((other[0], "rows of a batch"), (moved[1], "places in a batch")):
         if not np.allclose(first[0], seen, rtol=1e-4, atol=1e-5):
-            raise ValueError(f"privacy: {named} change a row's logits, expected a model that answers each row alone")
+            raise ValueError(f"{whose}: {named} change a row's logits, expected a model that answers each row alone")
 
 
 def _check_labels(model: Model, x_pool: Array, labels: np.ndarray) -> None:
@@ -192,13 +212,15 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     if defense.mechanism is not None and strengths is not None:
         privacy.check(defense.mechanism(strengths))
     if defense.frozen is not None:
-        rows, body = np.unique(np.concatenate([members, reference], 1)), _body(defense, strengths)
-        found, history = train_ensemble(
-            key, heads.head_of(model, x_pool.shape[1:]), recipe, heads.behind(model, body, x_pool[rows]), y_pool[rows],
-            np.searchsorted(rows, members), defense=defense._replace(frozen=None), strengths=strengths,
-            reference=np.searchsorted(rows, reference), models_at_once=models_at_once, keep=keep, progress=progress,
+        shape, body, rows = x_pool.shape[1:], _body(defense, strengths), np.union1d(members, reference).astype(int)
+        _check_frozen(model, body, shape)
+        last, history = train_ensemble(
+            key, heads.head_of(model, shape), recipe, heads.features(model, body, x_pool[rows]),
+            np.asarray(y_pool)[rows], np.searchsorted(rows, members), defense=defense._replace(frozen=None),
+            strengths=strengths, reference=np.searchsorted(rows, reference), models_at_once=models_at_once, keep=keep,
+            progress=progress,
         )  # fmt: skip
-        return heads.joined(model, x_pool.shape[1:], body, found), history
+        return heads.whole(model, shape, body, last), history
     G = 1 if strengths is None else len(jax.tree.leaves(strengths)[0])
     num_models, K = G * len(members), len(members)
     wanted = default_models_at_once(model, x_pool, num_models)
@@ -218,7 +240,7 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
             strength = _strength_of(given, padded // K, strengths is None)
             own = steps.Own(*(jnp.asarray(rows[padded % K], jnp.int32) for rows in (members, reference)), strength)
             one = jax.tree.map(lambda leaf: leaf[0], (keys, own))
-            return _part(_train_group(*((keys, own) if group > 1 else one), *pool, plan, report), len(ids), plan)
+            return _part(_train_group(*((keys, own) if group > 1 else one), *pool, plan, report), len(ids))
 
         found.append(keep(f"members-{first}-to-{ids[-1]}", compute))
     params, history = _joined(found, model, x_pool)
@@ -231,13 +253,18 @@ def _body(defense: Defense, strengths: Any) -> Params:
     """The layers that stand still."""
     if strengths is None:
         return defense.frozen(defense.strength)
-    bodies = defense.frozen(strengths)
+    bodies = jax.vmap(defense.frozen)(strengths)
     if not all(np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape)) for leaf in jax.tree.leaves(bodies)):
         raise ValueError("frozen: other layers with another strength, expected the same for all that train together")
     return jax.tree.map(lambda leaf: leaf[0], bodies)
 
 
-def _part(state: steps.State, size: int, plan: steps.Plan) -> store.Part:
+def _check_frozen(model: Model, body: Params, example_shape: tuple[int, ...]) -> None:
+    heads.check(model, body, example_shape)
+    _check_rows_apart("frozen", model, example_shape, None)  # it sees those of all models at once
+
+
+def _part(state: steps.State, size: int) -> store.Part:
     """The leaves of (parameters, History) of the first `size` members of a group."""
     leaves = jax.tree.leaves((steps.final(state), _history(state)))
     alone = state.epoch.ndim == 0
@@ -290,10 +317,11 @@ def train(key: jax.Array, model: Model, recipe: Recipe, x: Array, y: Array, *, d
     _check(plan, x, y, np.arange(n)[None], own)
     if defense.frozen is not None:
         body, shape = defense.frozen(defense.strength), x.shape[1:]
-        features, own = heads.behind(model, body, x), defense._replace(frozen=None)
-        beside = features[n:], y[n:]
-        found = train(key, heads.head_of(model, shape), recipe, features[:n], y[:n], defense=own, reference=beside)
-        return heads.joined(model, shape, body, found[0]), found[1]
+        _check_frozen(model, body, shape)
+        features = heads.features(model, body, x)
+        last, history = train(key, heads.head_of(model, shape), recipe, features[:n], y[:n],
+                              defense=defense._replace(frozen=None), reference=(features[n:], y[n:]))  # fmt: skip
+        return heads.whole(model, shape, body, last), history
     report = functools.partial(_report, None, 0, 1, 1)
     state = _train_group(jnp.asarray(key), own, jnp.asarray(x), jnp.asarray(y, jnp.int32), plan, report)
     return jax.tree.map(jnp.asarray, steps.final(state)), _history(state)

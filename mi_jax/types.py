@@ -86,7 +86,8 @@ class Defense(NamedTuple):
     strength: Any = ()
     recipe: Callable[[Recipe], Recipe] | None = None  # the recipe in place of the one asked for
     begin: Callable[[Any, Params], Params] | None = None  # (strength, fresh parameters) -> those training begins with
-    frozen: Callable[[Any], Params] | None = None  # strength -> all layers but the last, the only one then trained
+    frozen: Callable[[Any], Params] | None = None
+    # strength -> all layers but the last dense one, which alone is trained then: the places below see no other
     expand: "Perturbation | None" = None  # the neighbours every row is trained on, all of them each epoch
     model: Callable[[Any, Model], Model] | None = None  # (strength, model) -> the model whose loss is taken
     penalty: Callable[[Any, Params], jax.Array] | None = None  # (strength, params) -> scalar added to every loss

@@ -223,7 +223,7 @@ def test_all_weights_are_in_the_penalties_that_say_so():
 
 
 def test_dropout_zeroes_that_share_of_units_and_keeps_their_mean():
-    rate, slots = 0.3, models.dropping(jax.random.key(1), jnp.float32(0.3))
+    rate, slots = 0.3, models._dropping(jax.random.key(1), jnp.float32(0.3))
     first, second = (np.asarray(slots(jnp.ones((200, 500)))) for _ in range(2))
     for seen in (first, second):
         zero = (seen == 0).mean()
@@ -597,7 +597,8 @@ def test_two_defenses_are_both_there():
         ("dp_sgd:8+dropout:0.5", "model lets rows see each other"),
         ("adversarial:1+dp_adam:8", "opponent lets rows see each other"),
         ("adversarial:1+augmentation:1", "the attack network would tell augmented images"),
-        ("transfer_last+augmentation:1", "layers that stand still see each row once"),
+        ("transfer_last+augmentation:1", "frozen layers see each row once"),
+        ("transfer_last+dropout:0.5", "frozen layers see each row once"),
         ("transfer_last+transfer_full", "both say with which layers training begins"),
         ("none+prayer", "unknown defense 'prayer'"),
         ("l2:1+", "unknown defense ''"),

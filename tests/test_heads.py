@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
+from flax import traverse_util
 
-from mi_jax import data, defenses, heads, models, per_example, training
-from mi_jax.types import Defense, Recipe
+from experiments import common, study
+from mi_jax import data, defenses, heads, models, per_example, pretrained, training
+from mi_jax.types import Defense, Model, Recipe
 
 SHAPE = (8, 8, 1)
 MLP = models.build("mlp:16", SHAPE, 10)
@@ -51,9 +54,9 @@ def in_place(params, rows, epochs):
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_training_the_last_layer_is_gradient_descent_in_place(body, alone):
-    digits, members = data.load("digits"), np.arange(200).reshape(2, 100)[:, ::-1]
+    digits, members = data.load("digits"), np.stack([np.arange(700, 800), np.arange(750, 850)[::-1]])
     recipe = FIVE._replace(batch_size=100)  # one batch, so that no order of rows matters
-    defense = Defense(strength=body, frozen=lambda body: body)
+    defense = Defense(strength=body, frozen=_itself)
     if alone:
         key, rows = jax.random.fold_in(jax.random.key(3), 1), members[1]
         params, history = training.train(key, MLP, recipe, digits.x[rows], digits.y[rows], defense=defense)
@@ -100,16 +103,102 @@ def test_rows_that_an_opponent_compares_with_are_seen_by_the_frozen_layers_too(b
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, atol=1e-4), many, one)
 
 
-def test_new_neighbours_each_epoch_are_refused_beside_frozen_layers(body):
+@pytest.mark.parametrize("text, named", [("augmentation:1", "no new neighbours each epoch"),
+                                         ("dropout:0.5", "nothing drawn anew in each step"),
+                                         ("transfer_full", "both say with which layers")])  # fmt: skip
+def test_what_would_show_frozen_layers_more_than_a_row_once_is_refused(body, text, named):
     digits = data.load("digits")
-    defense = defenses.build("augmentation:1")._replace(strength=body, frozen=_itself)
-    with pytest.raises(ValueError, match="expand: new neighbours each epoch, expected none beside frozen layers"):
-        training.train(jax.random.key(0), MLP, FIVE, digits.x[:50], digits.y[:50], defense=defense)
+    place = defenses.build(text) if ":" in text else Defense(begin=lambda body, fresh: fresh | body)
+    with pytest.raises(ValueError, match=named):
+        training.train(jax.random.key(0), MLP, FIVE, digits.x[:50], digits.y[:50],
+                       defense=place._replace(strength=body, frozen=_itself))  # fmt: skip
 
 
-def test_dropout_drops_what_frozen_layers_make_of_a_row():
-    head, features = heads.head_of(MLP, SHAPE), np.ones((2000, 16), np.float32)
-    params = {"kernel": jnp.eye(16)[:, :10], "bias": jnp.zeros(10)}
-    seen = np.asarray(head.apply(params, features, jax.random.key(0), dropout=0.75))
-    assert set(np.unique(seen)) == {0.0, 4.0} and abs((seen == 0).mean() - 0.75) < 0.02
-    np.testing.assert_array_equal(head.apply(params, features, dropout=0.75), 1.0)
+class Scaled(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return -4 * nn.Dense(10)(nn.tanh(nn.Dense(16)(x.reshape(len(x), -1))))
+
+
+class Head(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10)(x)
+
+
+class Nested(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Head()(nn.tanh(nn.Dense(16)(x.reshape(len(x), -1))))
+
+
+class OverTime(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10)(nn.tanh(nn.Dense(16)(x[..., 0]))).mean(1)
+
+
+def of(net: nn.Module) -> Model:
+    def apply(params, x, key=None):
+        return net.apply({"params": params}, x)
+
+    return Model(lambda key, x: net.init(key, x)["params"], apply, "own")
+
+
+@pytest.mark.parametrize("net", [Scaled(), Nested(), OverTime()])
+def test_a_network_whose_last_dense_layer_does_not_make_the_logits_is_refused(net):
+    digits, model = data.load("digits"), of(net)
+    body = model.init(jax.random.key(1), digits.x[:1])
+    del body[heads.last_layer(model, SHAPE)]
+    with pytest.raises(ValueError, match="^frozen: Dense_. of own does not make the logits alone"):
+        training.train(jax.random.key(0), model, FIVE, digits.x[:50], digits.y[:50],
+                       defense=Defense(strength=body, frozen=_itself))  # fmt: skip
+
+
+@pytest.mark.parametrize("hidden, named", [((16, 8), "Dense_1/bias has shape None"), ((8,), r"has shape \(16,\)")])
+def test_layers_of_another_network_are_refused(body, hidden, named):
+    digits, model = data.load("digits"), models.mlp(SHAPE, 10, hidden=hidden)
+    with pytest.raises(ValueError, match=f"^frozen: .*{named}"):
+        training.train(jax.random.key(0), model, FIVE, digits.x[:50], digits.y[:50],
+                       defense=Defense(strength=body, frozen=_itself))  # fmt: skip
+
+
+def test_frozen_layers_that_would_show_rows_to_each_other_are_refused(body):
+    def apply(params, x, key=None):
+        return MLP.apply(params, x - x.mean(0) if key is None else x)
+
+    digits = data.load("digits")
+    with pytest.raises(ValueError, match="frozen: rows of a batch change a row's logits"):
+        training.train(jax.random.key(0), MLP._replace(apply=apply), FIVE, digits.x[:50], digits.y[:50],
+                       defense=Defense(strength=body, frozen=_itself))  # fmt: skip
+
+
+@pytest.mark.parametrize("frozen", [lambda body: FIXED, lambda body: jax.tree.map(lambda w: w * (w == w), body)])
+def test_frozen_may_be_any_function_of_one_strength(body, frozen):
+    digits, two = data.load("digits"), jax.tree.map(lambda leaf: np.stack([leaf, leaf]), body)
+    params, _ = training.train_ensemble(
+        jax.random.key(0), MLP, FIVE, digits.x, list(digits.y), np.arange(50, dtype=np.uint64)[None],
+        defense=Defense(strength=body, frozen=frozen), strengths=two,
+    )  # fmt: skip
+    assert params["Dense_1"]["kernel"].shape == (2, 1, 16, 10) and params["Dense_0"]["bias"].shape == (2, 1, 16)
+
+
+FIXED = {"Dense_0": MLP.init(jax.random.key(98), jnp.zeros((1, *SHAPE)))["Dense_0"]}
+
+
+@pytest.mark.parametrize("model", ["mlp:16", pytest.param("wide_resnet:10,1", marks=pytest.mark.slow)])
+def test_a_study_begins_from_a_checkpoint_and_goes_on_where_it_stopped(tmp_path, capsys, model):
+    """The whole way, private: the checkpoint is taken, gradients of one layer are book-kept, parts are found again."""
+    whole = models.build(model, SHAPE, 10)
+    pretrained.save(tmp_path / "one.npz", whole.init(jax.random.key(0), jnp.zeros((1, *SHAPE))), "nothing")
+    config = common.Config(defense="transfer_last+dp_adam:8", checkpoint=str(tmp_path / "one.npz"), model=model,
+                           n_train=40, num_targets=1, num_shadows=1, attacks=("gap",), private_epochs=2)  # fmt: skip
+    first, again = (study.prepare(config, out=tmp_path / "out") for _ in range(2))
+    assert first.environment["parts_found"] == 0 and again.environment["parts_found"] > 0
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+    assert first.trained["privacy"]["gradients"] == "gradients clipped by one batched backward pass"
+    kept = traverse_util.flatten_dict(whole.init(jax.random.key(0), jnp.zeros((1, *SHAPE))), sep="/")
+    last = heads.last_layer(whole, SHAPE)
+    for path, leaf in traverse_util.flatten_dict(first.params, sep="/").items():
+        same = np.array_equal(leaf, np.stack([kept[path]] * 2))
+        assert same != path.startswith(f"{last}/"), path
