@@ -262,12 +262,16 @@ def points(axes, record: dict, x: int, y: int) -> None:
 
 
 def draw_trade(record: dict) -> plt.Figure:
-    """Figure 5: strongest label-only attack against test accuracy; the paper's points as crosses."""
+    """Figure 5: strongest label-only attack against test accuracy; the paper's points as crosses, each tied to ours."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     points(axes, record, 0, 2)
     if record["config"]["dataset"] == "cifar10":
-        known = [PAPER[text] for text in record["defenses"] if text in PAPER]
-        axes.plot(*zip(*((test, attack) for test, _, attack in known), strict=True), "x", color="0.3", label="paper")
+        for text, entry in record["defenses"].items():
+            if text in PAPER:
+                test, _, attack = PAPER[text]
+                own = numbers(entry)
+                axes.plot([own[0], test], [own[2], attack], color="0.6", lw=0.7, ls=":", zorder=0)
+                axes.plot(test, attack, "x", color="0.3", label="paper" if text == "none" else None)
     axes.axhline(50, color="0.6", lw=1, ls=":")
     axes.set(xlabel="test accuracy (%)", ylabel="strongest label-only attack (%)", title=titled(record))
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="larger: more STRENGTH",
