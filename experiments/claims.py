@@ -158,12 +158,12 @@ CLAIMS = {
     ),
     "14": Claim(
         "transfer with DP has the best test accuracy of all that keep every attack at or below 55 %",
-        ALL_DEFENSES,
+        DEFENSES,
         verdicts_on_defenses.transfer_with_privacy_trades_best,
     ),
     "14 alone": Claim(
         "without transfer a dropout has the best test accuracy of all that take 5 pp from the strongest attack",
-        ALL_DEFENSES,
+        DEFENSES,
         verdicts_on_defenses.dropout_is_best_without_transfer,
     ),
     "14 epsilon": Claim(

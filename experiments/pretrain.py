@@ -4,9 +4,10 @@ Artefact: the parameters in --out (default: in the cache of data sets), and besi
 Command:  python -m experiments.pretrain                         CIFAR-100, the paper's CNN, 18 epochs
           python -m experiments.pretrain --dataset=mnist         another source
           originals in --data_dir or $MI_JAX_DATA/DATASET; --model=wide_resnet for another network.
-Settings: all rows but 10,000 (but a sixth of smaller pools), drawn by --seed; every epoch sees each row shifted by up to
-          two pixels, without which this network learns CIFAR-100 by heart; Adam, batch 100; the parameters are a
-          running mean over about the last 1,000 steps, which here stands for a falling rate.
+Settings: all rows but 10,000 (but a sixth of smaller pools), drawn by --seed; in every epoch each row stands once,
+          mirrored or not, shifted by up to two pixels and with a square cut out, without which this network learns
+          CIFAR-100 by heart; Adam, batch 100; the parameters are a running mean over about the last 1,000 steps,
+          which does what a falling rate would.
 Expected: test accuracy 51.6 % (the paper, section 6.2, where all of CIFAR-100 is trained on).
 Status:   run: test accuracy 49.8 %, train 63.6 %, short of the paper's by 1.8 and trained on 10,000 rows fewer; with
           dropout for 15 epochs and no mean 44.9 and 60.1 (rate 0.5), 44.1 and 83.4 (0.25)

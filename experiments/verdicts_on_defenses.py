@@ -92,10 +92,9 @@ def dropout_is_best_without_transfer(record: dict) -> tuple[bool, str]:
     found = without_transfer(record)
     undefended = strongest(found["none"])
     helps = {text: test_of(entry) for text, entry in found.items() if strongest(entry) <= undefended - 5}
-    best = max(helps, key=helps.get, default="none of them")
-    return best.startswith(
-        "dropout"
-    ), f"{best} with {helps.get(best, 0):.1f}; strongest attack undefended {undefended:.1f}"
+    told = ", ".join(f"{text} {value:.1f}" for text, value in helps.items()) or "none of them"
+    best = max(helps, key=helps.get, default="")
+    return best.startswith("dropout"), f"test accuracy {told}; strongest attack undefended {undefended:.1f}"
 
 
 def useful_privacy_is_large(record: dict) -> tuple[bool, str]:
