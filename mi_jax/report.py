@@ -34,6 +34,7 @@ shadow models `shadow/rows`, `shadow/labels`, `shadow/is_member`, `shadow/attack
 import html
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +96,12 @@ def draw(folder: Path, into: Path | None = None) -> dict:
 
 def table(record: dict) -> str:
     """The attacks as a plain-text table, one row each, mean and 95 % interval over targets."""
-    rows = [HEADER, *([name, *_cells(entry)] for name, entry in record["attacks"].items())]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    return aligned([HEADER, *([name, *_cells(entry)] for name, entry in record["attacks"].items())])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as plain text, the first of them the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
