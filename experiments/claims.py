@@ -157,7 +157,7 @@ CLAIMS = {
         verdicts_on_defenses.only_l2_and_privacy,
     ),
     "14": Claim(
-        "transfer with DP has the best test accuracy of all that keep every attack at or below 55 %",
+        "transfer with DP has the best test accuracy of all that keep attacks lowest",
         DEFENSES,
         verdicts_on_defenses.transfer_with_privacy_trades_best,
     ),

@@ -220,6 +220,7 @@ def start(body: Callable[[], None], **lists: str) -> None:
     flags.DEFINE_string("out", None, "folder of the record; default: results/records/NAME-PRESET")
     for name, text in lists.items():
         flags.DEFINE_list(name, None, text)
+        flags.register_validator(name, lambda asked: asked != [], "expected at least one, or no such flag for all")
     app.run(lambda argv: sys.exit(main(body)(argv)), flags_parser=parse)
 
 

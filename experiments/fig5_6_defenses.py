@@ -24,14 +24,13 @@ Settings: all strengths of a defense train as one ensemble, on one split for all
 Differs:  DIFFERS, which the record holds too.
 Expected: on CIFAR-10 only L2 of at least 1 and DP keep attacks below 57 %; dropout costs no test accuracy and leaves
           62.8 (rate 0.9) to 86.3; MemGuard changes no label (the paper's figures 5 and 6; PAPER below).
-Status:   digits run: undefended 88.0 test accuracy, label-only 63.1; epsilon 8 has 69.4 and 57.8; what costs no test
-          accuracy (ldl, weak penalties) leaves 61 to 64, training on shifts adds 10; its label_only was chosen by
-          thresholds fitted on the same shadow rows, which passes gap over: to be made again. Location-30 run:
-          undefended 54.9 and 89.4; dropout 0.7 55.2 and 65.0, 0.8 44.8 and 57.7; epsilon 8 35.5 and 64.8. CIFAR-10
-          run in part: undefended 51.0 and 78.8, dropout 0.5 55.2 and 85.8, 0.8 58.3 and 77.0, L2 of 0.1 47.0 and 75.2,
-          1 47.0 and 76.0 (the paper's 55.2: see why.json), 3 44.9 and at most 55.8 to any attack, last layer 56.8 and
-          68.9, full transfer 63.1 and 76.0, adversarial regularisation 27.7 and 63.9, DP at epsilon 110 39.3 and 56.8.
-          What beats all of these: the last layer privately, epsilon 50 63.5 and 56.5, epsilon 10 61.9 and 56.8
+Status:   digits run: undefended 88.0 test accuracy, label-only 63.1; epsilon 8 has 69.4 and 57.9 (58.8 the strongest of
+          all attacks), dropout 0.6 79.2 and 57.6; what costs no test accuracy (ldl, weak penalties) leaves 61 to 64,
+          training on shifts adds 10. Location-30 run: undefended 54.9 and 89.4; dropout 0.7 55.2 and 65.0, 0.8 44.8 and
+          57.7; epsilon 8 35.5 and 64.8. CIFAR-10 run in part: undefended 51.0 and 78.8, dropout 0.5 55.2 and 85.8, 0.8
+          58.3 and 77.0, L2 of 0.1 47.0 and 75.2, 3 44.9 and at most 55.8 to any attack, last layer 56.8 and 68.9, full
+          transfer 63.1 and 76.0, adversarial regularisation 27.7 and 63.9, DP at epsilon 110 39.3 and 56.8, with full
+          transfer 57.7 and 56.6, of the last layer at epsilon 50 63.5 and 56.5, at 10 61.9 and 56.8
 """
 
 import dataclasses
@@ -45,6 +44,7 @@ from matplotlib import pyplot as plt
 from experiments import common, paired, records, study, tables
 from experiments.tables import Column, named
 from mi_jax import data, defenses, metrics, plots, report, splits
+from mi_jax.types import Dataset
 
 DIFFERS = (
     *tables.DIFFERS,
@@ -167,28 +167,45 @@ def measure(
     the same settings, is not measured again: a long grid may be run some defenses at a time. The undefended models
     are trained each time, for the attacker who does not know of a defense.
     """
-    record, places, kinds = standing(config, out), {}, {}
-    for text in written:
-        if text not in record["defenses"]:
-            kinds.setdefault(kind_of(text), []).append(text)
+    dataset = data.load(config.dataset, config.data_dir)
+    resolved = common.resolve(config, dataset)
+    record, places, kinds = standing(resolved, dataset, out), {}, {}
+    missing = [text for text in written if text not in record["defenses"]]
+    # All of them before the first is trained: what cannot be is said now, not hours later.
+    _, found = study.built(resolved, dataset, missing) if missing else (None, [])
+    begun = {text: study.begun_from(one) for text, one in zip(missing, found, strict=True)}
+    check_networks(record, begun, out)
+    for text in missing:
+        kinds.setdefault(kind_of(text), []).append(text)
     first = kinds.pop("none", [])
     for texts in kinds.values() or [[]] * len(first):
-        studies = study.prepare_grid(config, ["none", *texts], out=out, reference=True)
+        # A checkpoint is for those that begin from it, and refused where none does.
+        own = config if any(begun[text] for text in texts) else dataclasses.replace(config, checkpoint=None)
+        studies = study.prepare_grid(own, ["none", *texts], out=out, reference=True)
         places |= study.places(out, studies)
         for prepared in studies:
             text = prepared.config.defense
             if text not in record["defenses"]:
-                entry = entry_of(prepared, studies[0], columns) | {"environment": prepared.environment}
+                entry = entry_of(prepared, studies[0], columns)
+                entry |= {"environment": prepared.environment, "command": records.command()}
                 print(line(text, entry), flush=True)
                 record = with_entry(record, text, entry)
                 records.write(out, record, differs=DIFFERS, fig5=draw_trade(record), fig6=draw_gap(record))
     return record, places
 
 
-def standing(config: common.Config, out: Path) -> dict:
+def check_networks(record: dict, begun: dict[str, dict], out: Path) -> None:
+    """ValueError where the record holds defenses that began from another network than one to be added would."""
+    for text, told in begun.items():
+        for standing, entry in record["defenses"].items():
+            seen = entry["models"].get("begun_from")
+            if told and seen not in (None, told["begun_from"]):
+                raise ValueError(f"{out / 'record.json'}: {standing} began from network {seen}, {text} would from "
+                                 f"{told['begun_from']}; remove it or name another --out")  # fmt: skip
+
+
+def standing(config: common.Config, dataset: Dataset, out: Path) -> dict:
     """The record in `out`, or one without a defense. ValueError where it is of other settings."""
-    dataset = data.load(config.dataset, config.data_dir)
-    config = common.resolve(config, dataset)
     split = study.split_of(config, dataset, reference=True)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("data_dir", "checkpoint", "defense")}
     empty = {"config": settings, "split_digest": splits.digest(split), "reference_rows": split.reference.shape[1],
@@ -282,7 +299,7 @@ def points(axes, record: dict, x: int, y: int) -> None:
 
 
 def draw_trade(record: dict) -> plt.Figure:
-    """Figure 5: strongest label-only attack against test accuracy; the paper's points as crosses, each tied to ours."""
+    """Figure 5: `label_only` against test accuracy; the paper's points as crosses, each tied to ours."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     points(axes, record, 0, 2)
     if record["config"]["dataset"] == "cifar10":
@@ -293,7 +310,7 @@ def draw_trade(record: dict) -> plt.Figure:
                 axes.plot([own[0], test], [own[2], attack], color="0.6", lw=0.7, ls=":", zorder=0)
                 axes.plot(test, attack, "x", color="0.3", label="paper" if text == "none" else None)
     axes.axhline(50, color="0.6", lw=1, ls=":")
-    axes.set(xlabel="test accuracy (%)", ylabel="strongest label-only attack (%)", title=titled(record))
+    axes.set(xlabel="test accuracy (%)", ylabel="label-only attack chosen on shadow models (%)", title=titled(record))
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="larger: more STRENGTH",
                 title_fontsize=7)  # fmt: skip
     return figure

@@ -75,12 +75,7 @@ def prepare_grid(config: Config, written: Sequence[str], *, recipe: Recipe = Rec
             raise ValueError(f"unknown attack {name!r}: known are {', '.join(attacks.ATTACKS)}")
     dataset = data.load(config.dataset, config.data_dir)
     config = resolve(config, dataset)
-    model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
-    found = [defenses.build(text, defense_task(config, dataset, model, recipe)) for text in written]
-    if config.checkpoint is not None and not any(one.begin or one.frozen for one in found):
-        raise ValueError(
-            f"checkpoint={config.checkpoint}: expected none, {' and '.join(written)} begins from no network"
-        )
+    model, found = built(config, dataset, written, recipe)
     task = attacks.Task(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
     example = jax.ShapeDtypeStruct(dataset.x.shape[1:], dataset.x.dtype)
     for attack in itertools.chain(*(attacks.build(name, task) for name in config.attacks)):
@@ -107,7 +102,7 @@ def prepare_grid(config: Config, written: Sequence[str], *, recipe: Recipe = Rec
         for i, (params, history), keep, environment in zip(alike, trained, keeps, told, strict=True):
             target = oracles(model, params, dataset, found[i])
             ended = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]}
-            ended |= privacy_of(found[i], history, model, params, dataset)
+            ended |= privacy_of(found[i], history, model, params, dataset) | begun_from(found[i])
             if "privacy" in ended:
                 print(
                     f"{written[i]}: {ended['privacy']['statement']}; {ended['privacy']['gradients']}", file=sys.stderr
@@ -151,6 +146,21 @@ def in_training(defense: Defense) -> bool:
     """Does the strength of a defense matter before its models are asked?"""
     places = ("begin", "frozen", "model", "penalty", "opponent", "mechanism")
     return any(getattr(defense, place) is not None for place in places)
+
+
+def built(config: Config, dataset: Dataset, written: Sequence[str], recipe: Recipe = Recipe()) -> tuple[Model, list]:
+    """The model of a resolved config and each of the defenses `written`. ValueError where one cannot be."""
+    model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
+    found = [defenses.build(text, defense_task(config, dataset, model, recipe)) for text in written]
+    if config.checkpoint is not None and not any(map(begins_elsewhere, found)):
+        said = f"checkpoint={config.checkpoint}: expected none"
+        raise ValueError(f"{said}, {' and '.join(written)} begins from no network")
+    return model, found
+
+
+def begins_elsewhere(defense: Defense) -> bool:
+    """Does training begin from a network trained on other data?"""
+    return defense.begin is not None or defense.frozen is not None
 
 
 def folder_of(defense: str) -> str:
@@ -217,6 +227,18 @@ def privacy_of(
     told = {"epsilon": privacy.epsilon(mechanism), "delta": mechanism.delta, "statement": privacy.statement(mechanism)}
     dropped = [int(count) for count in np.asarray(history.dropped)]
     return {"privacy": told | {"gradients": f"gradients {way}", "dropped": dropped}}
+
+
+def begun_from(defense: Defense) -> dict[str, str]:
+    """What a record says of the network that training began from: a checksum of its parameters.
+
+    They are the arrays of a defense's strength; scalars are strengths of what it is joined with.
+    """
+    if not begins_elsewhere(defense):
+        return {}
+    leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(defense.strength))
+    told = functools.reduce(lambda crc, leaf: zlib.crc32(leaf.tobytes(), crc), (a for a in leaves if a.ndim), 0)
+    return {"begun_from": f"{told:08x}"}
 
 
 def attack(

@@ -507,3 +507,11 @@ def test_the_overview_of_defenses_has_the_best_kept_secret_first_and_marks_what_
     assert [row.split()[0] for row in rows] == ["dp_sgd:8", "l1:1", "dropout:0.5", "l2:1", "none"]
     assert [row.split()[0] for row in rows if row.endswith("best")] == ["dp_sgd:8", "dropout:0.5"]
     assert below == "dp_sgd:8: epsilon 8 at delta 0.01"
+
+
+def test_a_record_of_defenses_grows_by_none_that_begins_from_another_network(tmp_path):
+    record = {"defenses": {"none": {"models": {}}, "transfer_last": {"models": {"begun_from": "0a"}}}}
+    for begun in ({}, {"l2:1": {}}, {"transfer_full": {"begun_from": "0a"}}):
+        fig5_6_defenses.check_networks(record, begun, tmp_path)
+    with pytest.raises(ValueError, match="transfer_last began from network 0a, transfer_full would from 0b"):
+        fig5_6_defenses.check_networks(record, {"transfer_full": {"begun_from": "0b"}}, tmp_path)

@@ -53,6 +53,15 @@ def test_a_committed_record_holds_its_command_and_what_it_differs_in(path):
     assert record["command"].startswith("python -m experiments.") and record["seconds"] >= 0 and record["differs"]
 
 
+@pytest.mark.parametrize("path", [path for path in COMMITTED if "fig5_6" in str(path)], ids=lambda p: p.parent.name)
+def test_no_two_defenses_of_a_record_gave_the_same_answers(path):
+    """As they would if one's models stood under the other's name."""
+    seen = {}
+    for text, entry in json.loads(path.read_text())["defenses"].items():
+        answers = json.dumps(entry["not_adaptive"], sort_keys=True)
+        assert seen.setdefault(answers, text) == text
+
+
 def test_a_record_is_written_beside_its_parts_and_these_go_when_all_is_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x.py", "--preset=cpu", "--out=/some/place", "--data_dir", "/other"])
     own, entry = tmp_path / "a" / "b", {"environment": {"run_digest": "12"}}

@@ -112,6 +112,21 @@ def test_a_grid_of_defenses_grows_by_those_its_record_lacks_and_by_no_other_run(
     assert json.loads(file.read_text()) == grown
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("--defenses=none,l2:1,dropput:0.5", "unknown defense 'dropput'"),
+        ("--defenses=l2:1,transfer_last", "expected parameters that can be read"),
+        ("--defenses=", "--defenses=[]: expected at least one"),
+        ("--only=", "--only=[]: expected at least one"),
+    ],
+)
+def test_a_grid_with_a_defense_that_cannot_be_trains_none_of_them(wrong, told, tmp_path):
+    done = script("fig5_6_defenses", "--preset=smoke", wrong, f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2 and told in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.*"))
+
+
 @pytest.mark.parametrize("name", ["table1_images", "fig5_6_defenses", "dp_audit"])  # the same line of code in all
 def test_an_unknown_preset_is_one_line(name, tmp_path):
     done = script(name, "--preset=tiny", f"--out={tmp_path / 'out'}")

@@ -6,7 +6,7 @@ import pytest
 
 from experiments import common, study, tables
 from mi_jax import attacks, defenses
-from mi_jax.types import Recipe
+from mi_jax.types import Defense, Recipe
 
 TINY = common.Config(preset="smoke", attacks=("gap",), model="mlp:8")
 SHORT = Recipe(max_epochs=10)
@@ -101,3 +101,14 @@ def test_every_attack_is_shown_an_example_before_training(monkeypatch):
     config = common.Config(dataset="synthetic:purchase:400", preset="smoke", attacks=("random_augmentation",))
     with pytest.raises(ValueError, match=r"mirror_shift_cutout\(4\): example of shape \(600,\), expected an image"):
         study.prepare(config)
+
+
+def test_what_training_began_from_is_told_by_the_network_and_not_by_what_it_is_joined_with():
+    def told(kernel, *joined, **place):
+        return study.begun_from(Defense(strength=({"Dense_0": {"kernel": kernel}}, *joined), **place))
+
+    kernel, other = np.ones((2, 3)), np.full((2, 3), 2.0)
+    (place,) = told(kernel, begin=lambda strength, fresh: fresh).items()
+    assert place == ("begun_from", told(kernel, 1.0, np.float32(0.5), frozen=lambda body: body)["begun_from"])
+    assert told(other, begin=lambda strength, fresh: fresh)["begun_from"] != place[1]
+    assert told(kernel, penalty=lambda strength, params: 0.0) == {}
