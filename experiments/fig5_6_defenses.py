@@ -40,11 +40,10 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from matplotlib import pyplot as plt
 
-from experiments import common, paired, records, study, tables
+from experiments import common, paired, records, study, tables, trade
 from experiments.tables import Column, named
-from mi_jax import data, defenses, metrics, plots, report, splits
+from mi_jax import data, metrics, report, splits
 from mi_jax.types import Dataset
 
 DIFFERS = (
@@ -58,7 +57,6 @@ DIFFERS = (
     "cpu preset, Location-30: noise with 250 queries on 300 points a side",
     "cpu preset, CIFAR-10: one trial; augmentation and boundary (609 queries) on 200 points a side",
 )
-LEVELS = (52, 55, 58, 60, 65, 70, 75, 80, 100)  # attack accuracy, per cent, of the Pareto table
 
 
 def of(name: str, *strengths: float) -> tuple[str, ...]:
@@ -177,7 +175,7 @@ def measure(
     begun = {text: study.begun_from(one) for text, one in zip(missing, found, strict=True)}
     check_networks(record, begun, out)
     for text in missing:
-        kinds.setdefault(kind_of(text), []).append(text)
+        kinds.setdefault(trade.kind_of(text), []).append(text)
     first = kinds.pop("none", [])
     for texts in kinds.values() or [[]] * len(first):
         # A checkpoint is for those that begin from it, and refused where none does.
@@ -191,17 +189,19 @@ def measure(
                 entry |= {"environment": prepared.environment, "command": records.command()}
                 print(line(text, entry), flush=True)
                 record = with_entry(record, text, entry)
-                records.write(out, record, differs=DIFFERS, fig5=draw_trade(record), fig6=draw_gap(record))
+                paper = PAPER if config.dataset == "cifar10" else {}
+                figures = {"fig5": trade.draw_trade(record, paper), "fig6": trade.draw_gap(record)}
+                records.write(out, record, differs=DIFFERS, **figures)
     return record, places
 
 
 def check_networks(record: dict, begun: dict[str, dict], out: Path) -> None:
     """ValueError where the record holds defenses that began from another network than one to be added would."""
     for text, told in begun.items():
-        for standing, entry in record["defenses"].items():
+        for held, entry in record["defenses"].items():
             seen = entry["models"].get("begun_from")
             if told and seen not in (None, told["begun_from"]):
-                raise ValueError(f"{out / 'record.json'}: {standing} began from network {seen}, {text} would from "
+                raise ValueError(f"{out / 'record.json'}: {held} began from network {seen}, {text} would from "
                                  f"{told['begun_from']}; remove it or name another --out")  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def with_entry(record: dict, text: str, entry: dict) -> dict:
     order = list(dict.fromkeys((*DIGITS, *LOCATION, *IN_FULL, *found)))
     found = {known: found[known] for known in order if known in found}
     config = record["config"] | {"defense": list(found)}
-    return record | {"config": config, "defenses": found, "best": best_trade(found)}
+    return record | {"config": config, "defenses": found, "best": trade.best_trade(found)}
 
 
 def line(text: str, entry: dict) -> str:
@@ -237,101 +237,6 @@ def line(text: str, entry: dict) -> str:
     private = f"; {models['privacy']['statement']}" if "privacy" in models else ""
     test = report.percent(models["test_accuracy"])
     return f"{text}: test {test}, {tables.told(attacks)}; not adaptive: {beside}{private}"
-
-
-def numbers(entry: dict) -> tuple[float, float, float, float]:
-    """Test accuracy, gap, strongest label-only attack and confidence attack, in per cent."""
-    models, attacks = entry["models"], entry["attacks"]
-    test, train = (100 * models[f"{side}_accuracy"]["mean"] for side in ("test", "train"))
-    label, confidence = (100 * attacks[name]["balanced_accuracy"]["mean"] for name in ("label_only", "confidence"))
-    return test, train - test, label, confidence
-
-
-def strongest(entry: dict) -> float:
-    """The accuracy of the best attack on a defense in per cent, of all columns, with and without knowledge of it.
-
-    The largest of several estimates on the same targets reads high: a defense is called good rather too rarely.
-    """
-    every = [*entry["attacks"].values(), *entry["not_adaptive"].values()]
-    return 100 * max(attack["balanced_accuracy"]["mean"] for attack in every)
-
-
-def best_trade(found: dict[str, dict]) -> dict[str, dict | None]:
-    """Attack accuracy in per cent -> the defense of the best test accuracy where every attack stays at or below it."""
-    table = {}
-    for level in LEVELS:
-        allowed = {text: entry for text, entry in found.items() if strongest(entry) <= level}
-        best = max(allowed, key=lambda text: numbers(allowed[text])[0], default=None)
-        shown = ("test_accuracy", "gap", "label_only", "confidence")
-        table[str(level)] = best and {"defense": best} | dict(zip(shown, numbers(allowed[best]), strict=True))
-    return table
-
-
-def overview(record: dict) -> str:
-    """The defenses as a plain-text table, the best kept secret first; below it what each epsilon in it means."""
-    rows = [("defense", "test accuracy", "label-only", "confidence", "strongest of all", "trade")]
-    entries, reached = record["defenses"], 0.0
-    found = {text: (*numbers(entry), strongest(entry)) for text, entry in entries.items()}
-    for text, (test, _, *attacked) in sorted(found.items(), key=lambda one: (one[1][-1], -one[1][0])):
-        best = test > reached  # none that tests as well keeps attacks as low
-        rows.append((text, *(f"{value:.1f} %" for value in (test, *attacked)), "best" if best else ""))
-        reached = max(reached, test)
-    private = {text: entry["models"]["privacy"]["statement"] for text, entry in entries.items()
-               if "privacy" in entry["models"]}  # fmt: skip
-    return "\n".join([report.aligned(rows), *(f"{text}: {said}" for text, said in private.items())])
-
-
-def kind_of(text: str) -> str:
-    return "+".join(part.partition(":")[0] for part in defenses.parts(text))
-
-
-def points(axes, record: dict, x: int, y: int) -> None:
-    """A marker for each defense, larger for a later one in the grid of its kind, along which they are joined."""
-    kinds: dict[str, list[str]] = {}
-    for text in record["defenses"]:
-        kinds.setdefault(kind_of(text), []).append(text)
-    for i, (kind, texts) in enumerate(kinds.items()):
-        at = np.array([numbers(record["defenses"][text]) for text in texts])
-        colour = plots.COLOURS[i % len(plots.COLOURS)]
-        marker = "osD^vP*X"[(i + i // len(plots.COLOURS)) % 8]  # another one when the colours come round again
-        axes.plot(at[:, x], at[:, y], color=colour, lw=0.8, alpha=0.5)
-        axes.scatter(at[:, x], at[:, y], s=14 + 60 * (1 + np.arange(len(at))) / len(at), color=colour, marker=marker,
-                     alpha=0.75, label=kind, lw=0)  # fmt: skip
-
-
-def draw_trade(record: dict) -> plt.Figure:
-    """Figure 5: `label_only` against test accuracy; the paper's points as crosses, each tied to ours."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    points(axes, record, 0, 2)
-    if record["config"]["dataset"] == "cifar10":
-        for text, entry in record["defenses"].items():
-            if text in PAPER:
-                test, _, attack = PAPER[text]
-                own = numbers(entry)
-                axes.plot([own[0], test], [own[2], attack], color="0.6", lw=0.7, ls=":", zorder=0)
-                axes.plot(test, attack, "x", color="0.3", label="paper" if text == "none" else None)
-    axes.axhline(50, color="0.6", lw=1, ls=":")
-    axes.set(xlabel="test accuracy (%)", ylabel="label-only attack chosen on shadow models (%)", title=titled(record))
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, title="larger: more STRENGTH",
-                title_fontsize=7)  # fmt: skip
-    return figure
-
-
-def draw_gap(record: dict) -> plt.Figure:
-    """Figure 6: attacks against the gap between train and test accuracy, beside the gap attack's own line."""
-    figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained", sharey=True)
-    for axes, y, title in zip(panels, (2, 3), ("label-only", "confidence"), strict=True):
-        points(axes, record, 1, y)
-        right = max(axes.get_xlim()[1], 10)
-        axes.plot([0, right], [50, 50 + right / 2], color="0.4", lw=1, ls="--", label="gap attack: 50 + gap / 2")
-        axes.set(xlabel="train minus test accuracy (pp)", ylabel="attack accuracy (%)",
-                 title=f"{titled(record)}: {title}")  # fmt: skip
-    panels[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    return figure
-
-
-def titled(record: dict) -> str:
-    return f"{record['config']['dataset']}, n = {record['config']['n_train']}"
 
 
 def body() -> None:
@@ -344,7 +249,7 @@ def body() -> None:
         changes, columns, written = rows[name]
         asked = tuple(dict.fromkeys(("none", *(flags.FLAGS.defenses or written))))
         record, own = measure(common.Config(**{"dataset": name} | changes | said), columns, asked, folder / name)
-        print(overview(record))
+        print(trade.overview(record))
         for level, best in record["best"].items():
             told = best and f"{best['defense']}: test {best['test_accuracy']:.1f}, label-only {best['label_only']:.1f}"
             print(f"attacks at most {level} %: {told or 'no defense of these'}")

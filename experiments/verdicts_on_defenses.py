@@ -3,7 +3,8 @@
 A KeyError says that a record lacks the points a claim is about.
 """
 
-from experiments.fig5_6_defenses import IN_FULL, strongest
+from experiments.fig5_6_defenses import IN_FULL
+from experiments.trade import strongest
 from experiments.verdicts import less, mean, test_of
 from mi_jax import defenses, metrics
 

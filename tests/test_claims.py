@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import claims, verdicts_on_defenses
-from experiments.fig5_6_defenses import kind_of
+from experiments.trade import kind_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

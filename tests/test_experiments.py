@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import audit, common, fig5_6_defenses, study
+from experiments import audit, common, fig5_6_defenses, study, trade
 from mi_jax import attacks, data, metrics, report, store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -490,7 +490,7 @@ def test_tables_in_the_readme_are_those_of_the_committed_records():
     for name in ("audit-digits", "audit-digits-distances", "audit-location30"):
         assert report.table(json.loads((records / name / "report.json").read_text())) in readme
     defended = json.loads((records / "fig5_6-cpu" / "cifar10" / "record.json").read_text())
-    assert fig5_6_defenses.overview(defended) in readme
+    assert trade.overview(defended) in readme
 
 
 def test_the_overview_of_defenses_has_the_best_kept_secret_first_and_marks_what_nothing_else_beats():
@@ -503,7 +503,7 @@ def test_the_overview_of_defenses_has_the_best_kept_secret_first_and_marks_what_
         "none": defense(0.5, 0.8), "dropout:0.5": defense(0.6, 0.7), "l2:1": defense(0.6, 0.8),
         "dp_sgd:8": defense(0.4, 0.55, privacy={"statement": "epsilon 8 at delta 0.01"}), "l1:1": defense(0.3, 0.55),
     }}  # fmt: skip
-    _, _, *rows, below = fig5_6_defenses.overview(record).splitlines()
+    _, _, *rows, below = trade.overview(record).splitlines()
     assert [row.split()[0] for row in rows] == ["dp_sgd:8", "l1:1", "dropout:0.5", "l2:1", "none"]
     assert [row.split()[0] for row in rows if row.endswith("best")] == ["dp_sgd:8", "dropout:0.5"]
     assert below == "dp_sgd:8: epsilon 8 at delta 0.01"
