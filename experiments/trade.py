@@ -26,7 +26,7 @@ def strongest(entry: dict) -> float:
     The largest of several estimates on the same targets reads high: a defense is called good rather too rarely.
     """
     every = [*entry["attacks"].values(), *entry["not_adaptive"].values()]
-    return 100 * max(attack["balanced_accuracy"]["mean"] for attack in every)
+    return round(100 * max(attack["balanced_accuracy"]["mean"] for attack in every), 9)  # 0.55 is 55 to a level
 
 
 def best_trade(found: dict[str, dict]) -> dict[str, dict | None]:

@@ -493,22 +493,6 @@ def test_tables_in_the_readme_are_those_of_the_committed_records():
     assert trade.overview(defended) in readme
 
 
-def test_the_overview_of_defenses_has_the_best_kept_secret_first_and_marks_what_nothing_else_beats():
-    def defense(test, attack, **models):
-        mean = {"train_accuracy": {"mean": 1.0}, "test_accuracy": {"mean": test}} | models
-        attacks = {name: {"balanced_accuracy": {"mean": attack}} for name in ("label_only", "confidence")}
-        return {"models": mean, "attacks": attacks, "not_adaptive": {}}
-
-    record = {"defenses": {
-        "none": defense(0.5, 0.8), "dropout:0.5": defense(0.6, 0.7), "l2:1": defense(0.6, 0.8),
-        "dp_sgd:8": defense(0.4, 0.55, privacy={"statement": "epsilon 8 at delta 0.01"}), "l1:1": defense(0.3, 0.55),
-    }}  # fmt: skip
-    _, _, *rows, below = trade.overview(record).splitlines()
-    assert [row.split()[0] for row in rows] == ["dp_sgd:8", "l1:1", "dropout:0.5", "l2:1", "none"]
-    assert [row.split()[0] for row in rows if row.endswith("best")] == ["dp_sgd:8", "dropout:0.5"]
-    assert below == "dp_sgd:8: epsilon 8 at delta 0.01"
-
-
 def test_a_record_of_defenses_grows_by_none_that_begins_from_another_network(tmp_path):
     record = {"defenses": {"none": {"models": {}}, "transfer_last": {"models": {"begun_from": "0a"}}}}
     for begun in ({}, {"l2:1": {}}, {"transfer_full": {"begun_from": "0a"}}):
