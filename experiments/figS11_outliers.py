@@ -9,9 +9,12 @@ Command:  python -m experiments.figS11_outliers --preset=smoke     digits; secon
 Settings: `outliers.py`: candidates are all members and non-members, which the attacker cannot tell apart; they are
           outliers in the eyes of the first shadow model (beta = 2 % of them, gamma = 10 neighbours). Thresholds are
           those of the best precision on shadow models, for outliers among their outliers and for everybody among
-          their points, with at least a tenth of the points called members, so that none rests on a single point. In
-          the cpu preset boundary asks 609 queries, of everybody 200 points a side.
-Expected: improvement in pp: dropout 0.8: 8.3 (6.9 to 10.6), 0.9: 5.2, DP 0.3, L2 of 3: 0.5 (the paper). Its text
+          their points, with at least a tenth of the points called members, so that none rests on a single point.
+          Precision is that at as many members as non-members: of a hundred outliers a few more than half or a few
+          less are members by chance alone, which the plain precision (on record too) would take for an improvement.
+          Beside that stand outliers at the threshold of everybody, which no choice among few outliers moves. In the
+          cpu preset boundary asks 609 queries, of everybody 200 points a side.
+Expected: improvement in pp: dropout 0.8: 8.3, 0.9: 5.2, DP 0.3, L2 of 3: 0.5 (PAPER, with its error bars). Its text
           compares with the whole population, its caption with the undefended model; both are here.
 Differs:  DIFFERS, which the record holds too.
 Status:   not yet run
@@ -29,20 +32,24 @@ from experiments.fig5_6_defenses import CIFAR
 from mi_jax import attacks, heads, metrics, outliers, plots, report
 from mi_jax.interview import Points, interview
 
-PAPER = {"dropout:0.8": 8.3, "dropout:0.9": 5.2, "dp_adam:250": 0.34, "l2:3": 0.54}  # pp
+PAPER = {  # pp, with the ends of the error bar
+    "dropout:0.8": (8.3, 6.9, 10.6), "dropout:0.9": (5.2, 1.0, 10.7), "dp_adam:250": (0.34, -0.1, 0.8),
+    "l2:3": (0.54, -0.1, 1.2),
+}  # fmt: skip
 DIFFERS = (
     *tables.DIFFERS[2:],
-    "a threshold of the best precision has to call a tenth of the points members",
+    "a threshold of the best precision has to call a tenth of the points members; precision is that at as many members "
+    "as non-members, the plain one is on record",
     "outliers of the shadow model are found by its own features, of whom half were trained on, those of the target by "
     "the same features, which saw none of them",
     "epsilon 250 has less noise here than the paper's 250, which is 108 by this accountant",
     "cpu preset: one trial, boundary with 609 queries, of everybody 200 points a side",
 )
 WRITTEN = ("none", *PAPER)
-PRESETS = {  # changes to the config, defenses, share of outliers, neighbours
-    "smoke": ({"num_targets": 2, "num_shadows": 1, "n_train": 60, "budget": 40}, ("none", "dropout:0.5"), 0.2, 3),
-    "cpu": (CIFAR | {"num_targets": 1, "num_points": 200, "budget": 609}, WRITTEN, outliers.BETA, outliers.GAMMA),
-    "paper": (CIFAR | {"num_targets": 3, "budget": 2409}, WRITTEN, outliers.BETA, outliers.GAMMA),
+PRESETS = {  # changes to the config, defenses, points a side that stand for everybody, share of outliers, neighbours
+    "smoke": ({"num_targets": 2, "num_shadows": 1, "n_train": 60, "budget": 40}, ("none", "dropout:0.5"), None, 0.2, 3),
+    "cpu": (CIFAR | {"num_targets": 1, "budget": 609}, WRITTEN, 200, outliers.BETA, outliers.GAMMA),
+    "paper": (CIFAR | {"num_targets": 3, "budget": 2409}, WRITTEN, None, outliers.BETA, outliers.GAMMA),
 }
 LEAST = 0.1  # of the points, called members by a threshold
 
@@ -54,95 +61,133 @@ class Seen(NamedTuple):
     is_member: np.ndarray
 
 
-def alone(prepared: study.Study, trial: np.ndarray, k: int, beta: float, gamma: int) -> Points:
-    """Those members and non-members of model k that the trial's first shadow model finds alone."""
+def alone(prepared: study.Study, trial: np.ndarray, k: int, beta: float, gamma: int) -> tuple[Points, float]:
+    """Those members and non-members of model k that the trial's first shadow model finds alone, and delta."""
     split, (_, shadow, *_) = prepared.split, trial
     rows = np.sort(np.concatenate([split.members[k], split.nonmembers[k]]))  # of equals the later ones are chosen
     is_member = np.isin(rows, split.members[k])
     params = jax.tree.map(lambda leaf: leaf[shadow], prepared.params)
     features = heads.penultimate(prepared.model, params, prepared.dataset.x[rows])
-    chosen, _ = outliers.outliers(features, beta=beta, gamma=gamma)
-    return Points(rows[chosen], is_member[chosen])
+    chosen, delta = outliers.outliers(features, beta=beta, gamma=gamma)
+    return Points(rows[chosen], is_member[chosen]), delta
 
 
-def precision(target: Seen, shadows: Seen) -> dict:
-    """What the threshold most precise on shadow models finds on the target: who is called a member, who of them is.
-
-    `precision` has the exact 95 % interval `low`, `high` beside it, and is None where nobody is called. Guessing is
-    right for `members` of the `points`, which for outliers need not be half of them.
-    """
-    least = max(1, int(LEAST * len(shadows.scores)))
-    threshold = metrics.most_precise_threshold(*shadows, least=least)
-    called = target.scores >= threshold
-    right, count = int((called & target.is_member).sum()), int(called.sum())
-    low, high = metrics.clopper_pearson(right, count) if count else (None, None)
-    return {"precision": metrics.precision(*target, threshold), "low": low, "high": high, "called": count,
-            "points": len(target.scores), "members": int(target.is_member.sum())}  # fmt: skip
+def everybody(prepared: study.Study, k: int, most: int | None) -> Points:
+    """The members and non-members of model k that stand for everybody, at most `most` a side."""
+    members, nonmembers = prepared.split.members[k][:most], prepared.split.nonmembers[k][:most]
+    return Points(np.concatenate([members, nonmembers]), np.arange(2 * len(members)) < len(members))
 
 
-def measure(prepared: study.Study, beta: float, gamma: int) -> dict:
-    """The entry of one defense: for each trial the precision on outliers and on everybody."""
+def counts(seen: Seen, threshold: float) -> dict[str, int]:
+    """Who is there, and who of them is called a member at a threshold."""
+    called = seen.scores >= threshold
+    sides = {"members": seen.is_member, "nonmembers": ~seen.is_member}
+    return {f"{prefix}{name}": int((own & rows).sum()) for name, rows in sides.items()
+            for prefix, own in (("", np.ones_like(called)), ("called_", called))}  # fmt: skip
+
+
+def precision(of: dict[str, int]) -> dict[str, float] | None:
+    """Precision at as many members as non-members of such counts, and its exact interval; None if nobody is called."""
+    return metrics.balanced_precision(of["called_members"], of["members"], of["called_nonmembers"], of["nonmembers"])
+
+
+def told(target: Seen, shadows: Seen, threshold: float) -> dict:
+    """What a threshold is worth on the target and on the shadow models it was chosen on."""
+    found, called = counts(target, threshold), target.scores >= threshold
+    plain = float(target.is_member[called].mean()) if called.any() else None
+    return {"threshold": threshold, "precision": precision(found), "plain_precision": plain, **found,
+            "shadows": counts(shadows, threshold)}  # fmt: skip
+
+
+def measure(prepared: study.Study, most: int | None, beta: float, gamma: int) -> dict:
+    """The entry of one defense: its models, and for each trial the precision on outliers and on everybody."""
     (attack,), trials = attacks.build("boundary", prepared.task), []
     with runs.bar(prepared.config.defense, unit="query") as progress:
         ask = interview(prepared.key, prepared.dataset, prepared.target, keep=prepared.keep, tell=progress.add)
 
-        def seen(k: int, points: Points) -> Seen:
-            return Seen(ask(attack, k, points).features[:, 0, -1], points.is_member)
-
-        def pooled(parts: list[Seen]) -> Seen:
-            return Seen(*map(np.concatenate, zip(*parts, strict=True)))
+        def seen(models: np.ndarray, points: list[Points]) -> Seen:
+            asked = [ask(attack, k, of) for k, of in zip(models, points, strict=True)]
+            return Seen(*map(np.concatenate, ([one.features[:, 0, -1] for one in asked],
+                                              [of.is_member for of in points])))  # fmt: skip
 
         for trial in prepared.split.trials:
-            lonely, everybody = (
-                precision(seen(trial[0], of(trial[0])), pooled([seen(k, of(k)) for k in trial[1:]]))
-                for of in (lambda k, t=trial: alone(prepared, t, k, beta, gamma), lambda k: sample_of(prepared, k))
-            )
-            trials.append({"outliers": lonely, "everybody": everybody})
-    found = {side: [trial[side]["precision"] for trial in trials] for side in ("outliers", "everybody")}
-    known = all(None not in values for values in found.values())  # a trial in which nobody is called has no precision
-    better = metrics.paired_interval(*found.values()) if known else None
-    return {"trials": trials, "improvement": better, "models": prepared.trained,
-            **{side: metrics.summary(values) for side, values in found.items()}}  # fmt: skip
+            lonely, deltas = zip(*(alone(prepared, trial, k, beta, gamma) for k in trial), strict=True)
+            sides = {"outliers": lonely, "everybody": [everybody(prepared, k, most) for k in trial]}
+            pairs = {side: (seen(trial[:1], of[:1]), seen(trial[1:], of[1:])) for side, of in sides.items()}
+            chosen = {side: most_precise(shadows) for side, (_, shadows) in pairs.items()}
+            found = {side: told(*pairs[side], threshold) for side, threshold in chosen.items()}
+            found["outliers_at_threshold_of_everybody"] = told(*pairs["outliers"], chosen["everybody"])
+            trials.append(found | {"delta": deltas})
+    models = tables.measure(prepared, {"gap": tables.CHEAP["gap"]})
+    return models | compared(trials) | {"trials": trials}
 
 
-def sample_of(prepared: study.Study, k: int) -> Points:
-    """The members and non-members of model k that stand for everybody."""
-    split, most = prepared.split, prepared.config.num_points
-    members, nonmembers = split.members[k][:most], split.nonmembers[k][:most]
-    return Points(np.concatenate([members, nonmembers]), np.arange(2 * len(members)) < len(members))
+def most_precise(shadows: Seen) -> float:
+    """The threshold of the best precision on shadow models that calls a share LEAST of their points members."""
+    return metrics.most_precise_threshold(*shadows, least=max(1, int(LEAST * len(shadows.scores))))
+
+
+def compared(trials: list[dict]) -> dict:
+    """Mean precision on outliers and on everybody, and the `improvement` of the former on the latter, over trials.
+
+    `over_points` has the intervals about other points, of the trials' counts together. All are None where a trial
+    calls nobody a member.
+    """
+    sides, found = ("outliers", "everybody"), {}
+    values = {side: [trial[side]["precision"] and trial[side]["precision"]["mean"] for trial in trials]
+              for side in sides}  # fmt: skip
+    if any(None in one for one in values.values()):
+        return dict.fromkeys((*sides, "improvement", "over_points"))
+    for side in sides:
+        of = [{k: n for k, n in trial[side].items() if isinstance(n, int)} for trial in trials]
+        found[side] = precision({key: sum(one[key] for one in of) for key in of[0]})
+    found["improvement"] = metrics.independent_difference(found["outliers"], found["everybody"])
+    means = {side: metrics.summary(values[side]) for side in sides}
+    return means | {"improvement": metrics.paired_interval(*values.values()), "over_points": found}
 
 
 def draw(record: dict) -> plt.Figure:
-    """Precision on outliers less that on everybody, a bar a defense; the paper's as crosses."""
+    """Precision on outliers less that on everybody, a bar a defense with its interval over points; beside it the
+    paper's."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for at, (name, entry) in enumerate(record["defenses"].items()):
-        found = entry["improvement"] or {"mean": np.nan, "values": []}
-        axes.bar(at, 100 * found["mean"], color=plots.COLOURS[0], alpha=0.6, width=0.6)
-        axes.plot([at] * len(found["values"]), 100 * np.array(found["values"]), ".", color="0.2")
+        if entry["over_points"]:
+            mean, low, high = (100 * entry["over_points"]["improvement"][key] for key in ("mean", "low", "high"))
+            axes.bar(at, mean, color=plots.COLOURS[0], alpha=0.6, width=0.4)
+            axes.errorbar(at, mean, [[mean - low], [high - mean]], color="0.2", lw=1, capsize=3)
+        else:
+            axes.annotate("nobody called", (at, 0), ha="center", va="bottom", fontsize=8)
         if record["config"]["dataset"] == "cifar10" and name in PAPER:
-            axes.plot(at, PAPER[name], "x", color=plots.COLOURS[1], label="the paper's")
+            mean, low, high = PAPER[name]
+            axes.errorbar(at + 0.3, mean, [[mean - low], [high - mean]], fmt="x", color=plots.COLOURS[1], lw=1)
+    axes.plot([], [], "x", color=plots.COLOURS[1], label="the paper's")
     axes.axhline(0, color="0.5", lw=1)
-    axes.set_xticks(range(len(record["defenses"])), list(record["defenses"]))
-    axes.set(ylabel="precision on outliers less that on all (pp)", title=record["config"]["dataset"])
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(*zip(*dict(zip(labels, handles, strict=True)).items(), strict=True)[::-1]) if handles else None
+    labels = [f"{name}\n{100 * entry['models']['test_accuracy']['mean']:.1f}" for name, entry in
+              record["defenses"].items()]  # fmt: skip
+    axes.set_xticks(range(len(labels)), labels)
+    title = f"{record['config']['dataset']}, n = {record['config']['n_train']}"
+    axes.set(ylabel="precision on outliers less that on all (pp)", xlabel="defense; below it test accuracy (%)",
+             title=title)  # fmt: skip
+    if record["config"]["dataset"] == "cifar10":
+        axes.legend()
     return figure
 
 
 def body() -> None:
     """Every defense of the preset."""
-    (changes, written, beta, gamma), said, folder = common.of_preset(
+    (changes, written, most, beta, gamma), said, folder = common.of_preset(
         PRESETS, "figS11", "figure S11 compares some of its own", own=("cap",)
     )
     config = common.Config(**changes | said)
     studies, found = study.prepare_grid(config, written, out=folder), {}  # shadow models know the defense
     for text, prepared in zip(written, studies, strict=True):
-        found[text] = measure(prepared, beta, gamma)
-        own, first = found[text]["outliers"], found["none"]["outliers"]
-        found[text]["above_undefended"] = own["mean"] - first["mean"] if own and first else None
-        told = ", ".join(f"{k} {report.percent(found[text][k])}" for k in ("outliers", "everybody", "improvement"))
-        print(f"{text}: {told}", flush=True)
-    settings = {"beta": beta, "gamma": gamma, "least": LEAST}
+        entry = found[text] = measure(prepared, most, beta, gamma)
+        own, first = entry["outliers"], found["none"]["outliers"]
+        entry["above_undefended"] = own["mean"] - first["mean"] if own and first else None
+        sides = entry["over_points"] or dict.fromkeys(("outliers", "everybody", "improvement"))
+        shown = ", ".join(f"{side} {report.percent(value)}" for side, value in sides.items())
+        print(f"{text}: test {report.percent(entry['models']['test_accuracy'])}, precision on {shown}", flush=True)
+    settings = {"beta": beta, "gamma": gamma, "least": LEAST, "points_a_side": most}
     resolved = dataclasses.asdict(studies[0].config) | {"defense": list(written)}
     record = {"config": resolved, "settings": settings, "defenses": found}
     records.leave(folder, record, study.places(folder, studies), differs=DIFFERS, figS11=draw(record))

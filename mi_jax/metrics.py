@@ -5,6 +5,7 @@ heavily tied, so nothing here breaks ties, drops a point of a curve or interpola
 be infinite (a point no start could flip); NaN is refused.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,11 +54,34 @@ def most_precise_threshold(scores: np.ndarray, is_member: np.ndarray, *, least: 
     return float(thresholds[enough][np.flatnonzero(share == share.max())[-1]])
 
 
-def precision(scores: np.ndarray, is_member: np.ndarray, threshold: float) -> float | None:
-    """Returns the share of members among the points with scores >= threshold; None if there are none of these."""
-    scores, is_member = _checked(scores, is_member, both=False)
-    called = scores >= threshold
-    return float(is_member[called].mean()) if called.any() else None
+def balanced_precision(
+    true: int, members: int, false: int, nonmembers: int, level: float = 0.95
+) -> dict[str, float] | None:
+    """Returns {"mean", "low", "high"} of the precision, were there as many nonmembers as members: tpr / (tpr + fpr).
+
+    Of `members` `true` and of `nonmembers` `false` points were called members by a threshold fixed on other data. The
+    interval is the exact one for the share of members among those called, carried over; it is about other points.
+    None if nobody was called, or if there are no members or no nonmembers.
+    """
+    if not (0 <= true <= members and 0 <= false <= nonmembers):
+        raise ValueError(f"{true} of {members} and {false} of {nonmembers}, expected parts of the whole")
+    if true + false == 0 or members == 0 or nonmembers == 0:
+        return None
+    share, (low, high) = true / (true + false), clopper_pearson(true, true + false, level)
+    even = (p * nonmembers / (p * nonmembers + (1 - p) * members) for p in (share, low, high))
+    return dict(zip(("mean", "low", "high"), even, strict=True))
+
+
+def independent_difference(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    """Returns {"mean", "low", "high"}: what is estimated by a less what is by b, on points of their own.
+
+    From the intervals of both ({"mean", "low", "high"}), which need not lie evenly, at their level. Source: square
+    and add, Newcombe 1998 (Statistics in Medicine 17, 873), method 10.
+    """
+    mean = a["mean"] - b["mean"]
+    below = math.hypot(a["mean"] - a["low"], b["high"] - b["mean"])
+    above = math.hypot(a["high"] - a["mean"], b["mean"] - b["low"])
+    return {"mean": mean, "low": mean - below, "high": mean + above}
 
 
 def epsilon_lower_bound(

@@ -314,22 +314,64 @@ def test_paired_difference_refuses_what_cannot_be_paired(sizes):
 @pytest.mark.parametrize("scores, is_member", CASES)
 @pytest.mark.parametrize("least", [1, 3])
 def test_the_most_precise_threshold_is_that_of_an_exhaustive_search(scores, is_member, least):
+    def share(threshold):
+        return is_member[scores >= threshold].mean()
+
     enough = [t for t in all_thresholds(scores) if (scores >= t).sum() >= least]
-    best = max(metrics.precision(scores, is_member, t) for t in enough)
+    best = max(map(share, enough))
     found = metrics.most_precise_threshold(scores, is_member, least=least)
-    assert metrics.precision(scores, is_member, found) == best and (scores >= found).sum() >= least
-    assert found == min(t for t in enough if metrics.precision(scores, is_member, t) == best)
+    assert share(found) == best and (scores >= found).sum() >= least
+    assert found == min(t for t in enough if share(t) == best)
 
 
-def test_precision_needs_no_nonmembers():
-    scores, everybody = np.arange(5.0), np.ones(5, bool)
-    assert metrics.precision(scores, everybody, 3.0) == 1.0
-    assert metrics.most_precise_threshold(scores, everybody, least=2) == 0.0
+def test_the_most_precise_threshold_needs_no_nonmembers():
+    assert metrics.most_precise_threshold(np.arange(5.0), np.ones(5, bool), least=2) == 0.0
 
 
-def test_precision_of_nobody_called_is_nothing():
-    assert metrics.precision(*SEPARATED, 100.0) is None
-    assert metrics.precision(*SEPARATED, 4.0) == 1.0 and metrics.precision(*SEPARATED, 0.0) == 0.6
+def test_precision_is_that_at_as_many_members_as_nonmembers():
+    for members, nonmembers in ((50, 50), (20, 80), (90, 10)):
+        found = metrics.balanced_precision(members // 2, members, nonmembers // 5, nonmembers)
+        assert found["mean"] == pytest.approx(0.5 / 0.7), "rates of 1/2 and 1/5, whoever there are more of"
+        assert 0 < found["low"] < found["mean"] < found["high"] < 1
+    plain = metrics.balanced_precision(15, 50, 5, 50)
+    assert plain["mean"] == pytest.approx(0.75)
+    assert (plain["low"], plain["high"]) == pytest.approx(metrics.clopper_pearson(15, 20))
+    sure = metrics.balanced_precision(4, 50, 0, 50)
+    assert sure["mean"] == sure["high"] == 1 and sure["low"] < 0.5, "four are few to be sure of"
+
+
+def test_precision_of_nobody_called_or_of_one_side_alone_is_nothing():
+    assert metrics.balanced_precision(0, 5, 0, 5) is None
+    assert metrics.balanced_precision(3, 5, 0, 0) is None and metrics.balanced_precision(0, 0, 3, 5) is None
+
+
+@pytest.mark.parametrize("counts", [(6, 5, 0, 5), (0, 5, 6, 5), (-1, 5, 1, 5)])
+def test_precision_refuses_more_called_than_there_are(counts):
+    with pytest.raises(ValueError, match=f"{counts[0]} of 5 and {counts[2]} of 5, expected parts"):
+        metrics.balanced_precision(*counts)
+
+
+def test_the_interval_of_an_independent_difference_is_newcombes():
+    """His table II, methods 10: 56 of 70 less 48 of 80 is 0.0524 to 0.3339 by Wilson's intervals."""
+    one, other = ({"mean": k / n, "low": low, "high": high} for k, n, (low, high) in
+                  ((56, 70, wilson(56, 70)), (48, 80, wilson(48, 80))))  # fmt: skip
+    found = metrics.independent_difference(one, other)
+    assert [found[key] for key in ("mean", "low", "high")] == pytest.approx([0.2, 0.0524, 0.3339], abs=5e-5)
+
+
+def wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    centre, half = (k + z * z / 2) / (n + z * z), z * np.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
+    return centre - half, centre + half
+
+
+def test_the_interval_of_an_independent_difference_covers():
+    draw, n, level = np.random.default_rng(0), 40, 0.95
+    truth, covered = 0.75 - 0.6, []
+    for _ in range(300):
+        sides = [(k / n, *metrics.clopper_pearson(int(k), n, level)) for k in draw.binomial(n, [0.75, 0.6])]
+        found = metrics.independent_difference(*(dict(zip(("mean", "low", "high"), one, strict=True)) for one in sides))
+        covered.append(found["low"] <= truth <= found["high"])
+    assert np.mean(covered) >= level - 3 * np.sqrt(level * (1 - level) / 300)
 
 
 def test_the_bound_of_epsilon_is_the_closed_form_for_randomised_response():

@@ -45,6 +45,46 @@ def test_impossible_settings_are_refused(options, named):
 def test_membership_does_not_choose_among_points_that_are_equally_alone():
     prepared = study.prepare(common.Config(n_train=60, num_targets=1, num_shadows=1))
     alike = prepared._replace(params=jax.tree.map(jnp.zeros_like, prepared.params))  # as a strong penalty leaves them
-    points = figS11_outliers.alone(alike, alike.split.trials[0], 0, 0.2, 3)
+    points, delta = figS11_outliers.alone(alike, alike.split.trials[0], 0, 0.2, 3)
     np.testing.assert_array_equal(points.is_member, np.isin(points.rows, alike.split.members[0]))
-    assert len(points.rows) == 24 and 4 <= points.is_member.sum() <= 20
+    assert len(points.rows) == 24 and 4 <= points.is_member.sum() <= 20 and delta == pytest.approx(1)
+
+
+def trial(outliers_called: int, everybody_called: int = 60) -> dict:
+    """Of 40 outliers, 10 of them members, and of everybody; 10 and 30 non-members called."""
+
+    def side(called, members, wrong, nonmembers):
+        counts = {"called_members": called, "members": members, "called_nonmembers": wrong, "nonmembers": nonmembers}
+        return counts | {"precision": figS11_outliers.precision(counts)}
+
+    return {"outliers": side(outliers_called, 10, 10, 30), "everybody": side(everybody_called, 100, 30, 100)}
+
+
+def test_as_many_members_among_outliers_as_chance_gave_are_no_improvement():
+    """6 of 10 members and 10 of 30 non-members are called, a share of 6 in 16, but rates as 2 to 1 as of everybody
+    (6 to 3): only the share of members is another."""
+    found = figS11_outliers.compared([trial(6), trial(6)])
+    assert found["outliers"]["mean"] == pytest.approx(0.6 / (0.6 + 1 / 3))
+    same = figS11_outliers.compared([trial(6)])["over_points"]
+    assert same["everybody"]["mean"] == pytest.approx(2 / 3)
+    assert same["improvement"]["low"] < 0 < same["improvement"]["high"] and abs(same["improvement"]["mean"]) < 0.03
+
+
+def test_trials_stand_together_and_a_silent_one_leaves_nothing():
+    one, two = figS11_outliers.compared([trial(8)]), figS11_outliers.compared([trial(8), trial(8)])
+    assert one["improvement"]["low"] is None and one["improvement"]["mean"] == two["improvement"]["mean"]
+    narrow, wide = (found["over_points"]["improvement"] for found in (two, one))
+    assert narrow["mean"] == pytest.approx(wide["mean"])
+    assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
+    silent = trial(8) | {"outliers": {"precision": None}}
+    assert set(figS11_outliers.compared([trial(8), silent]).values()) == {None}
+
+
+def test_the_figure_has_the_papers_points_and_says_where_nobody_is_called():
+    entry = figS11_outliers.compared([trial(8)]) | {"models": {"test_accuracy": {"mean": 0.5}}}
+    silent = dict.fromkeys(("improvement", "over_points")) | {"models": entry["models"]}
+    record = {"config": {"dataset": "cifar10", "n_train": 2500},
+              "defenses": dict.fromkeys(figS11_outliers.WRITTEN, entry) | {"l2:3": silent}}  # fmt: skip
+    (axes,) = figS11_outliers.draw(record).axes
+    assert [text.get_text() for text in axes.texts] == ["nobody called"]
+    assert len(axes.patches) == 4 and len(axes.get_legend().get_texts()) == 1

@@ -50,9 +50,12 @@ def entries_of(record: dict) -> dict[str, dict]:
 
 def check_outliers(record: dict) -> None:
     for entry in record["defenses"].values():
+        assert entry["environment"]["run_digest"] and 0 < entry["models"]["test_accuracy"]["mean"] <= 1
         for trial, improvement in zip(entry["trials"], entry["improvement"]["values"], strict=True):
-            assert improvement == trial["outliers"]["precision"] - trial["everybody"]["precision"]
-            assert all(side["low"] <= side["precision"] <= side["high"] and side["called"] for side in trial.values())
+            outliers, everybody = (trial[side]["precision"] for side in ("outliers", "everybody"))
+            assert improvement == outliers["mean"] - everybody["mean"]
+            assert all(side["low"] <= side["mean"] <= side["high"] for side in (outliers, everybody))
+            assert len(trial["delta"]) == 2  # of the target and its shadow model
 
 
 def check_bounds(record: dict) -> None:
