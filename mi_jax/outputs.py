@@ -76,7 +76,7 @@ def ldl(strength: float, task: Any) -> Defense:
     """The label most of 20 noisy copies of the question get, noise fixed by the question itself.
 
     Images get Gaussian noise of deviation `strength`, bits flip with that probability. The same question always gets
-    the same answer, so asking it again says nothing new; a question that differs in one bit draws anew. Where
+    the same answer, so asking it again says nothing new; a question that differs in any bit draws anew. Where
     confidences are shown they are the shares of the votes. Source: Rajabi et al. 2023 (arXiv 2212.01688), who average
     logits of 200 copies with fresh noise; a majority of labels is what their text describes, and 20 copies are what a
     service may pay.
@@ -110,7 +110,14 @@ def _voted(noise: Callable, fresh: bool) -> Callable:
 
 
 def _digest(x: Array) -> jax.Array:
-    """A number [B] uint32 of each example, which changes with any bit of it."""
+    """A number [B] uint32 of each example: two that differ share one as rarely as two random numbers would.
+
+    Each word is mixed, with a number of its place, before they are summed: the bits of 0 and 1 differ in their high
+    end alone, where sums of products would leave a table of bits no more than 512 numbers. The mixing is the end of
+    MurmurHash3 (A. Appleby, public domain).
+    """
     words = jax.lax.bitcast_convert_type(x.reshape(len(x), -1).astype(jnp.float32), jnp.uint32)
-    odd = randomness.bits(jax.random.key(1), words.shape[1]) | 1
-    return (words * odd).sum(1, dtype=jnp.uint32)
+    mixed = words ^ randomness.bits(jax.random.key(1), words.shape[1])
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return mixed.sum(1, dtype=jnp.uint32)

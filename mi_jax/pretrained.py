@@ -46,7 +46,8 @@ def load(task: Any) -> dict:
         with np.load(path, allow_pickle=False) as stored:
             flat = dict(stored)
         source = str(flat.pop("source"))
-    except Exception:  # not there, or whatever NumPy and zipfile raise over what is no such file
+        params = traverse_util.unflatten_dict(flat, sep="/")
+    except Exception:  # not there, or whatever NumPy, zipfile and flax raise over what is no such file
         how = f"python -m experiments.pretrain --model={task.model.name} writes one of {SOURCE}"
         if task.example_shape != SHAPE:
             shape = "x".join(map(str, task.example_shape))
@@ -56,12 +57,18 @@ def load(task: Any) -> dict:
         raise ValueError(f"checkpoint {os.fspath(path)}: expected parameters that can be read; {how}") from None
     if _place(source) == _place(task.dataset):
         raise ValueError(f"checkpoint {os.fspath(path)}: trained on {source} itself, expected one of other data")
-    params = traverse_util.unflatten_dict(flat, sep="/")
     wrong = heads.misfit(task.model, task.example_shape, params)
     if wrong is not None:
         raise ValueError(f"checkpoint {os.fspath(path)}: {wrong}")
-    if not all(np.isfinite(leaf).all() for leaf in flat.values()):
-        raise ValueError(f"checkpoint {os.fspath(path)}: parameters that are NaN or infinite, expected finite ones")
+    for name, leaf in flat.items():
+        if not np.issubdtype(leaf.dtype, np.floating):
+            raise ValueError(
+                f"checkpoint {os.fspath(path)}: {name} holds {leaf.dtype}, expected floating-point numbers"
+            )
+        if not np.isfinite(leaf).all():
+            raise ValueError(
+                f"checkpoint {os.fspath(path)}: {name} is NaN or infinite in part, expected finite numbers"
+            )
     last = heads.last_layer(task.model, task.example_shape)
     return jax.tree.map(jnp.asarray, {name: layer for name, layer in params.items() if name != last})
 

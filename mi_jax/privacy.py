@@ -130,11 +130,13 @@ def statement(mechanism: Mechanism) -> str:
 def check(mechanism: Mechanism) -> None:
     """Raises ValueError, naming the value, for a mechanism that makes no sense; clip and noise may be arrays."""
     _check_sampling(mechanism)
-    if not np.all(np.asarray(mechanism.clip) > 0):
+    with np.errstate(over="ignore"):  # in the precision of training
+        clip, noise = np.float32(mechanism.clip), np.float32(mechanism.noise)
+    if not np.all(clip > 0):
         raise ValueError(f"clip={mechanism.clip}: expected more than 0")
-    if not np.all((np.asarray(mechanism.noise) >= 0) & np.isfinite(mechanism.noise)):
+    if not np.all((noise >= 0) & np.isfinite(noise)):
         raise ValueError(f"noise={mechanism.noise}: expected a finite multiplier of at least 0")
-    if np.any((np.asarray(mechanism.noise) > 0) & np.isinf(mechanism.clip)):
+    if np.any((noise > 0) & np.isinf(clip)):
         raise ValueError(
             f"clip={mechanism.clip}: expected a finite one where there is noise, {mechanism.noise} times it"
         )
@@ -147,7 +149,7 @@ def _check_sampling(mechanism: Mechanism) -> None:
     if not 0 < expected <= rows:
         raise ValueError(f"expected={expected} rows in a sample of {rows}: expected a sampling rate in (0, 1]")
     if not 0 < delta <= 1 / rows:
-        reason = "above 1/n, publishing one row of the training set would count as private"
+        reason = "at 1/n, the paper's, publishing one row at random counts as private already"
         raise ValueError(f"delta={delta}: expected more than 0 and at most 1/{rows}; {reason}")
 
 

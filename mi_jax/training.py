@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mi_jax import batches, heads, privacy, steps, store
+from mi_jax import checks, heads, privacy, steps, store
 from mi_jax.types import Array, Defense, Model, Params, Recipe
 
 Progress = Callable[[int, int, int], Any]
@@ -90,98 +90,9 @@ def _train_group(keys, own: steps.Own, x_pool, y_pool, plan: steps.Plan, report)
     return jax.device_get(state._replace(key=None, moments=None, opponent=None))
 
 
-_APART = {  # two places of a Defense that cannot both be taken -> why
-    ("mechanism", "expand"): "expand lets rows see each other, and privacy clips them one by one",
-    ("mechanism", "opponent"): "opponent lets rows see each other, and privacy clips them one by one",
-    ("mechanism", "model"): "model lets rows see each other, and privacy clips them one by one",  # dropout's masks do
-    ("opponent", "expand"): "the attack network would tell augmented images, expected plain ones",
-    ("frozen", "expand"): "frozen layers see each row once, expected no new neighbours each epoch",
-    ("frozen", "model"): "frozen layers see each row once, expected nothing drawn anew in each step",
-    ("frozen", "begin"): "both say with which layers training begins",
-}
-
-
-def taken(defense: Defense) -> set[str]:
-    """The places of a defense that hold a function."""
-    return {place for place in Defense._fields[2:-1] if getattr(defense, place) is not None}
-
-
-def check_places(name: str, places: set[str]) -> None:
-    """ValueError for two places that cannot both be taken, by whatever is called `name`."""
-    for pair, why in _APART.items():
-        if places.issuperset(pair):
-            raise ValueError(f"defense {name}: {why}")
-
-
 def _plan(model: Model, recipe: Recipe, defense: Defense) -> steps.Plan:
     recipe = recipe if defense.recipe is None else defense.recipe(recipe)
     return steps.Plan(model, recipe, defense._replace(name="", strength=(), recipe=None, output=None, random=False))
-
-
-def _check(plan: steps.Plan, x_pool: Array, y_pool: Array, members: Array, own: steps.Own) -> None:
-    if members.ndim != 2 or not np.issubdtype(members.dtype, np.integer) or 0 in members.shape:
-        shape = f"{members.dtype} of shape {members.shape}"
-        raise ValueError(f"members: {shape}, expected integers [K n] with at least one model and one row")
-    if len(x_pool) != len(y_pool):
-        raise ValueError(f"x_pool has {len(x_pool)} rows and y_pool {len(y_pool)}: expected as many labels as rows")
-    if members.min() < 0 or members.max() >= len(x_pool):
-        outside = f"{members.min()}..{members.max()}"
-        raise ValueError(f"members: rows {outside}, expected rows of the pool, 0..{len(x_pool) - 1}")
-    model, recipe, defense = plan
-    check_places("in training", taken(defense))
-    for name in ("batch_size", "max_epochs", "learning_rate"):
-        if not 0 < getattr(recipe, name) < np.inf:
-            raise ValueError(f"recipe: {name}={getattr(recipe, name)}, expected more than 0 and finite")
-    if recipe.optimizer not in steps.OPTIMIZERS:
-        raise ValueError(f"recipe: optimizer={recipe.optimizer!r}, expected one of {', '.join(steps.OPTIMIZERS)}")
-    _check_labels(model, x_pool, np.asarray(y_pool)[members])
-    shown = None if defense.expand is None else batches.neighbours_shape(defense.expand, x_pool)
-    if shown is not None and (shown[1:] != x_pool.shape[1:] or shown[:1] < (1,)):
-        example = ", ".join(map(str, x_pool.shape[1:]))
-        raise ValueError(f"expand: returned shape {shown}, expected (M, {example}) with M >= 1")
-    if defense.opponent is not None and not own.reference.shape[-1]:
-        raise ValueError("reference: no rows, expected those that the opponent of the defense compares members with")
-    if defense.mechanism is not None:
-        _check_private(plan, x_pool, members, own.strength)
-
-
-def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strength: Any) -> None:
-    """What is computed must be what epsilon was computed for."""
-    if plan.recipe.patience is not None:
-        raise ValueError(f"recipe: patience={plan.recipe.patience}, expected None: a stop by the loss is not private")
-    mechanism, n = plan.defense.mechanism(strength), members.shape[1]
-    epochs = plan.recipe.max_epochs
-    taken = (n, min(plan.recipe.batch_size, n), epochs * steps.sizes(plan, n, x_pool).steps)
-    if taken != mechanism[:3]:
-        rows, expected, count = mechanism[:3]
-        told = f"rows={rows}, expected={expected}, steps={count}"
-        raise ValueError(f"privacy: {told}, expected rows={taken[0]}, expected={taken[1]}, steps={taken[2]} as trained")
-    privacy.check(mechanism)
-    _check_rows_apart("privacy", plan.model, x_pool.shape[1:], jax.random.key(0))
-
-
-def _check_rows_apart(whose: str, model: Model, example_shape: tuple[int, ...], key: jax.Array | None) -> None:
-    """ValueError for a model whose logits of an example change with its company or its place in the batch; with a
-    key, in training mode."""
-    random = np.random.default_rng(0)
-    a, b, c = random.random((3, *example_shape), np.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), a[None])
-    # No leaf as `init` has it: a last layer of zeros would hide everything before it.
-    params = jax.tree.map(lambda leaf: 0.1 * random.standard_normal(leaf.shape, np.float32), shapes)
-    first, other, moved = (model.apply(params, np.stack(x), key) for x in ([a, b], [a, c], [b, a]))
-    for seen, named in ((other[0], "rows of a batch"), (moved[1], "places in a batch")):
-        if not np.allclose(first[0], seen, rtol=1e-4, atol=1e-5):
-            raise ValueError(f"{whose}: {named} change a row's logits, expected a model that answers each row alone")
-
-
-def _check_labels(model: Model, x_pool: Array, labels: np.ndarray) -> None:
-    def logits_of(key, x):
-        return model.apply(model.init(key, x), x)
-
-    num_classes = jax.eval_shape(logits_of, jax.random.key(0), x_pool[:1]).shape[-1]
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= num_classes:
-        found = f"{labels.dtype} {labels.min()}..{labels.max()}"
-        raise ValueError(f"labels of the members: {found}, expected integers 0..{num_classes - 1}")
 
 
 def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, y_pool: Array, members: Array, *,
@@ -208,12 +119,12 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     """
     members, plan = np.asarray(members), _plan(model, recipe, defense)
     reference = np.zeros((len(members), 0), np.int32) if reference is None else np.asarray(reference)
-    _check(plan, x_pool, y_pool, members, steps.Own(members, reference, defense.strength))
+    checks.check(plan, x_pool, y_pool, members, steps.Own(members, reference, defense.strength))
     if defense.mechanism is not None and strengths is not None:
         privacy.check(defense.mechanism(strengths))
     if defense.frozen is not None:
         shape, body, rows = x_pool.shape[1:], _body(defense, strengths), np.union1d(members, reference).astype(int)
-        _check_frozen(model, body, shape)
+        checks.check_frozen(model, body, shape)
         last, history = train_ensemble(
             key, heads.head_of(model, shape), recipe, heads.features(model, body, x_pool[rows]),
             np.asarray(y_pool)[rows], np.searchsorted(rows, members), defense=defense._replace(frozen=None),
@@ -257,11 +168,6 @@ def _body(defense: Defense, strengths: Any) -> Params:
     if not all(np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape)) for leaf in jax.tree.leaves(bodies)):
         raise ValueError("frozen: other layers with another strength, expected the same for all that train together")
     return jax.tree.map(lambda leaf: leaf[0], bodies)
-
-
-def _check_frozen(model: Model, body: Params, example_shape: tuple[int, ...]) -> None:
-    heads.check(model, body, example_shape)
-    _check_rows_apart("frozen", model, example_shape, None)  # it sees those of all models at once
 
 
 def _part(state: steps.State, size: int) -> store.Part:
@@ -314,10 +220,10 @@ def train(key: jax.Array, model: Model, recipe: Recipe, x: Array, y: Array, *, d
     beside = (x[:0], y[:0]) if reference is None else reference
     x, y = np.concatenate([x, beside[0]]), np.concatenate([y, beside[1]])
     own = steps.Own(jnp.arange(n), jnp.arange(n, len(x)), jax.tree.map(_array, defense.strength))
-    _check(plan, x, y, np.arange(n)[None], own)
+    checks.check(plan, x, y, np.arange(n)[None], own)
     if defense.frozen is not None:
         body, shape = defense.frozen(defense.strength), x.shape[1:]
-        _check_frozen(model, body, shape)
+        checks.check_frozen(model, body, shape)
         features = heads.features(model, body, x)
         last, history = train(key, heads.head_of(model, shape), recipe, features[:n], y[:n],
                               defense=defense._replace(frozen=None), reference=(features[n:], y[n:]))  # fmt: skip

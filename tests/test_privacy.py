@@ -249,7 +249,7 @@ def test_step_divides_the_sum_of_its_sample_by_the_expected_size():
         ({"expected": 1001}, r"expected=1001 .* sampling rate in \(0, 1\]"),
         ({"expected": 0}, "expected=0"),
         ({"steps": 0}, "steps=0: expected at least 1"),
-        ({"delta": 2e-3}, "delta=0.002: expected more than 0 and at most 1/1000; above 1/n"),
+        ({"delta": 2e-3}, "delta=0.002: expected more than 0 and at most 1/1000; at 1/n, the paper's,"),
         ({"delta": 0.0}, "delta=0.0"),
     ],
 )
