@@ -170,7 +170,7 @@ def body() -> None:
         raise ValueError(f"{idle[0]}={said[idle[0]]}: expected nothing, dp_audit has settings of its own")
     config = common.Config(**said | {"preset": said.get("preset", "cpu")})
     record = measure(num_models, noises, config, folder)
-    records.leave(folder, record, differs=DIFFERS, dp_audit=draw(record))
+    records.leave(folder, record, differs=DIFFERS, dp_audit=draw)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def body() -> None:
     config = dataclasses.asdict(config) | {"n_train": [int(n) for n in found]}
     record = {"config": config, "dataset": config["dataset"], "sizes": found}
     places = {folder / f"n-{n}": entry for n, entry in found.items()}
-    records.leave(folder, record, places, differs=DIFFERS, fig1=draw(record))
+    records.leave(folder, record, places, differs=DIFFERS, fig1=draw)
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ def body() -> None:
     """One run of the figure."""
     changes, said, folder = common.of_preset(PRESETS, "fig2", own=("cap",))
     record = measure(common.Config(**changes | said), folder)
-    records.leave(folder, record, differs=DIFFERS, fig2=draw(record))
+    records.leave(folder, record, differs=DIFFERS, fig2=draw)
     for name, entries in record["curves"].items():
         print(name, " ".join(f"{e['queries']['mean']:.0f}:{100 * e['balanced_accuracy']['mean']:.1f}" for e in entries))
     for name, entry in (record["panels"] | record["attacks"]).items():

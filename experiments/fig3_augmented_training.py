@@ -155,7 +155,7 @@ def body() -> None:
     config = dataclasses.asdict(config) | {"defense": [entry["config"]["defense"] for entry in found.values()]}
     record = {"config": config, "dataset": config["dataset"], "distances": found}
     places = {folder / f"d-{d}": entry for d, entry in found.items()}
-    records.leave(folder, record, places, differs=DIFFERS, fig3=draw(record))
+    records.leave(folder, record, places, differs=DIFFERS, fig3=draw)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def body() -> None:
         "defense": list(REGIMES.values()),
     }
     record = {"config": config, "dataset": config["dataset"], "regimes": found}
-    records.leave(folder, record, places, differs=DIFFERS, fig4=draw(record))
+    records.leave(folder, record, places, differs=DIFFERS, fig4=draw)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ Status:   digits run: undefended 88.0 test accuracy, label-only 63.1; epsilon 8 
 """
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -180,7 +181,7 @@ def measure(
     for texts in kinds.values() or [[]] * len(first):
         # A checkpoint is for those that begin from it, and refused where none does.
         own = config if any(begun[text] for text in texts) else dataclasses.replace(config, checkpoint=None)
-        studies = study.prepare_grid(own, ["none", *texts], out=out, reference=True)
+        studies = study.prepare_grid(own, ["none", *texts], out=out, reference=True, mixing=True)
         places |= study.places(out, studies)
         for prepared in studies:
             text = prepared.config.defense
@@ -189,9 +190,8 @@ def measure(
                 entry |= {"environment": prepared.environment, "command": records.command()}
                 print(line(text, entry), flush=True)
                 record = with_entry(record, text, entry)
-                paper = PAPER if config.dataset == "cifar10" else {}
-                figures = {"fig5": trade.draw_trade(record, paper), "fig6": trade.draw_gap(record)}
-                records.write(out, record, differs=DIFFERS, **figures)
+                fig5 = functools.partial(trade.draw_trade, paper=PAPER if config.dataset == "cifar10" else {})
+                records.write(out, record, differs=DIFFERS, fig5=fig5, fig6=trade.draw_gap)
     return record, places
 
 

@@ -88,7 +88,7 @@ def compare(changes: dict, columns: dict[str, Column], sizes: tuple[int, ...], f
     found, places = {way: {} for way in WAYS}, {}
     for n in [int(n) for n in flags.FLAGS.sizes or sizes]:
         config = common.Config(**changes | {"n_train": n})
-        studies = study.prepare_grid(config, WAYS, out=folder / f"n-{n}")
+        studies = study.prepare_grid(config, WAYS, out=folder / f"n-{n}", mixing=True)
         for way, prepared in zip(WAYS, studies, strict=True):
             same = config.dataset == "cifar10" and n in SIZES
             paper = {name: values[SIZES.index(n)] for name, values in PAPER[way].items()} if same else {}
@@ -99,7 +99,7 @@ def compare(changes: dict, columns: dict[str, Column], sizes: tuple[int, ...], f
             print(f"{way}, n={n}: test {test}, {tables.told(entry['attacks'])}")
     settings = dataclasses.asdict(config) | {"n_train": [int(n) for n in found["none"]], "defense": list(WAYS)}
     record = {"dataset": config.dataset, "config": settings, "ways": found}
-    records.leave(folder, record, places, differs=DIFFERS, figS10=draw(record))
+    records.leave(folder, record, places, differs=DIFFERS, figS10=draw)
 
 
 if __name__ == "__main__":

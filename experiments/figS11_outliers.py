@@ -190,7 +190,7 @@ def body() -> None:
     settings = {"beta": beta, "gamma": gamma, "least": LEAST, "points_a_side": most}
     resolved = dataclasses.asdict(studies[0].config) | {"defense": list(written)}
     record = {"config": resolved, "settings": settings, "defenses": found}
-    records.leave(folder, record, study.places(folder, studies), differs=DIFFERS, figS11=draw(record))
+    records.leave(folder, record, study.places(folder, studies), differs=DIFFERS, figS11=draw)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def body() -> None:
     """One run of the figure."""
     (changes, columns), said, folder = common.of_preset(PRESETS, "figS7")
     record = measure(common.Config(**changes | said), columns, folder)
-    records.leave(folder, record, differs=DIFFERS, figS7=draw(record))
+    records.leave(folder, record, differs=DIFFERS, figS7=draw)
     for s, entry in record["shadow_models"].items():
         print(s, tables.told(entry["attacks"]))
 

@@ -69,7 +69,7 @@ def body() -> None:
         PRESETS, "figS9", "adversarial regularisation is what figure S9 varies"
     )
     written, found = {"none": "none"} | {f"{at:g}": f"adversarial:{at:g}" for at in strengths}, {}
-    studies = study.prepare_grid(common.Config(**changes | said), list(written.values()), out=folder)
+    studies = study.prepare_grid(common.Config(**changes | said), list(written.values()), out=folder, mixing=True)
     for (at, text), prepared in zip(written.items(), studies, strict=True):
         found[at] = tables.measure(prepared, columns, of_the_paper(prepared.config, at))
         found[at] |= tables.not_adaptive(prepared, studies[0], columns)
@@ -77,7 +77,7 @@ def body() -> None:
         print(f"{text}: test {test}, {tables.told(found[at]['attacks'])}")
     undefended, config = found.pop("none"), dataclasses.asdict(studies[0].config) | {"defense": list(written.values())}
     record = {"config": config, "undefended": undefended, "strengths": found}
-    records.leave(folder, record, study.places(folder, studies), differs=DIFFERS, figS9=draw(record))
+    records.leave(folder, record, study.places(folder, studies), differs=DIFFERS, figS9=draw)
 
 
 if __name__ == "__main__":

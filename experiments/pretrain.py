@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments import common, runs, study
-from mi_jax import data, defenses, models, oracle, pretrained, store, training
+from mi_jax import checks, data, defenses, models, oracle, pretrained, store, training
 from mi_jax.types import Recipe
 
 FLAGS = flags.FLAGS
@@ -43,9 +43,11 @@ def body() -> None:
     held_out, members = np.split(rows, [min(10_000, len(rows) // 6)])
     recipe = Recipe(max_epochs=FLAGS.epochs, patience=None, average=0.999)
     task = defenses.Task(len(members), model, dataset.x.shape[1:], dataset.num_classes, dataset.binary, recipe,
-                         epochs=FLAGS.epochs)  # fmt: skip
+                         dataset=dataset.name, epochs=FLAGS.epochs)  # fmt: skip
     usual = "random_augmentation:2" if dataset.x.ndim == 4 else "dropout:0.5"
     defense = defenses.build(FLAGS.defense or usual, task)
+    if checks.taken(defense) & {"begin", "frozen", "output"}:
+        raise ValueError(f"defense={FLAGS.defense}: expected one of training alone, and from nothing")
     started, key = time.perf_counter(), jax.random.key(FLAGS.seed)
     with runs.bar("training", unit="epoch", total=FLAGS.epochs) as progress:
         params, history = training.train_ensemble(

@@ -3,8 +3,10 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from matplotlib import pyplot as plt
 
 from mi_jax import plots, report, store
 
@@ -13,14 +15,14 @@ OF_THIS_MACHINE = ("-out", "-data_dir", "-checkpoint")  # flags that name places
 
 
 def leave(folder: Path, record: dict, places: dict[Path, dict] | None = None, *, differs: tuple[str, ...],
-          **figures: Any) -> None:  # fmt: skip
+          **figures: Callable[[dict], plt.Figure]) -> None:  # fmt: skip
     """`write`, then `clear` of this folder and of `places`."""
     write(folder, record, differs=differs, **figures)
     clear(folder, {folder: record, **(places or {})})
 
 
-def write(folder: Path, record: dict, *, differs: tuple[str, ...], **figures: Any) -> None:
-    """Writes record.json and the figures NAME.png.
+def write(folder: Path, record: dict, *, differs: tuple[str, ...], **figures: Callable[[dict], plt.Figure]) -> None:
+    """Writes record.json and then the figures NAME.png, each drawn by a function of the record.
 
     Beside what a script measured a record holds the `command` that made it, the `seconds` since that program began
     (what an earlier run had finished was not computed again: `environment` says how much of it was found), and in
@@ -30,8 +32,8 @@ def write(folder: Path, record: dict, *, differs: tuple[str, ...], **figures: An
     told = {"command": command(), "seconds": round(time.monotonic() - _STARTED), "differs": list(differs)}
     folder.mkdir(parents=True, exist_ok=True)
     store.put(folder / "record.json", (json.dumps(report.finite(told | record), indent=1) + "\n").encode())
-    for name, figure in figures.items():
-        store.put(folder / f"{name}.png", plots.png(figure))
+    for name, draw in figures.items():
+        store.put(folder / f"{name}.png", plots.png(draw(record)))
 
 
 def clear(folder: Path, places: dict[Path, dict]) -> None:

@@ -62,12 +62,13 @@ def prepare(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = Non
 
 
 def prepare_grid(config: Config, written: Sequence[str], *, recipe: Recipe = Recipe(), out: Path | None = None,
-                 reference: bool = False) -> list[Study]:  # fmt: skip
+                 reference: bool = False, mixing: bool = False) -> list[Study]:  # fmt: skip
     """The studies of a config under each of the defenses `written`, on the same split.
 
     Strengths of one defense train as one ensemble, in one compiled program. Each study is, to the bit, the one that
     `prepare` makes of it alone with as many reference rows. With `reference` these are set aside although no defense
-    asks for them, so that the split is that of one that does.
+    asks for them, so that the split is that of one that does. With `mixing` a split whose studies cannot be `mixed` is
+    refused at once.
     """
     started = time.perf_counter()
     for name in config.attacks or ():
@@ -86,6 +87,8 @@ def prepare_grid(config: Config, written: Sequence[str], *, recipe: Recipe = Rec
         if defense.expand is not None:
             jax.eval_shape(defense.expand, jax.random.key(0), example)
     split = split_of(config, dataset, reference=reference or any(defense.opponent for defense in found))
+    if mixing:
+        check_apart(config, split)
     studies, training_key, key = {}, *jax.random.split(jax.random.key(config.seed))
 
     def of(i: int) -> Config:
@@ -190,16 +193,21 @@ def split_of(config: Config, dataset: Dataset, *, reference: bool) -> Split:
 
 def mixed(defended: Study, plain: Study) -> Study:
     """The targets of one study and the shadow models of another: an attacker who does not know of the defense."""
+    check_apart(defended.config, defended.split)
     targets = set(defended.split.trials[:, 0].tolist())
-    if targets & set(defended.split.trials[:, 1:].ravel().tolist()):
-        said = f"split={defended.config.split}: a target is another trial's shadow model"
-        raise ValueError(f"{said}, expected none where shadow models are to be undefended")
 
     def side(k: int) -> Study:
         return defended if k in targets else plain
 
     keep = by_model(lambda k: side(k).keep)
     return defended._replace(target=lambda k, access: side(k).target(k, access), keep=keep)
+
+
+def check_apart(config: Config, split: Split) -> None:
+    """ValueError where a target is also a shadow model, which cannot be defended and undefended at once."""
+    if set(split.trials[:, 0].tolist()) & set(split.trials[:, 1:].ravel().tolist()):
+        said = f"split={config.split}: a target is another trial's shadow model"
+        raise ValueError(f"{said}, expected none where shadow models are to be undefended")
 
 
 def defense_task(config: Config, dataset: Dataset, model: Model, recipe: Recipe) -> defenses.Task:

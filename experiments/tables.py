@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import pyplot as plt
 
 from experiments import common, paired, records, study
 from experiments.common import Config
-from mi_jax import attacks, defenses, plots, report, splits, store
+from mi_jax import attacks, data, plots, report, splits, store
 from mi_jax.types import Attack
 
 
@@ -81,7 +82,12 @@ def measure(prepared: study.Study, columns: dict[str, Column], paper: dict[str, 
 
 
 def beside_paper(config: Config, columns: dict[str, Column], paper: dict[str, float], out: Path | None) -> dict:
-    """One data set of a table: every column, and what MemGuard changes."""
+    """One data set of a table: every column, and what MemGuard changes.
+
+    ValueError, before anything is trained, for a defense that MemGuard does not go with.
+    """
+    dataset = data.load(config.dataset, config.data_dir)
+    study.built(common.resolve(config, dataset), dataset, [with_memguard(config.defense)])
     prepared = study.prepare(config, out=out)
     guard = {"attacks": hidden(prepared, paper), "label_only_identical_to_the_bit": unchanged(prepared, columns)}
     return measure(prepared, columns, paper) | {"memguard": guard}
@@ -102,9 +108,15 @@ def put(prepared: study.Study, name: str, column: Column) -> tuple[dict, dict[st
 
 
 def guarded(prepared: study.Study) -> study.Study:
-    """The same models behind MemGuard in its strongest form."""
-    target = study.oracles(prepared.model, prepared.params, prepared.dataset, defenses.build("memguard"))
+    """The same models, with the defense they have, behind MemGuard in its strongest form."""
+    _, (defense,) = study.built(prepared.config, prepared.dataset, [with_memguard(prepared.config.defense)])
+    target = study.oracles(prepared.model, prepared.params, prepared.dataset, defense)
     return prepared._replace(target=target, keep=by_name(prepared.keep, "memguard-"))
+
+
+def with_memguard(defense: str) -> str:
+    """A defense as written, and MemGuard on top of it."""
+    return "memguard" if defense == "none" else f"{defense}+memguard"
 
 
 def hidden(prepared: study.Study, paper: dict[str, float]) -> dict[str, dict]:
@@ -160,11 +172,16 @@ def program(
             config = common.Config(**{"dataset": dataset} | changes | said)
             own = folder / dataset.replace(":", "-")
             entry = places[own] = beside_paper(config, columns, paper.get(dataset, {}), own)
-            records.write(own, entry, differs=differs, accuracies=plots.beside_paper(dataset, entry["attacks"]))
+            records.write(own, entry, differs=differs, accuracies=draw)
             print("\n".join(lines(dataset, entry)))
         records.clear(folder, places)
 
     return body
+
+
+def draw(entry: dict) -> plt.Figure:
+    """The accuracies of one data set beside the paper's."""
+    return plots.beside_paper(entry["config"]["dataset"], entry["attacks"])
 
 
 def lines(name: str, entry: dict) -> list[str]:

@@ -5,8 +5,8 @@ A KeyError says that a record lacks the points a claim is about.
 
 from experiments.fig5_6_defenses import IN_FULL
 from experiments.trade import strongest
-from experiments.verdicts import less, mean, test_of
-from mi_jax import defenses, metrics
+from experiments.verdicts import Less, less, mean, test_of
+from mi_jax import defenses
 
 
 def memguard_among_defenses(record: dict) -> tuple[bool, str]:
@@ -25,13 +25,16 @@ def confidences_hidden_labels_not(record: dict) -> tuple[bool, str]:
     found = {float(at): (mean(entry, "confidence"), mean(entry, "boundary"), less(entry, "boundary", "gap"),
                          test_of(entry)) for at, entry in record["strengths"].items()}  # fmt: skip
     strong = {at: values for at, values in found.items() if at >= 2}
+    if not any(at >= 3 for at in strong):
+        raise KeyError("strengths of 3 and more")
     # A strength that ruins the model hides labels too: what is claimed is that one hides confidences alone.
     hidden = any(abs(confidence - 50) <= 3 and label >= confidence + 5 for confidence, label, *_ in strong.values())
-    near = all(-0.5 <= above.mean <= 3 for _, _, above, _ in strong.values())
+    near = all(above.high >= 0 and above.low <= 3 for _, _, above, _ in strong.values())
     ruined = all(test <= 0.7 * whole for at, (*_, test) in found.items() if at >= 3)
     told = (f"{at:g}: confidence {c:.1f}, boundary {b:.1f}, less gap {d}, test {t:.1f}"
             for at, (c, b, d, t) in found.items())  # fmt: skip
-    return hidden and near and ruined, f"{'; '.join(told)}; undefended test {whole:.1f}"
+    size = f"n = {record['config']['n_train']:,}, the paper 2,500"
+    return hidden and near and ruined, f"{size}; {'; '.join(told)}; undefended test {whole:.1f}"
 
 
 def last_layer_leaves_the_gap(record: dict) -> tuple[bool, str]:
@@ -39,11 +42,12 @@ def last_layer_leaves_the_gap(record: dict) -> tuple[bool, str]:
     large = [n for n in last if int(n) >= 1000]
     if not large:
         raise KeyError("n of at least 1,000")
-    left = {n: [less(last[n], name, "gap") for name in ("boundary", "confidence")] for n in large}
-    near = all(abs(one.mean) <= 1 for found in left.values() for one in found)
+    names = [name for name in last[large[0]]["attacks"] if name != "gap"]
+    left = {n: {name: less(last[n], name, "gap") for name in names} for n in large}
+    near = all(one.low <= 1 and one.high >= -1 for found in left.values() for one in found.values())
     better = all(test_of(full[n]) > test_of(last[n]) for n in large)
     more = all(mean(full[n], "boundary") > mean(last[n], "boundary") for n in large)
-    told = (f"n = {n}: last layer, boundary less gap {left[n][0]}, confidence less gap {left[n][1]}; test "
+    told = (f"n = {n}: last layer, {', '.join(f'{name} less gap {one}' for name, one in left[n].items())}; test "
             f"{test_of(last[n]):.1f}, full {test_of(full[n]):.1f}; boundary {mean(last[n], 'boundary'):.1f}, full "
             f"{mean(full[n], 'boundary'):.1f}" for n in large)  # fmt: skip
     return near and better and more, "; ".join(told)
@@ -127,25 +131,21 @@ def private_and_useful(record: dict) -> tuple[bool, str]:
 
 
 def outliers_told_under_dropout(record: dict) -> tuple[bool, str]:
-    silent = [text for text, entry in record["defenses"].items() if entry["improvement"] is None]
-    if silent:
-        raise KeyError(f"anybody called a member under {silent[0]}")
-    found = {text: (100 * entry["improvement"]["mean"], *span_on_outliers(entry))
-             for text, entry in record["defenses"].items()}  # fmt: skip
-    dropped = [value for text, (value, *_) in found.items() if text.startswith("dropout")]
-    private = [span for text, span in found.items() if text.startswith(("dp_", "l2"))]
-    quiet = all(low <= 2 and high >= -2 for _, low, high in private)
-    told = ", ".join(f"{text} {value:+.1f} pp [{low:+.1f}, {high:+.1f}]" for text, (value, low, high) in found.items())
-    return min(dropped) > max(value for value, *_ in private) and quiet, told
-
-
-def span_on_outliers(entry: dict) -> tuple[float, float]:
-    """The exact 95 % interval of the precision on outliers of all trials, less the precision on everybody, in pp."""
-    called = [trial["outliers"] for trial in entry["trials"]]
-    right = sum(round(one["called"] * one["precision"]) for one in called)
-    bounds = metrics.clopper_pearson(right, sum(one["called"] for one in called))
-    low, high = (100 * (bound - entry["everybody"]["mean"]) for bound in bounds)
-    return low, high
+    """It holds where the intervals of all dropouts lie above 0 and those of DP and L2 have 0 in them, and fails where
+    one lies wholly on the other side; less than that is for more targets to decide."""
+    judged = {text: entry["over_points"] for text, entry in record["defenses"].items() if text != "none"}
+    dropped = [found for text, found in judged.items() if text.startswith("dropout")]
+    private = [found for text, found in judged.items() if text.startswith(("dp_", "l2"))]
+    if not dropped or not private or None in judged.values():
+        raise KeyError("dropout, DP and L2 that call somebody a member")
+    spans = [[(100 * one["improvement"]["low"], 100 * one["improvement"]["high"]) for one in side]
+             for side in (dropped, private)]  # fmt: skip
+    told = ", ".join(f"{text} {Less(*(100 * one['improvement'][key] for key in Less._fields))}"
+                     for text, one in judged.items())  # fmt: skip
+    against = any(high <= 0 for _, high in spans[0]) or any(not low <= 0 <= high for low, high in spans[1])
+    if not against and any(low <= 0 for low, _ in spans[0]):
+        raise KeyError(f"targets enough to tell an improvement from none: {told}")
+    return not against, told
 
 
 def lower_below_upper(record: dict) -> tuple[bool, str]:

@@ -151,7 +151,8 @@ def test_a_pretrained_network_is_kept_with_its_accuracies_and_transfer_begins_fr
 
 
 @pytest.mark.parametrize("wrong, named", [("--out=net.txt", "ends in .npz"), ("--epochs=0", "epochs=0: expected"),
-                                          ("--defense=l2:x", "a number after the colon")])  # fmt: skip
+                                          ("--defense=l2:x", "a number after the colon"),
+                                          ("--defense=ldl", "ldl: expected one of training alone")])  # fmt: skip
 def test_a_pretraining_that_cannot_be_is_one_line(wrong, named):
     done = script("pretrain", "--dataset=digits", "--model=mlp:16", wrong)
     assert done.returncode == 2 and named in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
@@ -162,6 +163,13 @@ def test_figure_3_trains_with_its_own_defense_at_the_distances_of_the_paper(wron
     done = script("fig3_augmented_training", "--preset=smoke", wrong)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: {wrong[2:9]}") and "expected" in done.stderr
+
+
+def test_a_table_puts_memguard_on_top_of_a_defense_or_refuses_it_before_training(tmp_path):
+    done = script("table2_tabular", "--preset=smoke", "--defense=ldl:0.1", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "ldl:0.1+memguard:0.001: both take the place 'output'" in done.stderr.splitlines()[-1]
+    assert "training" not in done.stderr
 
 
 def test_a_row_the_preset_does_not_have_is_one_line():
