@@ -78,17 +78,20 @@ def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strengt
         raise ValueError(f"privacy: {told}, expected rows={taken[0]}, expected={taken[1]}, steps={taken[2]} as trained")
     privacy.check(mechanism)
     _check_rows_apart("privacy", plan.model, x_pool.shape[1:], jax.random.key(0))
-    check_all_learn(plan.model, x_pool.shape[1:])
+    check_all_learn(plan.model, x_pool.shape[1:], jax.random.key(0))
 
 
-def check_all_learn(model: Model, example_shape: tuple[int, ...]) -> None:
-    """ValueError for a model with parameters that no example moves: under privacy the noise alone would."""
+def check_all_learn(model: Model, example_shape: tuple[int, ...], key: jax.Array) -> None:
+    """ValueError for a model with parameters that no example moves in training mode: under privacy noise would."""
+
+    def first_class(params, x, share):
+        return (jax.nn.softmax(model.apply(params, x, key)).T @ share)[0]
+
     silent = None
     for seed in range(3):  # a layer of few units may be silent for some parameters
         random = np.random.default_rng(seed)
         x, share = random.standard_normal((8, *example_shape), np.float32), random.random(8, np.float32)
-        params = _random_parameters(model, example_shape, random)
-        gradient = jax.grad(lambda p, x=x, share=share: (jax.nn.softmax(model.apply(p, x, None)).T @ share)[0])(params)
+        gradient = jax.grad(first_class)(_random_parameters(model, example_shape, random), x, share)
         unmoved = {jax.tree_util.keystr(path, simple=True, separator="/")
                    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if not np.any(leaf)}  # fmt: skip
         silent = unmoved if silent is None else silent & unmoved
