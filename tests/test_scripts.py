@@ -172,6 +172,12 @@ def test_a_table_puts_memguard_on_top_of_a_defense_or_refuses_it_before_training
     assert "training" not in done.stderr
 
 
+def test_a_split_whose_targets_are_shadow_models_is_refused_before_training(tmp_path):
+    done = script("figS9_adversarial_regularisation", "--preset=smoke", "--split=balanced", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2 and "training" not in done.stderr
+    assert "split=balanced: a target is another trial's shadow model" in done.stderr.splitlines()[-1]
+
+
 def test_a_row_the_preset_does_not_have_is_one_line():
     done = script("table2_tabular", "--preset=cpu", "--only=mnist")
     assert done.returncode == 2
