@@ -32,7 +32,8 @@ class Claim(NamedTuple):
 
     text: str
     source: Source
-    decide: Callable[[dict], tuple[bool, str]]  # record -> (does it hold, the numbers); KeyError: lacks what it needs
+    decide: Callable[[dict], tuple[bool | None, str]]  # record -> (does it hold, None: the intervals of its numbers
+    # leave it open, the numbers); KeyError: lacks what it needs
 
 
 def of_script(name: str, script: str, dataset: str, *, preset="cpu", only=False, n_train=None) -> Source:
@@ -207,7 +208,8 @@ def checked(folder: Path) -> Iterator[str]:
         except KeyError as missing:  # a run of other data, or of some of the points
             yield f"not yet run  {number}: {text} (the record lacks {missing}; {source.command})"
             continue
-        yield f"{'holds' if holds else 'fails'}  {number}: {text}; {numbers}"
+        status = {True: "holds", False: "fails", None: "open"}[holds]
+        yield f"{status}  {number}: {text}; {numbers}"
 
 
 def refuse_other_data(config: dict, source: Source) -> None:

@@ -11,9 +11,9 @@ Settings: `adversary.py`; as many reference rows as members, of nobody's else; s
           cpu preset boundary asks 609 queries on 200 points a side.
 Expected: PAPER, per cent: from lambda = 2 on confidences are worth 50 to 55, boundary stays 0 to 3 above gap.
 Differs:  DIFFERS, which the record holds too.
-Status:   cpu preset run (results/records/figS9-cpu): confidence, boundary and gap at strength 0.5 86.3, 86.8, 82.1, at 1
-          71.2, 82.8, 80.8, at 2 55.5, 65.0, 63.4 with test accuracy 34.2, 31.2, 19.0 (undefended 37.4); from 3 on the
-          model is ruined. Not adaptive, confidence has 51.0 at 1 and 50.0 at 2; paper preset not yet run
+Status:   cpu preset run (results/records/figS9-cpu): confidence, boundary and gap at strength 0.5 86.3, 86.8, 82.1,
+          at 1 71.2, 82.8, 80.8, at 2 55.5, 65.0, 63.4 with test accuracy 34.2, 31.2, 19.0 (undefended 37.4); from 3 on
+          the model is ruined. Not adaptive, confidence has 51.0 at 1 and 50.0 at 2; paper preset not yet run
 """
 
 import dataclasses

@@ -130,9 +130,9 @@ def private_and_useful(record: dict) -> tuple[bool, str]:
     return strongest(entry) <= 58 and test >= 40, f"{told}; {entry['models']['privacy']['statement']}"
 
 
-def outliers_told_under_dropout(record: dict) -> tuple[bool, str]:
+def outliers_told_under_dropout(record: dict) -> tuple[bool | None, str]:
     """It holds where the intervals of all dropouts lie above 0 and those of DP and L2 have 0 in them, and fails where
-    one lies wholly on the other side; less than that is for more targets to decide."""
+    one lies wholly on the other side; less than that leaves it open, for more targets to decide."""
     judged = {text: entry["over_points"] for text, entry in record["defenses"].items() if text != "none"}
     dropped = [found for text, found in judged.items() if text.startswith("dropout")]
     private = [found for text, found in judged.items() if text.startswith(("dp_", "l2"))]
@@ -143,9 +143,8 @@ def outliers_told_under_dropout(record: dict) -> tuple[bool, str]:
     told = ", ".join(f"{text} {Less(*(100 * one['improvement'][key] for key in Less._fields))}"
                      for text, one in judged.items())  # fmt: skip
     against = any(high <= 0 for _, high in spans[0]) or any(not low <= 0 <= high for low, high in spans[1])
-    if not against and any(low <= 0 for low, _ in spans[0]):
-        raise KeyError(f"targets enough to tell an improvement from none: {told}")
-    return not against, told
+    unsure = any(low <= 0 for low, _ in spans[0])
+    return False if against else None if unsure else True, told
 
 
 def lower_below_upper(record: dict) -> tuple[bool, str]:

@@ -231,7 +231,7 @@ def test_outliers_that_too_few_targets_tell_apart_decide_nothing(lacking, tmp_pa
     wide = {"mean": 0.2, "low": -0.05, "high": 0.45}
     (first,) = (lines(tmp_path, changed("FIGS11", f"defenses/{text}/over_points/improvement", wide))["15"]
                 for text in ["dropout:0.8"])  # fmt: skip
-    assert first.startswith("not yet run") and "targets enough to tell an improvement from none" in first
+    assert first.startswith("open  15: ") and "dropout:0.8 +20.0 pp [-5.0, +45.0]" in first
     records = copy.deepcopy(RECORDS)
     records["FIGS11"]["defenses"] = {t: e for t, e in records["FIGS11"]["defenses"].items() if t != lacking}
     del records["FIGS11"]["defenses"]["l2:3"]

@@ -81,10 +81,13 @@ def test_trials_stand_together_and_a_silent_one_leaves_nothing():
 
 
 def test_the_figure_has_the_papers_points_and_says_where_nobody_is_called():
-    entry = figS11_outliers.compared([trial(8)]) | {"models": {"test_accuracy": {"mean": 0.5}}}
-    silent = dict.fromkeys(("improvement", "over_points")) | {"models": entry["models"]}
+    found = trial(8) | {"outliers_at_threshold_of_everybody": trial(6)["outliers"]}
+    entry = figS11_outliers.compared([found]) | {"models": {"test_accuracy": {"mean": 0.5}}, "trials": [found]}
+    silent = entry | dict.fromkeys(("improvement", "over_points"))
     record = {"config": {"dataset": "cifar10", "n_train": 2500},
               "defenses": dict.fromkeys(figS11_outliers.WRITTEN, entry) | {"l2:3": silent}}  # fmt: skip
     (axes,) = figS11_outliers.draw(record).axes
     assert [text.get_text() for text in axes.texts] == ["nobody called"]
-    assert len(axes.patches) == 4 and len(axes.get_legend().get_texts()) == 1
+    assert len(axes.patches) == 4
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["at the threshold of outliers", "at that of everybody", "the paper's"]
