@@ -1,10 +1,10 @@
 """Checks the paper's claims against the committed records, a line each with the numbers.
 
 Command:  python -m experiments.claims          reads results/records (--records names another folder)
-A claim `holds` or `fails` by the means that a record holds, some by intervals, which may leave it `open`; two attacks
-are compared on the points both were put to, and the interval of the difference is about other points (`paired.py`).
-What no record of the right data covers is `not yet run`, with the command that would cover it. Numbers of the claims:
-SPEC order, the paper's sections; some claims of ours stand at the end.
+A claim `holds` or `fails` by the means that a record holds; that about outliers by intervals, which may leave it
+`open`. Two attacks are compared on the points both were put to, and the interval of the difference is about other
+points (`paired.py`). What no record of the right data covers is `not yet run`, with the command that would cover it.
+Numbers of the claims: SPEC order, the paper's sections; some claims of ours stand at the end.
 """
 
 import json

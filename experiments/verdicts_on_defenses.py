@@ -29,7 +29,7 @@ def confidences_hidden_labels_not(record: dict) -> tuple[bool, str]:
         raise KeyError("strengths of 3 and more")
     # A strength that ruins the model hides labels too: what is claimed is that one hides confidences alone.
     hidden = any(abs(confidence - 50) <= 3 and label >= confidence + 5 for confidence, label, *_ in strong.values())
-    near = all(above.high >= 0 and above.low <= 3 for _, _, above, _ in strong.values())
+    near = all(-0.5 <= above.mean <= 3 for _, _, above, _ in strong.values())
     ruined = all(test <= 0.7 * whole for at, (*_, test) in found.items() if at >= 3)
     told = (f"{at:g}: confidence {c:.1f}, boundary {b:.1f}, less gap {d}, test {t:.1f}"
             for at, (c, b, d, t) in found.items())  # fmt: skip
@@ -44,7 +44,7 @@ def last_layer_leaves_the_gap(record: dict) -> tuple[bool, str]:
         raise KeyError("n of at least 1,000")
     names = [name for name in last[large[0]]["attacks"] if name != "gap"]
     left = {n: {name: less(last[n], name, "gap") for name in names} for n in large}
-    near = all(one.low <= 1 and one.high >= -1 for found in left.values() for one in found.values())
+    near = all(abs(one.mean) <= 1 for found in left.values() for one in found.values())
     better = all(test_of(full[n]) > test_of(last[n]) for n in large)
     more = all(mean(full[n], "boundary") > mean(last[n], "boundary") for n in large)
     told = (f"n = {n}: last layer, {', '.join(f'{name} less gap {one}' for name, one in left[n].items())}; test "
@@ -132,7 +132,8 @@ def private_and_useful(record: dict) -> tuple[bool, str]:
 
 def outliers_told_under_dropout(record: dict) -> tuple[bool | None, str]:
     """It holds where the intervals of all dropouts lie above 0 and those of DP and L2 have 0 in them, and fails where
-    one lies wholly on the other side; less than that leaves it open, for more targets to decide."""
+    one lies wholly on the other side. Less than that leaves it open, for more targets to decide, and so does an
+    interval of DP or L2 that reaches up to the least improvement of a dropout: not to know is not to find none."""
     judged = {text: entry["over_points"] for text, entry in record["defenses"].items() if text != "none"}
     dropped = [found for text, found in judged.items() if text.startswith("dropout")]
     private = [found for text, found in judged.items() if text.startswith(("dp_", "l2"))]
@@ -143,7 +144,8 @@ def outliers_told_under_dropout(record: dict) -> tuple[bool | None, str]:
     told = ", ".join(f"{text} {Less(*(100 * one['improvement'][key] for key in Less._fields))}"
                      for text, one in judged.items())  # fmt: skip
     against = any(high <= 0 for _, high in spans[0]) or any(not low <= 0 <= high for low, high in spans[1])
-    unsure = any(low <= 0 for low, _ in spans[0])
+    least = min(100 * one["improvement"]["mean"] for one in dropped)
+    unsure = any(low <= 0 for low, _ in spans[0]) or any(high >= least for _, high in spans[1])
     return False if against else None if unsure else True, told
 
 
