@@ -8,7 +8,7 @@ ARGS ?=
 # Tests of one file share compiled programs, so a file stays with one worker.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: help audit test test-all lint requirements clean test-peers benchmark-training benchmark-boundary benchmark-dp_sgd
+.PHONY: help audit test test-all lint wheel requirements clean test-peers benchmark-training benchmark-boundary benchmark-dp_sgd
 
 help:
 	@echo "make audit [OUT=DIR] [ARGS=\"--dataset=... --attacks=...\"]   the main job; no arguments: digits, about two minutes"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-all                                             with the slow tests"
 	@echo "make test-peers                                           sums and bounds beside jax-privacy's"
 	@echo "make benchmark-training | benchmark-boundary | benchmark-dp_sgd   beside PyTorch; Foolbox and ART; Opacus"
+	@echo "make wheel                                                builds the wheel and runs a smoke audit from it"
 	@echo "make lint | requirements | clean"
 
 audit: $(VENV)/.installed
@@ -30,11 +31,20 @@ test-all: $(VENV)/.installed-tests
 lint: $(VENV)/.installed-tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-$(VENV)/.installed: requirements.txt
+# In a folder of its own, so that what runs is the wheel and not the checkout.
+wheel: $(VENV)/.installed
+	@rm -rf build dist && $(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && mkdir "$$site/empty" \
+		&& $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target "$$site/installed" dist/*.whl \
+		&& cd "$$site/empty" && PYTHONPATH="$$site/installed" "$$site/installed/bin/mi_jax" audit --preset=smoke --out=out \
+		&& test -s out/report.html && echo "the wheel runs outside of the checkout"
+
+$(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mi_jax needs Python >= 3.11, $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12" % sys.version_info[:2])'
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@echo "installing requirements.txt into $(VENV) (about 1 GB, once)"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed tests/requirements.txt

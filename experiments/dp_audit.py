@@ -24,10 +24,16 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 
-from experiments import common, records, runs
-from mi_jax import data, defenses, driver, measures, metrics, models, oracle, perturbations, plots, privacy, training
-from mi_jax.rays import rays
-from mi_jax.types import Attack, Recipe
+from experiments import common
+from experiments.paper import records
+from mi_jax import data, defenses, models, perturbations, privacy, training
+from mi_jax.attacks import measures
+from mi_jax.attacks.rays import rays
+from mi_jax.evaluation import metrics, plots
+from mi_jax.querying import driver, oracle
+from mi_jax.study import runs
+from mi_jax.study.config import Config
+from mi_jax.types import Attack, Dataset, Recipe
 
 DIFFERS = ("the paper has no such experiment",)
 DELTA, LEVEL = 1e-5, 0.95
@@ -51,7 +57,7 @@ def attacks() -> dict[str, Attack]:
     return {name: Attack(name, "label", perturbations.only_itself, measure, None) for name, measure in asked.items()}
 
 
-def problem(dataset: data.Dataset, num_models: int, seed: int):
+def problem(dataset: Dataset, num_models: int, seed: int):
     """(x, y of the pool, members [K N], is the canary in [K] bool): the canary and the row of nothing stand last."""
     random = np.random.default_rng(seed)
     rows = random.permutation(len(dataset.x))[:N]
@@ -86,7 +92,7 @@ def best_threshold(scores: np.ndarray, is_in: np.ndarray) -> float:
     return float(max(found, key=lambda threshold: at_threshold(scores, is_in, threshold)["epsilon"]))
 
 
-def measure(num_models: int, noises: tuple[float, ...], config: common.Config, folder) -> dict:
+def measure(num_models: int, noises: tuple[float, ...], config: Config, folder) -> dict:
     """The record: for each noise level the proved epsilon and the bound of every attack."""
     dataset = data.load(config.dataset, config.data_dir)
     if len(dataset.x) < N:
@@ -168,7 +174,7 @@ def body() -> None:
     idle = [name for name in said if name not in ("dataset", "data_dir", "model", "seed", "preset")]
     if idle:
         raise ValueError(f"{idle[0]}={said[idle[0]]}: expected nothing, dp_audit has settings of its own")
-    config = common.Config(**said | {"preset": said.get("preset", "cpu")})
+    config = Config(**said | {"preset": said.get("preset", "cpu")})
     record = measure(num_models, noises, config, folder)
     records.leave(folder, record, differs=DIFFERS, dp_audit=draw)
 

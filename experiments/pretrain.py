@@ -22,8 +22,12 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import common, runs, study
-from mi_jax import checks, data, defenses, models, oracle, pretrained, store, training
+from mi_jax import cli, data, defenses, models, store, training
+from mi_jax.models import pretrained
+from mi_jax.querying import oracle
+from mi_jax.study import runs, study
+from mi_jax.study.config import HELP
+from mi_jax.training import checks
 from mi_jax.types import Recipe
 
 FLAGS = flags.FLAGS
@@ -38,7 +42,7 @@ def body() -> None:
     path = Path(FLAGS.out or pretrained.path_of(dataset.name, model.name, dataset.x.shape[1:]))
     if path.suffix != ".npz":
         raise ValueError(f"--out={path}: expected a name that ends in .npz")
-    common.out_folder(str(path.parent), "")  # can be written, or one line says why not
+    cli.out_folder(str(path.parent), "")  # can be written, or one line says why not
     rows = np.random.default_rng(FLAGS.seed).permutation(len(dataset.x))
     held_out, members = np.split(rows, [min(10_000, len(rows) // 6)])
     recipe = Recipe(max_epochs=FLAGS.epochs, patience=None, average=0.999)
@@ -72,11 +76,11 @@ def body() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("dataset", pretrained.SOURCE, common.HELP["dataset"])
-    flags.DEFINE_string("data_dir", None, common.HELP["data_dir"])
-    flags.DEFINE_string("model", "cnn", common.HELP["model"])
+    flags.DEFINE_string("dataset", pretrained.SOURCE, HELP["dataset"])
+    flags.DEFINE_string("data_dir", None, HELP["data_dir"])
+    flags.DEFINE_string("model", "cnn", HELP["model"])
     flags.DEFINE_string(
-        "defense", None, common.HELP["defense"] + "; default: random_augmentation:2 for images, dropout:0.5 for tables"
+        "defense", None, HELP["defense"] + "; default: random_augmentation:2 for images, dropout:0.5 for tables"
     )
     flags.DEFINE_integer("epochs", 18, "times that every row is trained on")
     flags.DEFINE_integer("seed", 0, "of the held-out rows and of training")
@@ -86,4 +90,4 @@ if __name__ == "__main__":
         "file of the parameters; default: where transfer looks for it if they are of cifar100; "
         "of other data, name the file in --checkpoint",
     )
-    app.run(lambda argv: sys.exit(common.main(body)(argv)), flags_parser=common.parse)
+    app.run(lambda argv: sys.exit(cli.main(body)(argv)), flags_parser=cli.parse)

@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 
+__version__ = "0.1.0"
+
 # XLA:CPU of jaxlib 0.10 hands convolutions to a single-threaded library path: a training step of the paper's CNN
 # is 3.3x slower and a forward pass 2x slower than with this setting. It must be in the environment before jax
 # starts its backend, and every version that does not know it aborts the process, so it is set by version.

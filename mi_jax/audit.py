@@ -12,8 +12,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mi_jax import metrics, oracle, splits, store
-from mi_jax.interview import Ask, Points, Target, interview, points_of, price
+from mi_jax import store
+from mi_jax.data import splits
+from mi_jax.evaluation import metrics
+from mi_jax.querying import oracle
+from mi_jax.querying.collect import Ask, Points, Target, interview, points_of, price
 from mi_jax.types import Answers, Attack, Dataset, Split
 
 FPRS = (0.1, 0.01, 0.001)

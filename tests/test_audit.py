@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import attacks, audit, driver, metrics, oracle, splits, white_box
+from mi_jax import attacks, audit
+from mi_jax.data import splits
+from mi_jax.evaluation import metrics
+from mi_jax.querying import driver, oracle, white_box
 from mi_jax.types import Answers, Attack, Dataset, Fitted, Model
 
 SHAPE, C, N = (8, 8, 1), 4, 400

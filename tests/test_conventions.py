@@ -17,9 +17,23 @@ from mi_jax.testing import check_perturbation
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = "mi_jax"
 
-LABEL_ONLY = ("attacks", "measures", "boundary", "rays", "schedules", "directions", "perturbations", "classifiers")
-KNOWS_THE_TARGET = ("models", "training", "data", "white_box")
-MAX_LINES = 350
+LABEL_ONLY = ("attacks", "perturbations")
+KNOWS_THE_TARGET = ("models", "training", "privacy", "defenses", "data", "querying", "study")
+# From the top floor down: a package imports those below it, never one above or beside it.
+FLOORS = (
+    {"cli"},
+    {"study"},
+    {"audit"},
+    {"defenses"},
+    {"training"},
+    {"privacy"},
+    {"models"},
+    {"querying"},
+    {"data", "attacks", "evaluation"},
+    {"perturbations", "store", "randomness", "testing"},
+    {"types"},
+)
+MAX_LINES, MAX_NAMES = 315, 16
 # Put together from parts, so that this file does not find itself.
 UNFINISHED = re.compile(r"\b(" + "TO" + "DO|FIX" + r"ME)\b")
 PLACE_OF_ONE_MACHINE = re.compile(r"(?<![\w.~-])/(?:home|Users|root|work)/\w|\b[A-Z]:\\+Users\\")
@@ -74,12 +88,26 @@ def broken_import_rules(root: Path) -> list[str]:
         inside = [name for name in graph if name == module or name.startswith(f"{module}.")]
         wrong = {full(name) for name in KNOWS_THE_TARGET} & set().union(*(reached(graph, name) for name in inside))
         lines += [f"{module} reaches {name}" for name in sorted(wrong)]
-    if "jax" in reached(graph, full("metrics")):
-        lines.append(f"{full('metrics')} reaches jax")
+    if "jax" in reached(graph, full("evaluation.metrics")):
+        lines.append(f"{full('evaluation.metrics')} reaches jax")
     for module, names in graph.items():
-        forbidden = {"tensorflow", "experiments"} | (set() if module == full("plots") else {"matplotlib"})
+        forbidden = {"tensorflow", "experiments"} | (set() if module == full("evaluation.plots") else {"matplotlib"})
         lines += [f"{module} imports {name}" for name in sorted(names & forbidden)]
+        floor = floor_of(module)
+        above = [name for name in sorted(names) if room(name) != room(module) and floor_of(name) <= floor]
+        lines += [f"{module} imports {name}, which is not below it" for name in above]
     return lines
+
+
+def room(module: str) -> str:
+    """Returns the package or module directly under `mi_jax` that a module belongs to."""
+    return module.removeprefix(f"{PACKAGE}.").partition(".")[0] if module != PACKAGE else ""
+
+
+def floor_of(module: str) -> int:
+    """Returns the floor of a module, counted from the top; below all of them for what is not of the package."""
+    inside = module.startswith(f"{PACKAGE}.")
+    return next((i for i, floor in enumerate(FLOORS) if inside and room(module) in floor), len(FLOORS))
 
 
 def tracked_files() -> list[Path]:
@@ -113,18 +141,29 @@ def test_attacks_reach_no_model_and_numbers_no_framework():
         ("attacks", "import mi_jax.models", "mi_jax.attacks reaches mi_jax.models"),
         ("attacks", "from mi_jax import models", "mi_jax.attacks reaches mi_jax.models"),
         ("attacks", "from mi_jax.models import mlp", "mi_jax.attacks reaches mi_jax.models"),
-        ("boundary", "from . import training", "mi_jax.boundary reaches mi_jax.training"),
-        ("measures", "from .data import load", "mi_jax.measures reaches mi_jax.data"),
+        ("attacks.boundary", "from .. import training", "mi_jax.attacks reaches mi_jax.training"),
+        ("attacks.measures", "from ..data import load", "mi_jax.attacks reaches mi_jax.data"),
         ("perturbations", "from mi_jax import helper", "mi_jax.perturbations reaches mi_jax.data"),
-        ("classifiers", "def f():\n    import mi_jax.white_box", "mi_jax.classifiers reaches mi_jax.white_box"),
+        ("attacks.classifiers", "def f():\n    import mi_jax.querying", "mi_jax.attacks reaches mi_jax.querying"),
         ("attacks.noise", "from ..models import cnn", "mi_jax.attacks reaches mi_jax.models"),
         ("attacks", "m = importlib.import_module('mi_jax.models')", "mi_jax.attacks reaches mi_jax.models"),
         ("__init__", "from mi_jax import training", "mi_jax.attacks reaches mi_jax.training"),
-        ("metrics", "from mi_jax.helper import f", "mi_jax.metrics reaches jax"),
-        ("metrics", "import jax.numpy as jnp", "mi_jax.metrics reaches jax"),
+        ("evaluation.metrics", "from mi_jax.helper import f", "mi_jax.evaluation.metrics reaches jax"),
+        ("evaluation.metrics", "import jax.numpy as jnp", "mi_jax.evaluation.metrics reaches jax"),
         ("oracle", "import matplotlib.pyplot as plt", "mi_jax.oracle imports matplotlib"),
         ("data", "import tensorflow as tf", "mi_jax.data imports tensorflow"),
         ("audit", "from experiments import common", "mi_jax.audit imports experiments"),
+        ("data", "from mi_jax import models", "mi_jax.data imports mi_jax.models, which is not below it"),
+        (
+            "privacy.dp_sgd",
+            "from mi_jax.training import train",
+            "mi_jax.privacy.dp_sgd imports mi_jax.training.train, which is not below it",
+        ),
+        (
+            "evaluation.paired",
+            "from mi_jax import data",
+            "mi_jax.evaluation.paired imports mi_jax.data, which is not below it",
+        ),
     ],
 )
 def test_import_rules_notice_a_breach(tmp_path, module, line, broken):
@@ -141,11 +180,12 @@ def test_import_rules_allow_what_they_do_not_name(tmp_path):
     allowed = {
         "attacks": "import jax\nfrom mi_jax.types import Attack",
         "types": "import jax",
-        "plots": "import matplotlib",
+        "evaluation/plots": "import matplotlib",
         "data": "import tensorflow_datasets",
         "audit": "from mi_jax import data, attacks",
-        "metrics": "from scipy import stats",
+        "evaluation/metrics": "from scipy import stats",
     }
+    (tmp_path / PACKAGE / "evaluation").mkdir()
     for name, text in allowed.items():
         (tmp_path / PACKAGE / f"{name}.py").write_text(text)
     assert broken_import_rules(tmp_path) == []
@@ -185,10 +225,18 @@ def test_a_place_of_one_machine_is_noticed(folder):
     assert not PLACE_OF_ONE_MACHINE.search(f"results/{folder}/file")
 
 
-def test_the_tree_in_the_readme_names_every_module_and_nothing_that_is_not_there():
+def test_the_package_has_few_names_and_every_one_a_floor():
+    names = {room(module) for module in sources(REPOSITORY)} - {""}
+    assert names == set().union(*FLOORS) and len(names) <= MAX_NAMES
+
+
+def test_the_tree_in_the_readme_is_the_tree_on_disk():
     tree = (REPOSITORY / "README.md").read_text().split("## The tree")[1].split("```")[1]
-    named = set(re.findall(r"\b([\w/]+\.py)\b", tree))
-    inside = {file.name for file in (REPOSITORY / PACKAGE).glob("*.py")} - {"__init__.py"}
-    assert inside <= named
-    beside = {file.name for folder in ("experiments", "mi_jax/datasets") for file in (REPOSITORY / folder).glob("*.py")}
-    assert {Path(name).name for name in named} <= inside | beside
+    lines = [line for line in tree.splitlines() if line]
+    top, inside = ([re.match(rf" {{{indent}}}(\S+)", line) for line in lines] for indent in (0, 2))
+    tracked = {file.relative_to(REPOSITORY).parts for file in tracked_files()}
+    folders = {parts[0] for parts in tracked if len(parts) > 1 and not parts[0].startswith(".")}
+    assert {match[1].rstrip("/") for match in top if match} == folders
+    named = {match[1] for match in inside if match}
+    on_disk = {f"{parts[1]}/" if len(parts) > 2 else parts[1] for parts in tracked if parts[0] == PACKAGE}
+    assert named == {name for name in on_disk if name.rstrip("/") not in ("__init__.py", "py.typed")}

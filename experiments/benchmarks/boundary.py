@@ -47,7 +47,8 @@ def prepare(folder: Path, data_dir: str | None, num_points: int) -> None:
     """Trains the target (or finds it in `folder`) and writes problem.npz: weights, points, labels, our logits."""
     import jax
 
-    from mi_jax import data, models, splits, store, training
+    from mi_jax import data, models, store, training
+    from mi_jax.data import splits
     from mi_jax.types import Recipe
 
     dataset = data.load("cifar10", data_dir)
@@ -77,7 +78,9 @@ def our_worker(problem: dict):
     """run("boundary", budget), run("forward", 0) or run("gradient", 0) -> results."""
     import jax
 
-    from mi_jax import attacks, boundary, driver, models, oracle, schedules
+    from mi_jax import attacks, models
+    from mi_jax.attacks import boundary, schedules
+    from mi_jax.querying import driver, oracle
 
     model = models.build("cnn", (32, 32, 3), 10)
     params = {}

@@ -70,7 +70,8 @@ def jax_worker(way: str, given: dict):
     import optax
 
     import mi_jax  # noqa: F401 (sets the compiler flag before the backend starts)
-    from mi_jax import models, per_example, privacy
+    from mi_jax import models, privacy
+    from mi_jax.privacy import per_example
 
     model, x, y = models.build("cnn", (32, 32, 3), 10), jnp.asarray(given["x"]), jnp.asarray(given["y"])
     weight, key = jnp.ones(BATCH), jax.random.key(1)

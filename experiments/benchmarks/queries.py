@@ -23,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments import common, runs
-from mi_jax import attacks, driver, measures, models, oracle, perturbations
+from mi_jax import cli, models, perturbations
+from mi_jax.attacks import catalogue, measures
+from mi_jax.querying import driver, oracle
+from mi_jax.study import runs
 from mi_jax.types import Attack
 
 FLAGS = flags.FLAGS
@@ -42,7 +44,7 @@ def targets():
 
 def attack(measure, neighbours=perturbations.only_itself) -> Attack:
     """An attack that only asks."""
-    return Attack("benchmark", "label", neighbours, measure, attacks._last)
+    return Attack("benchmark", "label", neighbours, measure, catalogue._last)
 
 
 def seconds(function, *arguments) -> float:
@@ -126,4 +128,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 5, "interleaved rounds")
     flags.DEFINE_integer("memory_of", 0, "measure this process asking so many queries per example")
     flags.DEFINE_string("out", "results/records/benchmark-queries.json", "where the record goes")
-    app.run(lambda argv: sys.exit(common.main(body)(argv)))
+    app.run(lambda argv: sys.exit(cli.main(body)(argv)))

@@ -100,7 +100,8 @@ def jax_worker(setting: bool):
         os.environ["XLA_FLAGS"] = before
     import jax
 
-    from mi_jax import models, steps, training
+    from mi_jax import models
+    from mi_jax.training import ensemble, steps
     from mi_jax.types import Defense, Recipe
 
     @functools.partial(jax.jit, static_argnames=("plan",), donate_argnums=0)
@@ -115,11 +116,11 @@ def jax_worker(setting: bool):
         owns = steps.Own(members, members[:, :0], ())
         keys, group = jax.random.split(jax.random.key(0), job["members"]), GROUPS.get(strategy, job["members"])
         parts = [slice(i, i + group) if group > 1 else i for i in range(0, job["members"], group)]
-        begin = functools.partial(training._begin_group, vmapped=group > 1, plan=plan)
+        begin = functools.partial(ensemble._begin_group, vmapped=group > 1, plan=plan)
         own = [jax.tree.map(lambda leaf, part=part: leaf[part], owns) for part in parts]
         inputs = [(begin(keys[part], mine, x, y), mine) for part, mine in zip(parts, own, strict=True)]
         jax.block_until_ready(inputs)
-        block = functools.partial(training._block_of_group, vmapped=group > 1)
+        block = functools.partial(ensemble._block_of_group, vmapped=group > 1)
         block = mapped if strategy == "lax.map" else block
         began = time.perf_counter()
         for state, mine in inputs:
@@ -130,7 +131,7 @@ def jax_worker(setting: bool):
 
 
 def torch_networks(kind: str, job: dict):
-    """The two networks of `mi_jax/models.py` as a PyTorch module."""
+    """The two networks of `mi_jax/models/architectures.py` as a PyTorch module."""
     from torch import nn
 
     if kind == "mlp":

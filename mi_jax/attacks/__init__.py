@@ -1,0 +1,30 @@
+"""Membership inference attacks. Nothing here sees parameters, training or membership: a test walks the imports.
+
+`build` makes the candidates of one of `ATTACKS`; a new attack is a function and a line in that dict (`catalogue.py`).
+`measures` has what is asked about one example, `boundary` and `rays` its distance to the decision boundary,
+`classifiers` the small models fitted on shadow models. `of_perturbation` makes an attack of your own perturbation.
+"""
+
+from mi_jax.attacks.catalogue import (
+    ATTACKS,
+    FLIPS,
+    MIXED_FLIPS,
+    MIXED_SIGMAS,
+    SIGMAS,
+    TUNING_BUDGET,
+    Task,
+    build,
+    of_perturbation,
+)
+
+__all__ = [
+    "ATTACKS",
+    "FLIPS",
+    "MIXED_FLIPS",
+    "MIXED_SIGMAS",
+    "SIGMAS",
+    "TUNING_BUDGET",
+    "Task",
+    "build",
+    "of_perturbation",
+]

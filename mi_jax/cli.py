@@ -1,0 +1,137 @@
+"""The commands of an installed package: `mi_jax audit --dataset=... --attacks=...`, and the flags of every program.
+
+`python -m experiments.audit` is the same program. Every wrong argument is one line on standard error and exit code 2.
+"""
+
+import dataclasses
+import datetime
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from mi_jax import store
+from mi_jax.evaluation import report
+from mi_jax.study import study
+from mi_jax.study.config import HELP, Config
+
+flags.disclaim_key_flags()  # so that --help of a script lists these flags as its own
+COMMANDS = ("audit",)
+
+
+def define_flags() -> None:
+    """One absl flag for every field of Config."""
+    for field in dataclasses.fields(Config):
+        text, default = HELP[field.name], field.default
+        if field.name == "attacks":
+            flags.DEFINE_list(field.name, default, text)
+        elif field.type is bool:
+            flags.DEFINE_bool(field.name, default, text)
+        elif "float" in str(field.type):
+            flags.DEFINE_float(field.name, default, text)
+        elif "int" in str(field.type):
+            flags.DEFINE_integer(field.name, default, text)
+        else:
+            flags.DEFINE_string(field.name, default, text)
+
+
+def config_from_flags() -> Config:
+    """The flags as given, checked as far as they can be without the data."""
+    values = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(Config)}
+    if values["attacks"] is not None:
+        values["attacks"] = tuple(values["attacks"])
+    return Config(**values)
+
+
+def out_folder(out: str | None, name: str) -> Path:
+    """The folder of this run, shown to be writable before anything is computed; made when there is a result."""
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder = Path(out) if out else Path("results") / f"{stamp}-{name.replace(':', '-').replace('/', '-')}"
+    try:
+        standing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=standing):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out={folder}: expected a folder that can be written ({error.strerror})") from None
+    return folder
+
+
+def parse(argv: list[str]) -> list[str]:
+    """What remains of the arguments when the flags are taken; a flag that cannot be ends the program in one line."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
+    """`body` as a program: a ValueError becomes one line on standard error and exit code 2."""
+
+    def program(argv: list[str]) -> int:
+        try:
+            if len(argv) > 1:
+                raise ValueError(f"unexpected argument {argv[1]!r}: every option is written --name=value")
+            body()
+        except ValueError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        return 0
+
+    return program
+
+
+def finish(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
+    """Writes a run, removes the parts it was put together from, and prints its table."""
+    report.write(folder, record, scores)
+    store.remove(folder / "parts" / record["environment"]["run_digest"])
+    show(record, folder)
+
+
+def show(record: dict, folder: Path) -> None:
+    """Prints the table of a record, and where the rest of it is."""
+    accuracy = record["models"]
+    print(
+        f"\n{record['config']['dataset']}, {record['config']['model']}, n={record['config']['n_train']}, "
+        f"{record['config']['num_targets']} targets: train accuracy {report.percent(accuracy['train_accuracy'])}, "
+        f"test {report.percent(accuracy['test_accuracy'])}\n"
+    )
+    if "privacy" in accuracy:
+        print(f"{accuracy['privacy']['statement']}\n")
+    print(report.table(record))
+    print(f"\nmean over targets [95 % interval]; {record['seconds']['total']:.0f} s; see {folder / 'report.html'}")
+
+
+def audit() -> None:
+    """One audit, or one redrawing, as the flags say."""
+    if flags.FLAGS["from"].value is not None:
+        source = Path(flags.FLAGS["from"].value)
+        report.read(source)
+        folder = out_folder(flags.FLAGS.out or str(source), "")
+        show(report.draw(source, folder), folder)
+        return
+    config = config_from_flags()
+    folder = out_folder(flags.FLAGS.out, config.dataset)
+    record, scores = study.run(config, out=folder)
+    finish(folder, record, scores)
+
+
+def run_audit(argv: list[str] | None = None) -> None:
+    """The audit as a program, with its flags; `argv`: the name of the program and its arguments."""
+    define_flags()
+    flags.DEFINE_string("out", None, "folder of the results; default: a dated folder in results/")
+    flags.DEFINE_string("from", None, "folder of a finished run: redraw its table, figures and page")
+    app.run(lambda argv: sys.exit(main(audit)(argv)), argv=argv, flags_parser=parse)
+
+
+def run() -> None:
+    """`mi_jax COMMAND [--flag=value ...]`."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command not in COMMANDS:
+        print(f"error: command {command!r}: expected one of {', '.join(COMMANDS)}, as in mi_jax audit --help",
+              file=sys.stderr)  # fmt: skip
+        sys.exit(2)
+    run_audit([f"{sys.argv[0]} {command}", *sys.argv[2:]])

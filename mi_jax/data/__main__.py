@@ -1,0 +1,24 @@
+"""`python -m mi_jax.data NAME`: the card of a data set."""
+
+import argparse
+
+from mi_jax.data import card, download, known_names, load
+
+
+def main() -> None:
+    """Prints the card of the data set named on the command line, preparing it if need be."""
+    parser = argparse.ArgumentParser(prog="python -m mi_jax.data", description="Prints the card of a data set.")
+    parser.add_argument("name", metavar="NAME", help=", ".join(known_names()))
+    parser.add_argument("--data_dir", help="folder with the original; default $MI_JAX_DATA/NAME")
+    parser.add_argument("--download", action="store_true", help="first fetch what that folder lacks")
+    arguments = parser.parse_args()
+    try:
+        if arguments.download:
+            download(arguments.name, arguments.data_dir)
+        print(card(load(arguments.name, arguments.data_dir)))
+    except ValueError as error:
+        raise SystemExit(f"mi_jax.data: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""The classifiers of the paper, each as a `Model`: two pure functions over a pytree of parameters.
+
+**Source**: section 5.2 and appendix A.1 of arXiv 2007.14321v2, with the layers of the authors' code (its dropout
+belongs to a defense and is not here). Kernels are Glorot-uniform and biases zero, as Keras draws them.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from mi_jax import randomness
+from mi_jax.types import Array, Model, Params
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+_SMALLEST_IMAGE = 10  # of the cnn: (10 - 2) / 2 - 2 = 2 pixels reach its second pooling, which needs 2
+_WIDTH = 128  # of every hidden layer of the paper's fully connected models
+
+
+def _convolve(x: jax.Array, w: jax.Array, padding: int) -> jax.Array:
+    return lax.conv_general_dilated(x, w, (1, 1), [(padding, padding)] * 2, dimension_numbers=_NHWC)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_own_gradient(x: jax.Array, w: jax.Array, padding: int) -> jax.Array:
+    return _convolve(x, w, padding)
+
+
+def _forward(x: jax.Array, w: jax.Array, padding: int):
+    return _convolve(x, w, padding), (x, w)
+
+
+def _backward(padding: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradients for x and w, both as plain convolutions: the first with the kernel turned by 180 degrees, the
+    second of the images with g as their kernel, channels and batch having changed places."""
+    x, w = residuals
+    dx = _convolve(g, w[::-1, ::-1].transpose(0, 1, 3, 2), 2 - padding)
+    dw = _convolve(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), padding)  # [I 3 3 O]
+    return dx, dw.transpose(1, 2, 0, 3)
+
+
+_convolve_own_gradient.defvjp(_forward, _backward)
+
+
+def conv3x3(x: jax.Array, w: jax.Array, padding: int) -> jax.Array:
+    """[B H W O] from x [B H W I] and w [3 3 I O]: padding 1 keeps the size ("same"), 0 loses a pixel a side.
+
+    On CPU it brings its own gradient. The one that autodiff makes of a convolution is written with unusual layouts
+    and dilations, which XLA:CPU compiles to a loop of scalars wherever it stands inside a scan: 39x slower. Other
+    backends rewrite the ordinary gradient to their vendor's kernels and keep it.
+    """
+    return _convolve_own_gradient(x, w, padding) if jax.default_backend() == "cpu" else _convolve(x, w, padding)
+
+
+def max_pool(x: jax.Array, training: bool) -> jax.Array:
+    """[B H/2 W/2 C], the maximum of each 2x2 square; an odd last row or column is dropped.
+
+    Two formulations of the same values: the gradient of strided slices is an order of magnitude cheaper on CPU than
+    that of a window reduction, whose forward pass is the cheaper one. Among equal maxima the two split the
+    gradient differently, so training uses the first alone.
+    """
+    if not training:
+        return nn.max_pool(x, (2, 2), strides=(2, 2))
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+    return jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
+
+
+class Conv3x3(nn.Module):
+    features: int
+    padding: int
+    kernel_init: Callable = nn.initializers.glorot_uniform()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return conv3x3(x, kernel, self.padding) + bias
+
+
+Drop = Callable[[jax.Array], jax.Array]  # what stands at a model's dropout slots; each is its own
+
+
+class _Cnn(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool, drop: Drop) -> jax.Array:  # [B H W C]
+        dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
+        for features in (32, 64):
+            x = nn.relu(Conv3x3(features, padding=1)(x))
+            x = nn.relu(Conv3x3(features, padding=0)(x))
+            x = max_pool(x, training)
+        x = drop(nn.relu(dense(512)(drop(x).reshape(len(x), -1))))
+        return dense(self.num_classes)(x)
+
+
+class _Mlp(nn.Module):
+    widths: tuple[int, ...]
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool, drop: Drop) -> jax.Array:  # [B *x]
+        dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
+        x = drop(x.reshape(len(x), -1))
+        for width in self.widths:
+            x = drop(jnp.tanh(dense(width)(x)))
+        return dense(self.num_classes)(x)
+
+
+class _WideResnet(nn.Module):
+    depth: int
+    width: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool, drop: Drop) -> jax.Array:  # [B H W C]
+        conv = functools.partial(Conv3x3, padding=1, kernel_init=nn.initializers.he_normal())
+        x = conv(16)(x)
+        for stage in range(3):
+            features = 16 * self.width * 2**stage
+            for i in range((self.depth - 4) // 6):
+                apart = 2 if stage and not i else 1
+                x = self.block(conv(features), conv(features), x, features, apart, drop)
+        return nn.Dense(self.num_classes)(_activated(x).mean((1, 2)))
+
+    def block(self, first: nn.Module, second: nn.Module, x: jax.Array, features: int, apart: int, drop: Drop):
+        """x + two convolutions of it. Every second pixel is taken behind the first one: a convolution with strides
+        has a gradient that no compiler flag makes fast on CPU."""
+        inner = _activated(x)
+        if x.shape[-1] != features:
+            x = nn.Dense(features, use_bias=False, name=f"shortcut_{features}")(inner[:, ::apart, ::apart])
+        return x + second(drop(_activated(first(inner)[:, ::apart, ::apart])))
+
+
+def _activated(x: jax.Array) -> jax.Array:
+    """Normalised over pixels and groups of channels of each example, so that no answer depends on its neighbours in
+    the batch, which BatchNorm would bring about."""
+    return nn.leaky_relu(nn.GroupNorm(num_groups=8)(x), 0.1)
+
+
+def _dropping(key: jax.Array | None, rate: float | jax.Array) -> Drop:
+    """Sets each unit to 0 with probability `rate` and scales the others up by 1 / (1 - rate); the k-th slot that
+    asks draws with the k-th key. `rate` may be traced, which flax's own Dropout refuses."""
+    if key is None or isinstance(rate, float | int) and rate == 0:
+        return lambda x: x
+    slots = itertools.count()
+
+    def drop(x: jax.Array) -> jax.Array:
+        kept = randomness.flips(jax.random.fold_in(key, next(slots)), 1 - rate, x.shape)
+        return jnp.where(kept, x / (1 - rate), 0)
+
+    return drop
+
+
+def _as_model(net: nn.Module, name: str) -> Model:
+    def init(key: jax.Array, x: Array) -> Params:
+        return net.init(key, x, training=False, drop=lambda x: x)["params"]
+
+    def apply(params: Params, x: Array, key: jax.Array | None = None, dropout: float | jax.Array = 0.0) -> jax.Array:
+        return net.apply({"params": params}, x, training=key is not None, drop=_dropping(key, dropout))
+
+    return Model(init, apply, name)
+
+
+def mlp(example_shape: tuple[int, ...], num_classes: int, *, hidden: tuple[int, ...] = (_WIDTH,)) -> Model:
+    """A Model of fully connected tanh layers of the `hidden` widths; images are flattened."""
+    if not hidden or any(width < 1 for width in hidden):
+        raise ValueError(f"hidden={hidden}: expected one or more widths of at least 1")
+    return _as_model(_Mlp(tuple(hidden), num_classes), "mlp:" + ",".join(map(str, hidden)))
+
+
+def cnn(example_shape: tuple[int, ...], num_classes: int) -> Model:
+    """The paper's Model for CIFAR and MNIST: four 3x3 convolutions, two poolings, a layer of 512 and the logits."""
+    if len(example_shape) != 3:
+        raise ValueError(f"cnn: examples of shape {example_shape}, expected images [height width channels]")
+    if min(example_shape[:2]) < _SMALLEST_IMAGE:
+        expected = f"expected at least {_SMALLEST_IMAGE} pixels a side"
+        raise ValueError(f"cnn: images of {example_shape[0]}x{example_shape[1]} pixels, {expected}")
+    return _as_model(_Cnn(num_classes), "cnn")
+
+
+def wide_resnet(example_shape: tuple[int, ...], num_classes: int, *, depth: int = 28, width: int = 2) -> Model:
+    """A pre-activation wide residual network as a Model, WRN-28-2 by default: three stages of (depth - 4) / 6 blocks.
+
+    Deviations from FixMatch's: GroupNorm with 8 groups in place of BatchNorm; He's initial kernels by their inputs, not
+    their outputs, and flax's for the head; images in [0, 1], not standardised; every shortcut that widens takes the
+    activated input, theirs only the first. Dropout slots are between the two convolutions of a block.
+    Source: arXiv 1605.07146; arXiv 2001.07685 for the leaky ReLU.
+    """
+    if depth < 10 or depth % 6 != 4 or width < 1:
+        raise ValueError(f"wide_resnet: depth={depth}, width={width}, expected a depth of 10, 16, 22, ... and a width")
+    if len(example_shape) != 3 or min(example_shape[:2]) < 4:
+        raise ValueError(f"wide_resnet: examples of shape {example_shape}, expected images of at least 4 pixels a side")
+    return _as_model(_WideResnet(depth, width, num_classes), f"wide_resnet:{depth},{width}")
+
+
+MODELS: dict[str, Callable[[tuple[int, ...], int], Model]] = {
+    "mlp": mlp,
+    "mlp2": functools.partial(mlp, hidden=(_WIDTH, _WIDTH)),
+    "cnn": cnn,
+    "wide_resnet": wide_resnet,
+}
+
+
+@functools.cache
+def build(name: str, example_shape: tuple[int, ...], num_classes: int) -> Model:
+    """The Model called `name` for examples of this shape: one of MODELS, "mlp:64,64" for hidden widths or
+    "wide_resnet:28,2" for depth and width of choice.
+
+    The same arguments return the identical object, so that functions compiled for it are found again.
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes}: expected at least 2")
+    if name in MODELS:
+        return MODELS[name](example_shape, num_classes)
+    kind, _, written = name.partition(":")
+    numbers = tuple(int(number) for number in written.split(",") if number.isdecimal())
+    if kind == "mlp" and len(numbers) == written.count(",") + 1:
+        return mlp(example_shape, num_classes, hidden=numbers)
+    if kind == "wide_resnet" and len(numbers) == 2 and written.count(",") == 1:
+        return wide_resnet(example_shape, num_classes, depth=numbers[0], width=numbers[1])
+    choices = "mlp:64,64 for widths, wide_resnet:28,2 for depth and width of choice"
+    raise ValueError(f"model {name!r}: expected one of {', '.join(MODELS)}, or {choices}")

@@ -1,0 +1,32 @@
+"""Differentially private training: `Mechanism` holds sampler, clip and noise, `epsilon` what follows from them.
+
+`per_example` has the sums of clipped gradients that a private step is made of.
+"""
+
+from mi_jax.privacy.dp_sgd import (
+    Mechanism,
+    batch_size,
+    check,
+    epsilon,
+    gradient,
+    noisy,
+    rate,
+    sample,
+    solve,
+    statement,
+    truncation,
+)
+
+__all__ = [
+    "Mechanism",
+    "batch_size",
+    "check",
+    "epsilon",
+    "gradient",
+    "noisy",
+    "rate",
+    "sample",
+    "solve",
+    "statement",
+    "truncation",
+]

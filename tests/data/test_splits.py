@@ -1,0 +1,113 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mi_jax.data import splits
+
+
+@pytest.mark.parametrize(("rows", "n", "shadows"), [(1797, 100, 4), (5010, 1200, 1), (50, 10, 5), (8, 2, 1)])
+def test_target_rows_are_disjoint_from_each_other_and_from_its_shadows(rows, n, shadows):
+    split = splits.disjoint(0, rows, n, num_targets=3, num_shadows=shadows, num_reference=0)
+    assert split.members.shape == split.nonmembers.shape == (3 * (1 + shadows), n)
+    for target, *others in split.trials:
+        own = np.concatenate([split.members[target], split.nonmembers[target]])
+        assert len(np.unique(own)) == 2 * n and own.min() >= 0 and own.max() < rows
+        for k in others:
+            theirs = np.concatenate([split.members[k], split.nonmembers[k]])
+            assert len(np.unique(theirs)) == 2 * n and not np.intersect1d(own, theirs).size
+
+
+def test_shadow_models_share_no_rows_where_the_pool_suffices():
+    split = splits.disjoint(0, 1797, 100, num_targets=1, num_shadows=7)
+    rows = np.concatenate([split.members[1:], split.nonmembers[1:]], axis=1)
+    assert len(np.unique(rows)) == rows.size
+
+
+def test_reference_rows_are_a_third_set():
+    split = splits.disjoint(0, 100, 10, num_targets=2, num_shadows=2, num_reference=5)
+    for k in range(6):
+        rows = np.concatenate([split.members[k], split.nonmembers[k], split.reference[k]])
+        assert len(np.unique(rows)) == 25
+
+
+@pytest.mark.parametrize("name", splits.SPLITS)
+def test_the_digest_is_that_of_the_rows_and_the_seed_decides_them(name):
+    draw = splits.SPLITS[name]
+    one, same, other = (draw(seed, 100, 10, num_targets=2, num_shadows=1) for seed in (0, 0, 1))
+    for ours, theirs in zip(one, same, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert splits.digest(one) == splits.digest(same) != splits.digest(other)
+    swapped = one._replace(members=one.nonmembers, nonmembers=one.members)
+    assert splits.digest(swapped) != splits.digest(one)
+
+
+@pytest.mark.parametrize(("rows", "n", "reference"), [(60, 30, 0), (5010, 1600, 0), (64, 20, 12)])
+def test_swap_exchanges_members_and_nonmembers_between_a_target_and_its_shadow(rows, n, reference):
+    split = splits.swap(0, rows, n, num_targets=3, num_shadows=1, num_reference=reference)
+    assert split.members.shape == (6, n) and split.trials.tolist() == [[0, 1], [2, 3], [4, 5]]
+    for target, shadow in split.trials:
+        np.testing.assert_array_equal(split.members[shadow], split.nonmembers[target])
+        np.testing.assert_array_equal(split.nonmembers[shadow], split.members[target])
+        used = np.concatenate([split.members[target], split.nonmembers[target], *split.reference[[target, shadow]]])
+        assert len(np.unique(used)) == 2 * n + 2 * reference and used.min() >= 0 and used.max() < rows
+    assert not np.array_equal(np.sort(split.members[0]), np.sort(split.members[2]))
+
+
+@pytest.mark.parametrize(("rows", "n", "models", "reference"), [(400, 200, 16, 0), (500, 100, 4, 10), (60, 30, 2, 0)])
+def test_every_row_of_a_balanced_split_is_a_member_of_exactly_half_of_the_models(rows, n, models, reference):
+    split = splits.balanced(3, rows, n, num_targets=2, num_shadows=models - 1, num_reference=reference)
+    assert split.members.shape == split.nonmembers.shape == (models, n)
+    times_member, times_held_out = (np.bincount(side.ravel(), minlength=rows) for side in split[:2])
+    np.testing.assert_array_equal(times_member, times_held_out)
+    assert (times_member == models // 2).sum() == 2 * n and (times_member == 0).sum() == rows - 2 * n
+    used = [np.concatenate([split.members[k], split.nonmembers[k]]) for k in range(models)]
+    assert all(len(np.unique(own)) == 2 * n for own in used)
+    kept = np.concatenate([used[0], split.reference.ravel()])
+    assert len(np.unique(kept)) == 2 * n + models * reference
+
+
+def test_the_first_points_of_a_balanced_split_are_the_same_rows_for_every_model():
+    split = splits.balanced(0, 300, 150, num_targets=1, num_shadows=7)
+    first = np.sort(np.concatenate([split.members[:, :20], split.nonmembers[:, :20]], axis=1))
+    assert (first == first[0]).all() and len(np.unique(first[0])) == 40
+
+
+def test_any_two_models_of_a_balanced_split_share_the_members_that_chance_gives_them():
+    n, models = 2000, 8
+    split = splits.balanced(0, 2 * n, n, num_targets=1, num_shadows=models - 1)
+    low, high = stats.binom.ppf([1e-5, 1 - 1e-5], n, (models - 2) / (2 * models - 2))  # 28 pairs, all: 0.9994
+    for one, other in itertools.combinations(split.members, 2):
+        assert low <= len(np.intersect1d(one, other)) <= high
+
+
+def test_every_target_of_a_balanced_split_has_all_other_models_as_shadows():
+    split = splits.balanced(0, 40, 10, num_targets=4, num_shadows=3)
+    assert split.trials.tolist() == [[0, 1, 2, 3], [1, 0, 2, 3], [2, 0, 1, 3], [3, 0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("disjoint", {"n": 500}, "n_train=500 needs 2000 rows .* has 1797: at most n_train=449"),
+        ("disjoint", {"n": 440, "num_reference": 30}, "needs 1820 rows .*: at most n_train=434"),
+        ("disjoint", {"num_reference": 900}, "at most n_train=0"),
+        ("swap", {"n": 900}, "n_train=900 needs 1800 rows .*share.* has 1797: at most n_train=898"),
+        ("swap", {"n": 898, "num_reference": 2}, "needs 1800 rows .*reference.*: at most n_train=896"),
+        ("swap", {"num_shadows": 2}, "num_shadows=2: expected 1 for swap"),
+        ("swap", {"num_shadows": 0}, "num_shadows=0: expected 1 for swap"),
+        ("balanced", {"n": 899}, "n_train=899 needs 1798 rows .* has 1797: at most n_train=898"),
+        ("balanced", {"num_shadows": 4}, "num_shadows=4: expected an odd number for balanced"),
+        ("balanced", {"num_shadows": -1}, "num_shadows=-1: expected an odd number"),
+        ("balanced", {"num_targets": 5, "num_shadows": 3}, "num_targets=5: expected at most 4 for balanced"),
+        *((name, {"n": 0}, "n_train=0: expected at least 1") for name in splits.SPLITS),
+        *((name, {"num_targets": 0}, "num_targets=0: expected at least 1") for name in splits.SPLITS),
+        *((name, {"num_reference": -1}, "num_reference=-1: expected at least 0") for name in splits.SPLITS),
+        ("disjoint", {"num_shadows": 0}, "num_shadows=0: expected at least 1"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused(name, arguments, says):
+    arguments = {"n": 100, "num_targets": 1, "num_shadows": 1} | arguments
+    with pytest.raises(ValueError, match=says):
+        splits.SPLITS[name](0, 1797, arguments.pop("n"), **arguments)

@@ -1,0 +1,63 @@
+"""What attacks are worth on points, and one less another on the points they share."""
+
+import numpy as np
+import pytest
+
+from mi_jax.evaluation import metrics, paired
+
+MEMBERS = np.array([True] * 4 + [False] * 4)
+
+
+def hits(rows, right) -> paired.Hits:
+    return paired.Hits([np.array(rows)], [MEMBERS[: len(rows)]], [np.array(right, bool)])
+
+
+def test_of_unlike_sizes_only_the_common_points_are_compared_in_any_order():
+    many = paired.Hits([np.arange(8)], [MEMBERS], [np.array([1, 1, 1, 0, 0, 0, 1, 1], bool)])
+    few = paired.Hits([np.array([5, 0, 4, 1])], [MEMBERS[[5, 0, 4, 1]]], [np.array([1, 0, 1, 1], bool)])
+    found = paired.difference(few, many)
+    expected = metrics.paired_difference(
+        np.array([0, 1, 1, 1], bool), np.array([1, 1, 0, 0], bool), np.array([1, 1, 0, 0], bool)
+    )
+    assert found == pytest.approx(expected | {"points": 4, "trials": 1})
+    turned = paired.difference(many, few)
+    assert (turned["mean"], turned["low"], turned["high"]) == pytest.approx(
+        (-found["mean"], -found["high"], -found["low"])
+    )
+
+
+def test_an_accuracy_over_points_is_balanced_and_has_the_interval_of_both_sides():
+    rng, members = np.random.default_rng(0), np.arange(300) < 100
+    right = rng.random(300) < np.where(members, 0.9, 0.6)
+    found = paired.accuracies({"a": paired.Hits([np.arange(300)], [members], [right])})["a"]
+    sides = [right[members], right[~members]]
+    assert found["mean"] == pytest.approx(np.mean([side.mean() for side in sides])) and found["points"] == 300
+    deviation = np.sqrt(sum(side.var(ddof=1) / len(side) for side in sides)) / 2
+    assert found["high"] - found["mean"] == pytest.approx(1.959964 * deviation, rel=1e-5)
+
+
+def test_trials_count_alike_and_only_those_both_were_put_to():
+    rng = np.random.default_rng(0)
+    rows, right = [rng.permutation(8) for _ in range(3)], [rng.random(8) < 0.5 for _ in range(3)]
+    a = paired.Hits(rows, [MEMBERS[r] for r in rows], right)
+    b = paired.Hits(rows[:2], [MEMBERS[r] for r in rows[:2]], [~r for r in right[:2]])
+    each = [metrics.paired_difference(right[t], ~right[t], MEMBERS[rows[t]]) for t in range(2)]
+    found = paired.difference(a, b)
+    assert found["mean"] == pytest.approx(np.mean([one["mean"] for one in each]))
+    halves = [one["high"] - one["mean"] for one in each]
+    assert found["high"] - found["mean"] == pytest.approx(np.hypot(*halves) / 2) and found["trials"] == 2
+
+
+def test_hits_are_those_of_the_threshold_without_what_a_cap_left():
+    record = {"attacks": {"noise": {"tuned": {"threshold": [0.5]}}}}
+    scores = {"attack/noise/scores": np.array([[0.9, 0.1, np.nan, np.inf, 0.6]]), "rows": np.arange(5)[None],
+              "is_member": np.array([[True, True, True, False, False]])}  # fmt: skip
+    found = paired.hits("noise", record, scores)
+    assert found.rows[0].tolist() == [0, 1, 3, 4] and found.right[0].tolist() == [True, False, False, False]
+
+
+def test_every_two_attacks_are_compared_once_the_later_first():
+    a, b, c = hits(range(8), [1] * 8), hits(range(8), [1, 0] * 4), hits(range(8), [0] * 8)
+    found = paired.differences({"gap": a, "noise": b, "boundary": c})
+    assert list(found) == ["noise - gap", "boundary - gap", "boundary - noise"]
+    assert [found[name]["mean"] for name in found] == [-0.5, -1.0, -0.5]

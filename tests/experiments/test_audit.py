@@ -1,0 +1,505 @@
+"""The command line: a run from flags to files, the same bits twice, redrawing, and one line for whatever is wrong."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments.paper import fig5_6_defenses, trade
+from mi_jax import attacks, cli, data, store
+from mi_jax.evaluation import metrics, report
+from mi_jax.study import study
+from mi_jax.study.config import HELP, IMAGE_ATTACKS, PRESETS, TABLE_ATTACKS, Config, resolve
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SIX = list(IMAGE_ATTACKS)
+SMOKE = Config(preset="smoke")
+T, S, N = 2, 1, 40  # targets, shadow models of each and rows of each model in the smoke preset
+OPTIONAL = dict.fromkeys(("data_dir", "checkpoint", "delta", "private_rate", "cap"))  # what may stay unsaid
+LABEL_ONLY = ("gap", "rotation", "translation", "noise")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.audit", *arguments]
+
+
+def shell(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The smoke preset twice at once: (its folder, what it printed) by the command, (record, scores) in here."""
+    folder = tmp_path_factory.mktemp("smoke") / "made" / "by the run"
+    arguments = command("--preset=smoke", f"--out={folder}")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(arguments, cwd=REPOSITORY, **pipes) as process:
+        try:
+            inside = study.run(SMOKE)
+            printed, told = process.communicate(timeout=600)
+        finally:
+            process.kill()
+    assert process.returncode == 0, told
+    return folder, printed, inside
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _flags():
+    """The program's flags in this process; audit.py defines them only where it is the program."""
+    cli.define_flags()
+    for name in ("out", "from"):
+        flags.DEFINE_string(name, None, "")
+    flags.FLAGS.mark_as_parsed()
+    yield
+    flags.FLAGS.remove_flag_values([*HELP, "out", "from"])
+
+
+@pytest.fixture
+def run(capsys):
+    """The program in this process: arguments -> (exit code, standard output, standard error)."""
+
+    def program(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with flagsaver.flagsaver():
+            code = cli.main(cli.audit)(flags.FLAGS(["audit", *arguments]))
+        return code, *capsys.readouterr()
+
+    return program
+
+
+def scores_of(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def table_in(printed: str) -> list[str]:
+    lines = printed.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("attack "))
+    return lines[start : lines.index("", start)]
+
+
+def test_the_smoke_preset_prints_a_table_of_all_six_attacks(runs):
+    _, printed, _ = runs
+    header, rule, *rows = table_in(printed)
+    assert [row.split()[0] for row in rows] == SIX
+    assert {row.split()[1] for row in rows} == {"label", "confidence"} and set(rule) == {"-"}
+
+
+def test_the_smoke_preset_writes_the_five_files_and_nothing_else(runs):
+    folder, *_ = runs
+    assert sorted(path.name for path in folder.iterdir()) == sorted(report.FILES)
+    assert all((folder / name).stat().st_size > 1000 for name in report.FILES)
+
+
+def is_summary(m, targets: int = T) -> bool:
+    """Is this an M of report.json, for rates of this many targets?"""
+    assert list(m) == ["mean", "low", "high", "values"]
+    assert len(m["values"]) == targets and all(type(v) is float and 0 <= v <= 1 for v in m["values"])
+    assert math.isclose(m["mean"], np.mean(m["values"]), abs_tol=1e-12)
+    if targets == 1:
+        return m["low"] is None and m["high"] is None
+    return 0 <= m["low"] <= m["mean"] <= m["high"] <= 1
+
+
+def test_report_json_has_the_documented_keys_and_types(runs):
+    folder, *_ = runs
+    record = json.loads((folder / "report.json").read_text())
+    keys = {"config", "environment", "split_digest", "models", "attacks", "seconds"}
+    assert record.keys() == keys
+    assert record["config"].keys() == {field for field in Config.__dataclass_fields__}
+    assert {k: v for k, v in record["config"].items() if v is None} == OPTIONAL  # all else is resolved
+    assert record["config"]["attacks"] == list(record["attacks"]) == SIX
+    sizes = ("n_train", "num_targets", "num_shadows", "num_points", "budget", "seed")
+    assert [record["config"][name] for name in sizes] == [N, T, S, N, 20, 0]
+    assert record["environment"].keys() >= {"python", "jax", "device", "commit"}
+    assert len(record["split_digest"]) == 16 and int(record["split_digest"], 16) >= 0
+    assert record["models"].keys() == {"train_accuracy", "test_accuracy", "flip_rate", "epochs"}
+    assert all(is_summary(record["models"][name]) for name in ("train_accuracy", "test_accuracy", "flip_rate"))
+    assert [type(epochs) for epochs in record["models"]["epochs"]] == [int] * T * (1 + S)
+    assert record["seconds"].keys() >= {"total", "training", *SIX}
+    assert all(type(seconds) is float and seconds >= 0 for seconds in record["seconds"].values())
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_the_entry_of_every_attack_has_the_documented_keys_and_types(runs, name):
+    folder, *_ = runs
+    entry = json.loads((folder / "report.json").read_text())["attacks"][name]
+    rates, others = {"balanced_accuracy", "auc"}, {"access", "points", "queries_per_example", "finished", "tuned"}
+    assert entry.keys() == rates | others | {"tpr_at_fpr", "achieved_fpr"}
+    assert entry["points"] == 40
+    assert entry["finished"] == 1.0 and type(entry["finished"]) is float
+    assert entry["access"] == ("label" if name in LABEL_ONLY else "confidence")
+    assert type(entry["queries_per_example"]) is float and entry["queries_per_example"] >= 1
+    assert is_summary(entry["balanced_accuracy"]) and is_summary(entry["auc"])
+    for key in ("tpr_at_fpr", "achieved_fpr"):
+        assert list(entry[key]) == ["0.1", "0.01", "0.001"]
+        # Forty non-members resolve one in ten, and neither one in a hundred nor one in a thousand.
+        assert is_summary(entry[key]["0.1"]) and entry[key]["0.01"] is None and entry[key]["0.001"] is None
+    assert max(entry["achieved_fpr"]["0.1"]["values"]) <= 0.1
+    assert [type(settings) for settings in entry["tuned"]["settings"]] == [dict] * T
+    assert all(type(value) is float or value == "inf" for value in entry["tuned"]["threshold"])
+    assert len(entry["tuned"]["threshold"]) == T
+
+
+def test_scores_npz_has_the_documented_arrays_and_shapes(runs):
+    folder, *_ = runs
+    scores = scores_of(folder)
+    expected = {name: (T, 2 * N) for name in ("rows", "labels", "is_member")}
+    expected |= {f"attack/{name}/{what}": (T, 2 * N) for name in SIX for what in ("scores", "queries")}
+    expected |= {f"shadow/{name}": (T, S * 2 * N) for name in ("rows", "labels", "is_member")}
+    expected |= {f"shadow/attack/{name}/scores": (T, S * 2 * N) for name in SIX}
+    assert {name: array.shape for name, array in scores.items()} == expected
+    assert scores["is_member"].dtype == bool and (scores["is_member"].sum(1) == N).all()
+    np.testing.assert_array_equal(scores["labels"], data.load("digits").y[scores["rows"]])
+    for t in range(T):
+        assert not set(scores["rows"][t]) & set(scores["shadow/rows"][t])
+        assert len(set(scores["rows"][t])) == 2 * N
+    assert all(np.isfinite(array).all() for name, array in scores.items() if name.endswith("scores"))
+
+
+def test_the_report_follows_from_the_scores_on_disk(runs):
+    folder, *_ = runs
+    record, scores = report.read(folder)
+    for name, entry in record["attacks"].items():
+        own, is_member = scores[f"attack/{name}/scores"], scores["is_member"]
+        assert entry["auc"]["values"] == [metrics.auc(s, m) for s, m in zip(own, is_member, strict=True)]
+        assert math.isclose(entry["queries_per_example"], scores[f"attack/{name}/queries"].mean(), rel_tol=1e-12)
+        thresholds = [float(threshold) for threshold in entry["tuned"]["threshold"]]
+        triples = zip(own, is_member, thresholds, strict=True)
+        assert entry["balanced_accuracy"]["values"] == [metrics.balanced_accuracy(*triple) for triple in triples]
+
+
+def test_two_runs_with_the_same_seed_give_the_same_bits(runs):
+    """One by the command, in a process of its own, the other in this one."""
+    folder, _, (record, scores) = runs
+    written = scores_of(folder)
+    assert written.keys() == scores.keys()
+    assert [name for name in scores if not same_bits(written[name], np.asarray(scores[name]))] == []
+    other = json.loads((folder / "report.json").read_text())
+    for key in ("config", "split_digest", "models", "attacks"):
+        assert json.loads(json.dumps(report.finite(record[key]))) == other[key], key
+
+
+def test_another_seed_gives_another_split_and_other_scores(runs):
+    _, _, (record, scores) = runs
+    other, others = small(seed=1)
+    assert other["split_digest"] != record["split_digest"]
+    assert not np.array_equal(others["rows"], scores["rows"])
+
+
+def test_from_redraws_the_run_and_computes_nothing(runs, run, tmp_path, monkeypatch):
+    folder, printed, _ = runs
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    before = {name: (copy / name).read_bytes() for name in report.FILES}
+    for name in ("roc.png", "scores.png"):
+        (copy / name).unlink()
+    for module, name in ((study.data, "load"), (study.training, "train_ensemble"), (study.audit, "audit")):
+        monkeypatch.setattr(module, name, None)  # whoever calls it fails
+    code, out, told = run(f"--from={copy}")
+    assert (code, told) == (0, "")
+    assert out.replace(str(copy), str(folder)) == printed
+    assert {name: (copy / name).read_bytes() for name in report.FILES} == before
+
+
+def test_from_with_out_draws_elsewhere_and_leaves_the_run_alone(runs, run, tmp_path):
+    folder, printed, _ = runs
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    code, out, _ = run(f"--from={folder}", f"--out={tmp_path / 'drawn'}")
+    assert code == 0 and table_in(out) == table_in(printed)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    drawn = tmp_path / "drawn"
+    for name in ("roc.png", "scores.png", "report.html"):
+        assert (drawn / name).read_bytes() == (folder / name).read_bytes()
+
+
+def small(**changes) -> tuple[dict, dict[str, np.ndarray]]:
+    """The smoke preset but for what is changed, with the quick attacks only, unless others are named."""
+    quick = ("gap", "confidence_threshold")
+    return study.run(Config(**{"preset": "smoke", "attacks": quick} | changes))
+
+
+@pytest.fixture(scope="module")
+def guarded(runs):
+    """The smoke preset with MemGuard: models, split and attacks' keys are those of the undefended run."""
+    del runs  # its compiled programs serve here
+    return small(defense="memguard", attacks=tuple(SIX))
+
+
+def test_a_defense_that_answers_at_random_needs_no_further_leave():
+    record, _ = small(defense="ldl_fresh:0.5", attacks=("gap",))
+    assert max(record["models"]["flip_rate"]["values"]) > 0 and record["config"]["allow_random_target"]
+
+
+@pytest.mark.parametrize("name", LABEL_ONLY)
+def test_memguard_leaves_every_label_only_score_identical_to_the_bit(runs, guarded, name):
+    *_, (plain, undefended) = runs
+    record, scores = guarded
+    for key in (f"attack/{name}/scores", f"attack/{name}/queries", f"shadow/attack/{name}/scores"):
+        assert same_bits(scores[key], undefended[key]), key
+    assert record["attacks"][name] == plain["attacks"][name]
+
+
+def test_memguard_reduces_the_confidence_threshold_to_the_gap_attack_exactly(runs, guarded):
+    """Its vector is a function of the label: the true label's entry is high iff the label is right, else low.
+
+    So this attack ranks points as the gap does. Its threshold is the high value wherever the shadow model is more
+    often right on its members, which is the case for all of these.
+    """
+    record, scores = guarded
+    right = scores["attack/gap/scores"] == 1
+    own = scores["attack/confidence_threshold/scores"]
+    assert len(np.unique(own)) == 2
+    np.testing.assert_array_equal(own == own.max(), right)
+    entry, gap = (record["attacks"][name] for name in ("confidence_threshold", "gap"))
+    for key in ("auc", "balanced_accuracy"):
+        assert entry[key] == gap[key]
+    undefended = runs[2][0]["attacks"]["confidence_threshold"]
+    assert undefended["auc"]["mean"] > entry["auc"]["mean"] + 0.1  # 0.84 and 0.61: there was something to defend
+
+
+def test_memguard_leaves_the_confidence_network_one_score_for_each_class_and_label(guarded):
+    """Points of one class that are all labelled rightly show the same vector, and score alike, members or not."""
+    _, scores = guarded
+    for t in range(T):
+        own, y = scores["attack/confidence_network/scores"][t], scores["labels"][t]
+        right = scores["attack/gap/scores"][t] == 1
+        assert [label for label in np.unique(y) if len(np.unique(own[right & (y == label)])) > 1] == []
+
+
+def test_images_of_ones_own_run_and_give_what_the_same_rows_give_by_name(runs, run, tmp_path):
+    """The digits as a user would store them; sizes as in the smoke preset, whose compiled programs serve here."""
+    digits, (_, _, (_, scores)) = data.load("digits"), runs
+    np.savez(tmp_path / "own.npz", x=digits.x[..., 0], y=digits.y)
+    arguments = ("--preset=smoke", "--model=mlp", "--attacks=noise,gap", f"--out={tmp_path / 'out'}")
+    code, printed, _ = run(f"--dataset=npz:{tmp_path / 'own.npz'}", *arguments)
+    assert code == 0
+    assert [row.split()[0] for row in table_in(printed)[2:]] == ["noise", "gap"]
+    own = scores_of(tmp_path / "out")
+    for name in ("rows", "labels", "attack/noise/scores", "attack/gap/scores"):
+        assert same_bits(own[name], np.asarray(scores[name])), name
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bits(runs, run, tmp_path, monkeypatch):
+    folder, *_ = runs
+    out, written, put = tmp_path / "out", [], store.put
+
+    def stop_at_the_ninth(path, content):
+        written.append(path)
+        if len(written) == 9:
+            raise KeyboardInterrupt
+        put(path, content)
+
+    monkeypatch.setattr(store, "put", stop_at_the_ninth)
+    arguments = ("--preset=smoke", "--attacks=gap,noise", f"--out={out}")
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments)
+    assert [path.name for path in out.iterdir()] == ["parts"]
+    monkeypatch.setattr(store, "put", put)
+    code, _, told = run(*arguments)
+    assert code == 0 and "going on with the 8 finished parts" in told
+    assert sorted(path.name for path in out.iterdir()) == sorted(report.FILES)
+    assert json.loads((out / "report.json").read_text())["environment"]["parts_found"] == 8
+    resumed, whole = scores_of(out), scores_of(folder)
+    assert all(same_bits(values, whole[name]) for name, values in resumed.items())
+
+
+@pytest.mark.slow
+def test_a_table_of_ones_own_runs_with_small_flags(run, tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    np.savez(tmp_path / "own.npz", x=(rng.random((60, 12)) < 0.2 + 0.3 * y[:, None]).astype(np.float32), y=y)
+    out = tmp_path / "out"
+    sizes = ("--n_train=12", "--num_targets=1", "--num_points=9", "--budget=10", "--model=mlp:8")
+    code, printed, _ = run(f"--dataset=npz:{tmp_path / 'own.npz'}", "--attacks=noise,gap", f"--out={out}", *sizes)
+    assert code == 0
+    assert [row.split()[0] for row in table_in(printed)[2:]] == ["noise", "gap"]
+    record, scores = report.read(out)
+    assert scores["rows"].shape == (1, 18) and record["config"]["num_points"] == 9
+    assert is_summary(record["attacks"]["noise"]["auc"], targets=1)
+    assert sorted(path.name for path in out.iterdir()) == sorted(report.FILES)
+
+
+def test_every_preset_and_default_resolves_to_a_checked_config():
+    for preset in PRESETS:
+        config = resolve(Config(preset=preset), data.load("digits"))
+        assert {name: value for name, value in vars(config).items() if value is None} == OPTIONAL
+        assert config.num_points == config.n_train
+        assert 4 * config.n_train <= 1797
+
+
+@pytest.mark.parametrize("shape, model", [((12,), "mlp"), ((8, 8, 1), "mlp"), ((16, 16, 3), "cnn")])
+def test_a_data_set_of_ones_own_has_defaults_that_fit_its_rows(shape, model):
+    own = data.from_arrays("npz:own", np.zeros((50, *shape), np.float32), np.arange(50) % 2)
+    config = resolve(Config(), own)
+    assert (config.model, config.n_train, config.num_points) == (model, 12, 12)  # four disjoint sets of 12
+    assert config.attacks == (TABLE_ATTACKS if len(shape) == 1 else IMAGE_ATTACKS)
+
+
+def test_what_is_said_outweighs_the_preset_and_the_preset_the_data_sets_default():
+    digits = data.load("digits")
+    assert resolve(Config(), digits).n_train == 100
+    assert resolve(Config(preset="smoke"), digits).n_train == 40
+    assert resolve(Config(preset="smoke", n_train=7), digits).n_train == 7
+
+
+KNOWN_ATTACKS = tuple(attacks.ATTACKS)
+BAD = {  # arguments -> what the line must hold
+    "unknown dataset": (["--dataset=mnits"], ["'mnits'", "digits", "location30", "npz:FILE"]),
+    "unknown attack": (["--attacks=gap,gab"], ["'gab'", *KNOWN_ATTACKS]),
+    "unknown model": (["--model=mpl"], ["'mpl'", "mlp", "mlp2", "cnn"]),
+    "unknown defense": (["--defense=l3:1"], ["'l3'", "none", "l1", "l2", "memguard"]),
+    "unknown preset": (["--preset=big"], ["'big'", "smoke", "cpu", "paper"]),
+    "n_train 0": (["--n_train=0"], ["n_train=0", "at least 1"]),
+    "n_train negative": (["--n_train=-5"], ["n_train=-5", "at least 1"]),
+    "no targets": (["--num_targets=0"], ["num_targets=0"]),
+    "no shadows": (["--num_shadows=0"], ["num_shadows=0"]),
+    "no points": (["--num_points=0"], ["num_points=0"]),
+    "one point to choose by": (["--num_points=1", "--num_shadows=1"], ["num_points=1", "at least 2"]),
+    "a cap on gradients": (["--cap=100", "--attacks=white_box"], ["cap=100", "white_box"]),
+    "too few rows": (["--n_train=450"], ["n_train=450", "1800", "1797", "at most n_train=449"]),
+    "more points than rows": (["--num_points=41"], ["num_points=41", "n_train=40"]),
+    "repeated attack": (["--attacks=gap,noise,gap"], ["gap,noise,gap", "twice"]),
+    "no attacks": (["--attacks="], ["attacks=", "at least one"]),
+    "budget 0": (["--budget=0"], ["budget=0", "at least 1"]),
+    "cap 0": (["--cap=0"], ["cap=0", "at least 1"]),
+    "negative seed": (["--seed=-1"], ["seed=-1"]),
+    "huge seed": (["--seed=99999999999999999999"], ["seed=99999999999999999999"]),
+    "a positional argument": (["smoke"], ["'smoke'", "--name=value"]),
+    "negative strength": (["--defense=l2:-1"], ["'l2:-1'", ">= 0"]),
+    "a strength beyond float32": (["--defense=l2:1e39"], ["'l2:1e39'", "finite in float32"]),
+    "strength no number": (["--defense=l2:x"], ["'l2:x'", "number"]),
+    "more classes than numbers": (["--defense=top_k:1e30"], ["top_k:1e+30", "1..1048576"]),
+    "a dropout that float32 makes 1": (["--defense=dropout:0.999999999"], ["dropout:0.999999999", "[0, 1)"]),
+    "a clip below 0": (["--clip=-1"], ["clip=-1", "more than 0"]),
+    "a delta above 1": (["--delta=5"], ["delta=5", "less than 1"]),
+    "an infinite rate": (["--private_rate=inf"], ["private_rate=inf", "less than inf"]),
+    "a checkpoint nobody begins from": (
+        ["--checkpoint=net.npz"],
+        ["checkpoint=net.npz", "none begins from no network"],
+    ),
+    "strength of none": (["--defense=none:3"], ["'none:3'", "no strength"]),
+    "an mlp without width": (["--model=mlp:0"], ["at least 1"]),
+    "a cnn on 8x8 images": (["--model=cnn"], ["8x8"]),
+    "a missing data folder": (["--dataset=location30", "--data_dir=nowhere"], ["nowhere", "dataset_location.tgz"]),
+    "a missing npz": (["--dataset=npz:nowhere.npz"], ["nowhere.npz"]),
+}
+
+
+def is_one_error_line(told: str) -> bool:
+    return told.startswith("error: ") and told.endswith("\n") and told.count("\n") == 1
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Whoever trains a model now fails: bad input is to be found before."""
+    monkeypatch.setattr(study.training, "train_ensemble", None)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_and_leaves_nothing(run, untrained, tmp_path, case):
+    arguments, said = BAD[case]
+    out = tmp_path / "out"
+    preset = [] if case == "unknown preset" else ["--preset=smoke"]
+    code, printed, told = run(*preset, f"--out={out}", *arguments)
+    assert (code, printed) == (2, "")
+    assert is_one_error_line(told), told
+    assert [word for word in said if word not in told] == []
+    assert not out.exists()
+
+
+def test_bad_input_leaves_an_existing_folder_as_it_was(run, untrained, tmp_path):
+    (tmp_path / "mine.txt").write_text("kept")
+    code, *_ = run("--preset=smoke", f"--out={tmp_path}", "--n_train=0")
+    assert code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_perturbation_of_images_on_a_table_is_refused_before_training(run, untrained, tmp_path):
+    np.savez(tmp_path / "own.npz", x=np.eye(40, 5, dtype=np.float32), y=np.arange(40) % 2)
+    arguments = (f"--dataset=npz:{tmp_path / 'own.npz'}", "--attacks=rotation", f"--out={tmp_path / 'out'}")
+    code, printed, told = run(*arguments)
+    assert (code, printed) == (2, "") and is_one_error_line(told)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("below", ["", "/below", "/deep/below"])
+def test_out_that_is_a_file_or_below_one_is_refused(run, untrained, tmp_path, below):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    code, printed, told = run("--preset=smoke", f"--out={file}{below}")
+    assert (code, printed) == (2, "") and is_one_error_line(told)
+    assert f"--out={file}{below}" in told
+    assert file.read_text() == "kept" and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_from_an_empty_or_missing_folder_is_refused(run, tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        code, printed, told = run(f"--from={folder}", f"--out={tmp_path / 'out'}")
+        assert (code, printed) == (2, "") and is_one_error_line(told)
+        assert "report.json is missing" in told
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000])
+def test_from_with_damaged_scores_is_refused_and_redraws_nothing(runs, run, tmp_path, size):
+    folder, *_ = runs
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "roc.png").unlink()
+    (copy / "scores.npz").write_bytes((folder / "scores.npz").read_bytes()[:size])
+    code, printed, told = run(f"--from={copy}")
+    assert (code, printed) == (2, "") and is_one_error_line(told)
+    assert f"--from={copy}" in told and "cannot be read" in told
+    assert sorted(path.name for path in copy.iterdir()) == sorted(set(report.FILES) - {"roc.png"})
+
+
+def test_an_error_of_several_lines_is_told_in_one(capsys):
+    def body():
+        raise ValueError("one\n  two")
+
+    assert cli.main(body)(["audit"]) == 2
+    assert capsys.readouterr().err == "error: one two\n"
+
+
+def test_only_bad_input_is_told_in_one_line():
+    """A fault of the program keeps its traceback."""
+
+    def body():
+        raise KeyError("fault")
+
+    with pytest.raises(KeyError):
+        cli.main(body)(["audit"])
+
+
+@pytest.mark.parametrize("arguments", [["--dataset=mnits"], ["--budget=many"], ["--bugdet=3"]])
+def test_the_program_exits_with_2_and_one_line(tmp_path, arguments):
+    done = shell(f"--out={tmp_path / 'out'}", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert is_one_error_line(done.stderr), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_in_the_readme_are_those_of_the_committed_records():
+    readme, records = (REPOSITORY / "README.md").read_text(), REPOSITORY / "results" / "records"
+    for name in ("audit-digits", "audit-digits-distances", "audit-location30"):
+        assert report.table(json.loads((records / name / "report.json").read_text())) in readme
+    defended = json.loads((records / "fig5_6-cpu" / "cifar10" / "record.json").read_text())
+    assert trade.overview(defended) in readme
+
+
+def test_a_record_of_defenses_grows_by_none_that_begins_from_another_network(tmp_path):
+    record = {"defenses": {"none": {"models": {}}, "transfer_last": {"models": {"begun_from": "0a"}}}}
+    for begun in ({}, {"l2:1": {}}, {"transfer_full": {"begun_from": "0a"}}):
+        fig5_6_defenses.check_networks(record, begun, tmp_path)
+    with pytest.raises(ValueError, match="transfer_last began from network 0a, transfer_full would from 0b"):
+        fig5_6_defenses.check_networks(record, {"transfer_full": {"begun_from": "0b"}}, tmp_path)

@@ -1,0 +1,314 @@
+"""The driver: what it asks, what it bills, and that no result depends on company, order, chunk or resumption."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from mi_jax import perturbations, testing
+from mi_jax.attacks import measures
+from mi_jax.querying import driver, oracle
+from mi_jax.types import Attack, Measure, Model, Repeat, Round
+
+SHAPE = (6, 6, 1)
+C = 2
+KEY = jax.random.key(7)
+
+
+def attack_of(measure, neighbours=perturbations.only_itself, access="label"):
+    return Attack("test", access, neighbours, measure, lambda *_: lambda f, y: f[:, 0, 0])
+
+
+def points(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.random((count, *SHAPE), np.float32), rng.integers(0, C, count).astype(np.int32), np.arange(count) * 3
+
+
+def random_model():
+    """A linear network of two classes: any (init, apply) pair is a model."""
+    w = np.random.default_rng(1).normal(size=(36, C)).astype(np.float32)
+    return Model(
+        lambda key, x: jnp.asarray(w), lambda params, x, key=None: x.reshape(len(x), -1) @ params
+    ), jnp.asarray(w)
+
+
+def network_oracle(scale=1.0, access="label"):
+    model, params = random_model()
+    return oracle.of_model(model, params * scale, C, access=access)
+
+
+ATTACKS = {
+    "label": attack_of(measures.label_is_right()),
+    "translation": attack_of(measures.label_is_right(), perturbations.translate(1)),
+    "noise": attack_of(measures.hit_rate(measures.gaussian, 0.3, 60)),
+    "noise of translations": attack_of(measures.hit_rate(measures.gaussian, 0.3, 7), perturbations.translate(1)),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_features_are_the_same_to_the_bit_alone_in_batch_permuted_and_rechunked(name):
+    x, y, rows = points(70)
+    target, attack = network_oracle(), ATTACKS[name]
+    together = driver.query(target, attack, KEY, x, y, rows)
+    for chunk in (7, 64, 256):
+        again = driver.query(target, attack, KEY, x, y, rows, points_at_once=chunk)
+        np.testing.assert_array_equal(again.features, together.features)
+        np.testing.assert_array_equal(again.queries, together.queries)
+    order = np.random.default_rng(2).permutation(70)
+    permuted = driver.query(target, attack, KEY, x[order], y[order], rows[order])
+    np.testing.assert_array_equal(permuted.features, together.features[order])
+    for i in (0, 41):
+        alone = driver.query(target, attack, KEY, x[i : i + 1], y[i : i + 1], rows[i : i + 1], points_at_once=1)
+        np.testing.assert_array_equal(alone.features[0], together.features[i])
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_label_only_features_do_not_change_when_logits_are_scaled(name):
+    x, y, rows = points(40)
+    ours = driver.query(network_oracle(), ATTACKS[name], KEY, x, y, rows).features
+    scaled = driver.query(network_oracle(scale=4.0), ATTACKS[name], KEY, x, y, rows).features
+    np.testing.assert_array_equal(scaled, ours)
+    confidence = attack_of(measures.confidences(), access="confidence")
+    seen, seen4 = (
+        driver.query(network_oracle(scale, "confidence"), confidence, KEY, x, y, rows).features for scale in (1.0, 4.0)
+    )
+    assert np.abs(seen - seen4).max() > 0.05  # the same scaling is plain to see with confidence access
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_bill_is_what_a_counting_target_saw(name):
+    x, y, rows = points(50)
+    w = np.random.default_rng(3).normal(size=36)
+    counted, seen = testing.count_queries(testing.linear_oracle(w.reshape(SHAPE), -w.sum() / 2))
+    told = []
+    answers = driver.query(
+        oracle.of_function(counted, C), ATTACKS[name], KEY, x, y, rows, points_at_once=16, progress=told.append
+    )
+    assert seen["queries"] == answers.queries.sum() == sum(told) == sum(answers.phases.values())
+
+
+def test_a_network_and_a_function_give_the_same_features():
+    x, y, rows = points(33)
+    model, params = random_model()
+    forward = jax.jit(lambda x: model.apply(params, x).argmax(-1))
+    foreign = oracle.of_function(
+        lambda x: np.asarray(forward(np.pad(x, [(0, -len(x) % 256)] + [(0, 0)] * 3)))[: len(x)], C
+    )
+    for attack in ATTACKS.values():
+        ours = driver.query(network_oracle(), attack, KEY, x, y, rows)
+        theirs = driver.query(foreign, attack, KEY, x, y, rows)
+        np.testing.assert_array_equal(ours.features, theirs.features)
+        np.testing.assert_array_equal(ours.queries, theirs.queries)
+
+
+def test_misclassified_points_score_zero_for_one_query():
+    x, _, rows = points(20)
+    target = oracle.of_function(testing.constant_oracle(1), C)
+    wrong = driver.query(target, ATTACKS["noise"], KEY, x, np.zeros(20, np.int32), rows)
+    assert (wrong.features == 0).all() and (wrong.queries == 1).all() and wrong.finished.all()
+    right = driver.query(target, ATTACKS["noise"], KEY, x, np.ones(20, np.int32), rows)
+    assert (right.features == 1).all() and (right.queries == 61).all()
+
+
+def test_noise_robustness_of_a_linear_target_is_the_normal_cdf_of_its_margin():
+    w = np.random.default_rng(4).normal(size=SHAPE)
+    w /= np.linalg.norm(w)
+    sigma, queries = 0.02, 4000  # small against the distance to 0 and 1, so that clipping has nothing to do
+    x = np.full((9, *SHAPE), 0.5, np.float32)
+    margins = np.linspace(0.0, 2.0, 9) * sigma
+    x += (margins[:, None, None, None] * w).astype(np.float32)
+    target = oracle.of_function(testing.linear_oracle(w, -0.5 * w.sum()), C)
+    y = target.answer(x, 9).astype(np.int32)
+    attack = attack_of(measures.hit_rate(measures.gaussian, sigma, queries))
+    hits = driver.query(target, attack, KEY, x, y, np.arange(9)).features[:, 0, 0] * queries
+    expected = stats.norm.cdf(margins / sigma)
+    low, high = stats.binom.ppf([0.0005, 0.9995], queries, expected[:, None]).T  # 9 points, 99.1 % together
+    assert ((hits >= low) & (hits <= high)).all()
+
+
+def test_bits_flip_with_the_probability_asked_for():
+    x = np.zeros((4, 500), np.float32)
+    copies = np.asarray(measures.bernoulli(jnp.float32(0.01), KEY, jnp.asarray(x[0]), 400))
+    low, high = stats.binom.ppf([1e-4, 1 - 1e-4], copies.size, 0.01)
+    assert set(np.unique(copies)) == {0.0, 1.0} and low <= copies.sum() <= high
+
+
+def test_a_cap_keeps_what_was_finished_and_marks_the_rest():
+    x, _, rows = points(40)
+    counted, seen = testing.count_queries(testing.constant_oracle(0))
+    target, y = oracle.of_function(counted, C), np.zeros(40, np.int32)
+    whole = driver.query(oracle.of_function(testing.constant_oracle(0), C), ATTACKS["noise"], KEY, x, y, rows)
+    capped = driver.query(target, ATTACKS["noise"], KEY, x, y, rows, points_at_once=8, cap=40 + 20 * 60)
+    assert seen["queries"] == capped.queries.sum() <= 40 + 20 * 60
+    assert capped.finished.sum() == 16  # two chunks of eight; a third would have exceeded the cap
+    np.testing.assert_array_equal(capped.features[capped.finished], whole.features[capped.finished])
+    assert np.isnan(capped.features[~capped.finished]).all()
+    nothing = driver.query(target, ATTACKS["label"], KEY, x, y, rows, cap=3)
+    assert not nothing.finished.any() and nothing.queries.sum() == 0
+
+
+def test_rounds_repeat_as_written():
+    asked = []
+
+    def function(x):
+        asked.append(len(x))
+        return np.zeros(len(x), int)
+
+    one = Round(lambda key, s: jnp.repeat(s[None], 2, 0), lambda s, answers: s)
+    three = Round(lambda key, s: jnp.repeat(s[None], 3, 0), lambda s, answers: s)
+    measure = Measure(lambda strength, key, x, y: x, (one, Repeat(2, (three, one))), lambda s: jnp.zeros(2))
+    x, _, rows = points(1)
+    answers = driver.query(oracle.of_function(function, C), attack_of(measure), KEY, x, np.zeros(1, np.int32), rows)
+    assert asked == [1, 2, 3, 2, 3, 2] and answers.queries[0] == 13 and answers.features.shape == (1, 1, 2)
+
+
+def test_programs_compiled_do_not_grow_with_points_strengths_or_models():
+    x, y, rows = points(600)
+    model, params = random_model()
+    compiled = [oracle._answer, driver._expand, driver._pick, driver._init, driver._ask, driver._tell, driver._read]
+
+    def run(scale, sigma, count):
+        target = oracle.of_model(model, params * scale, C)
+        driver.query(
+            target, attack_of(measures.hit_rate(measures.gaussian, sigma, 55)), KEY, x[:count], y[:count], rows[:count]
+        )
+
+    run(1.0, 0.1, 300)
+    before = [f._cache_size() for f in compiled]
+    for scale, sigma, count in ((2.0, 0.1, 300), (1.0, 0.2, 300), (1.0, 0.3, 17), (3.0, 0.4, 600)):
+        run(scale, sigma, count)
+    assert [f._cache_size() for f in compiled] == before
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda x: np.zeros(len(x)), "float64"),
+        (lambda x: np.zeros((len(x), 2), int), r"shape \(5, 2\)"),
+        (lambda x: np.zeros(len(x) + 1, int), r"shape \(6,\)"),
+        (lambda x: np.full(len(x), 2), r"labels 2\.\.2, expected 0\.\.1"),
+        (lambda x: np.full(len(x), -1), r"labels -1\.\.-1"),
+        (lambda x: np.zeros(len(x), bool), "bool"),
+    ],
+)
+def test_a_target_that_does_not_answer_labels_is_refused(function, says):
+    x, y, rows = points(5)
+    with pytest.raises(ValueError, match=says):
+        driver.query(oracle.of_function(function, C), ATTACKS["label"], KEY, x, y, rows)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda x: np.full((len(x), C), np.nan), "not probabilities"),
+        (lambda x: np.ones((len(x), C)), "not probabilities"),
+        (lambda x: np.ones((len(x), C + 1)) / (C + 1), r"expected float probabilities of shape \(5, 2\)"),
+        (lambda x: np.zeros((len(x), C), int), "int64"),
+    ],
+)
+def test_a_target_that_does_not_answer_probabilities_is_refused(function, says):
+    x, y, rows = points(5)
+    attack = attack_of(measures.confidences(), access="confidence")
+    with pytest.raises(ValueError, match=says):
+        driver.query(oracle.of_function(function, C, access="confidence"), attack, KEY, x, y, rows)
+
+
+@pytest.mark.parametrize("name", ["label", "noise"])
+def test_a_network_that_answers_nan_is_refused(name):
+    x, y, rows = points(5)
+    with pytest.raises(ValueError, match="NaN"):
+        driver.query(network_oracle(scale=np.nan), ATTACKS[name], KEY, x, y, rows)
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "says"),
+    [
+        (lambda key, x: x, r"shape \(6, 6, 1\), expected \(M, 6, 6, 1\)"),
+        (lambda key, x: jnp.zeros((0, *x.shape)), r"shape \(0, 6, 6, 1\)"),
+        (lambda key, x: (x[None] * 255).astype(jnp.uint8), "dtype uint8, expected float32"),
+        (lambda key, x: [x], "shape None"),
+        (lambda key, x: np.asarray(x)[None], "failed when traced: TracerArrayConversionError"),
+        (lambda key, x: x[None] if x.sum() > 0 else -x[None], "failed when traced: TracerBoolConversionError"),
+    ],
+)
+def test_a_perturbation_of_wrong_shape_or_dtype_is_refused_before_anything_is_asked(perturbation, says):
+    x, y, rows = points(5)
+    counted, seen = testing.count_queries(testing.constant_oracle(0))
+    with pytest.raises(ValueError, match=says):
+        driver.query(
+            oracle.of_function(counted, C), attack_of(measures.label_is_right(), perturbation), KEY, x, y, rows
+        )
+    assert seen["queries"] == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "rows", "says"),
+    [
+        (
+            np.full((2, 6, 6, 1), 16.0),
+            np.zeros(2, int),
+            np.arange(2),
+            r"x: float64 16.0..16.0, expected floats in \[0, 1",
+        ),
+        (np.full((2, 6, 6, 1), -0.1), np.zeros(2, int), np.arange(2), "x: float64 -0.1..-0.1"),
+        (np.full((2, 6, 6, 1), np.nan), np.zeros(2, int), np.arange(2), "x: float64 nan"),
+        (np.ones((2, 6, 6, 1), np.uint8), np.zeros(2, int), np.arange(2), "x: uint8 1..1, expected floats"),
+        (np.ones((2, 6, 6, 1)), np.zeros(2), np.arange(2), "y: float64, expected integers"),
+        (np.ones((2, 6, 6, 1)), np.zeros(3, int), np.arange(2), "2, 3 and 2 of them"),
+        (np.ones((2, 6, 6, 1)), np.zeros(2, int), np.arange(1), "2, 2 and 1 of them"),
+    ],
+)
+def test_points_that_are_none_are_refused_before_anything_is_asked(x, y, rows, says):
+    counted, seen = testing.count_queries(testing.constant_oracle(0))
+    with pytest.raises(ValueError, match=says):
+        driver.query(oracle.of_function(counted, C), attack_of(measures.label_is_right()), KEY, x, y, rows)
+    assert seen["queries"] == 0
+
+
+def test_an_attack_gets_no_more_access_than_the_oracle_grants():
+    x, y, rows = points(5)
+    with pytest.raises(ValueError, match="needs confidence access, the oracle grants label"):
+        driver.query(network_oracle(), attack_of(measures.confidences(), access="confidence"), KEY, x, y, rows)
+    with pytest.raises(ValueError, match="budget=0"):
+        measures.hit_rate(measures.gaussian, 0.1, 0)
+
+
+def test_noise_by_column_is_one_program_for_a_grid_and_the_same_alone_in_batch_permuted_and_rechunked():
+    binary = np.arange(36) % 3 > 0
+    x, y, rows = points(60)
+    x = np.where(binary, x.reshape(60, 36) > 0.5, x.reshape(60, 36)).astype(np.float32)
+    target = network_oracle()
+    compiled = [driver._init, driver._ask, driver._tell, driver._read]
+
+    def ask(p, sigma, chosen, **options):
+        measure = measures.hit_rate(measures.by_column(binary.copy()), {"p": p, "sigma": sigma}, 30)
+        return driver.query(target, attack_of(measure), KEY, x[chosen], y[chosen], rows[chosen], **options).features
+
+    together, order = ask(0.1, 0.3, np.arange(60)), np.random.default_rng(2).permutation(60)
+    assert len(np.unique(together)) > 5 and driver.price(attack_of(measures.hit_rate(
+        measures.by_column(binary), {"p": 0.1, "sigma": 0.3}, 30)), (36,), C) == 31  # fmt: skip
+    before = [f._cache_size() for f in compiled]
+    assert not np.array_equal(ask(0.1, 0.01, np.arange(60)), together)
+    assert not np.array_equal(ask(0.4, 0.3, np.arange(60)), together)
+    np.testing.assert_array_equal(ask(0.1, 0.3, order), together[order])
+    assert [f._cache_size() for f in compiled] == before
+    np.testing.assert_array_equal(ask(0.1, 0.3, np.arange(60), points_at_once=7), together)
+    for i in (0, 33):
+        np.testing.assert_array_equal(ask(0.1, 0.3, np.array([i]), points_at_once=1)[0], together[i])
+
+
+def test_a_course_reads_the_hit_rate_after_each_count_and_ends_in_the_same_place():
+    x, y, rows = points(30)
+    course = driver.query(
+        network_oracle(), attack_of(measures.hit_rate(measures.gaussian, 0.3, (1, 5, 60))), KEY, x, y, rows
+    )
+    right = course.features[:, 0, 2] > 0
+    assert course.features.shape == (30, 1, 3) and (course.queries == np.where(right, 61, 1)).all()
+    assert set(np.unique(course.features[:, 0, 0])) <= {0.0, 1.0}
+    np.testing.assert_allclose(course.features[:, 0, 1] * 5, np.round(course.features[:, 0, 1] * 5), atol=1e-5)
+    whole = driver.query(network_oracle(), ATTACKS["noise"], KEY, x, y, rows)
+    # The same 60 copies of other draws: rates of 60 differ by less than 5 deviations of their difference.
+    assert np.abs(course.features[:, 0, 2] - whole.features[:, 0, 0]).max() < 5 * np.sqrt(2 * 0.25 / 60)
+    with pytest.raises(ValueError, match="rising"):
+        measures.hit_rate(measures.gaussian, 0.1, (5, 5))

@@ -1,0 +1,116 @@
+"""Studies of many defenses are those of each, on one split; who does not know of a defense is told nothing of it."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.paper import tables
+from mi_jax import attacks, defenses
+from mi_jax.study import study
+from mi_jax.study.config import Config, resolve
+from mi_jax.types import Defense, Recipe
+
+TINY = Config(preset="smoke", attacks=("gap",), model="mlp:8")
+SHORT = Recipe(max_epochs=10)
+WRITTEN = ("none", "memguard:0.001", "dropout:0.2", "l2:1", "dropout:0.6")
+
+
+@pytest.fixture(scope="module")
+def studies():
+    return dict(zip(WRITTEN, study.prepare_grid(TINY, WRITTEN, recipe=SHORT), strict=True))
+
+
+def test_strengths_of_one_defense_are_trained_together_and_outputs_are_no_reason_to_train_again():
+    task = defenses.Task(40, None, (8, 8, 1), 10)
+    found = [defenses.build(text, task) for text in (*WRITTEN, "dropout:0.2+memguard", "ldl:0.1")]
+    assert study.grouped(found) == [[0, 1, 6], [2, 4], [3], [5]]
+
+
+@pytest.mark.parametrize("text", ["dropout:0.6", "memguard:0.001"])
+def test_a_study_of_a_grid_is_to_the_bit_the_study_alone(studies, text):
+    alone = study.prepare(Config(**vars(TINY) | {"defense": text}), recipe=SHORT)
+    jax.tree.map(np.testing.assert_array_equal, alone.params, studies[text].params)
+    assert alone.config == studies[text].config and alone.trained == studies[text].trained
+    np.testing.assert_array_equal(alone.split.members, studies[text].split.members)
+
+
+def test_reference_rows_are_nobodys_else_and_as_many_as_there_are():
+    config = Config(**vars(TINY) | {"n_train": 40})
+    dataset = study.data.load("digits")
+    resolved = resolve(config, dataset)
+    split = study.split_of(resolved, dataset, reference=True)
+    assert split.reference.shape == split.members.shape
+    for k in range(len(split.members)):
+        others = np.concatenate([split.members[k], split.nonmembers[k]])
+        assert not np.isin(split.reference[k], others).any()
+    large = resolve(Config(**vars(TINY) | {"n_train": 440}), dataset)
+    assert study.split_of(large, dataset, reference=True).reference.shape[1] == 1797 // 2 - 880
+    assert study.split_of(large, dataset, reference=False).reference.shape[1] == 0
+
+
+def test_whoever_does_not_know_of_a_defense_asks_undefended_shadow_models(studies):
+    plain, defended = studies["none"], studies["l2:1"]
+    both, x = study.mixed(defended, plain), plain.dataset.x[:64]
+    for k in plain.split.trials.ravel():
+        own = defended if k in plain.split.trials[:, 0] else plain
+        expected = own.target(k, "confidence").answer(x, 64)
+        np.testing.assert_array_equal(both.target(k, "confidence").answer(x, 64), expected)
+
+
+def test_memguard_hides_confidences_from_whoever_does_not_know_of_it(studies):
+    plain, guarded = studies["none"], studies["memguard:0.001"]
+    column = tables.Column(lambda task: attacks.build("confidence_threshold", task))
+    blind, _ = tables.put(study.mixed(guarded, plain), "confidence", column)
+    assert blind["attacks"]["confidence"]["balanced_accuracy"]["values"] == [0.5, 0.5]
+    gap = tables.put(plain, "gap", tables.CHEAP["gap"])[0]["attacks"]["gap"]["balanced_accuracy"]["values"]
+    same = tables.put(guarded, "gap", tables.CHEAP["gap"])[0]["attacks"]["gap"]["balanced_accuracy"]["values"]
+    assert gap == same
+
+
+def test_a_private_study_says_its_epsilon_with_all_it_depends_on():
+    private = study.prepare(Config(**vars(TINY) | {"defense": "dp_sgd:8"})).trained["privacy"]
+    assert 7.92 <= private["epsilon"] <= 8 and private["delta"] == 1 / 40 and set(private["dropped"]) == {0}
+    for word in ("delta", "one row added or removed", "Poisson", "clip", "noise multiplier", "PLD"):
+        assert word in private["statement"]
+
+
+def test_a_finished_study_of_a_grid_is_found_again(tmp_path):
+    first = study.prepare_grid(TINY, WRITTEN[:3], recipe=SHORT, out=tmp_path)
+    again = study.prepare_grid(TINY, WRITTEN[:3], recipe=SHORT, out=tmp_path)
+    for one, other in zip(first, again, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    assert [s.environment["parts_found"] for s in again] == [4, 0, 4]  # MemGuard's are those of no defense
+
+
+def test_parts_of_another_grid_are_not_taken_for_ones_own(tmp_path):
+    study.prepare_grid(TINY, ("none", "l2:1", "l2:2"), recipe=SHORT, out=tmp_path)
+    *_, last = study.prepare_grid(TINY, ("none", "l2:1", "l2:3"), recipe=SHORT, out=tmp_path)
+    alone = study.prepare(Config(**vars(TINY) | {"defense": "l2:3"}), recipe=SHORT)
+    jax.tree.map(np.testing.assert_array_equal, last.params, alone.params)
+    with_reference = study.prepare_grid(TINY, ("none", "adversarial:1"), recipe=SHORT, out=tmp_path)[0]
+    assert with_reference.environment["parts_found"] == 0  # another split
+
+
+def test_an_attacker_without_knowledge_needs_shadow_models_that_are_no_targets(studies):
+    plain = studies["none"]
+    shared = plain.split._replace(trials=np.array([[0, 1], [1, 0]]))
+    with pytest.raises(ValueError, match="a target is another trial's shadow model"):
+        study.mixed(plain._replace(split=shared), plain)
+
+
+def test_every_attack_is_shown_an_example_before_training(monkeypatch):
+    monkeypatch.setattr(study.training, "train_ensemble", None)
+    config = Config(dataset="synthetic:purchase:400", preset="smoke", attacks=("random_augmentation",))
+    with pytest.raises(ValueError, match=r"mirror_shift_cutout\(4\): example of shape \(600,\), expected an image"):
+        study.prepare(config)
+
+
+def test_what_training_began_from_is_told_by_the_network_and_not_by_what_it_is_joined_with():
+    def told(kernel, *joined, **place):
+        return study.begun_from(Defense(strength=({"Dense_0": {"kernel": kernel}}, *joined), **place))
+
+    kernel, other = np.ones((2, 3)), np.full((2, 3), 2.0)
+    (place,) = told(kernel, begin=lambda strength, fresh: fresh).items()
+    assert place == ("begun_from", told(kernel, 1.0, np.float32(0.5), frozen=lambda body: body)["begun_from"])
+    assert told(other, begin=lambda strength, fresh: fresh)["begun_from"] != place[1]
+    assert told(kernel, penalty=lambda strength, params: 0.0) == {}
