@@ -4,7 +4,7 @@ Artefact: record.json and fig3.png in --out (default results/records/fig3-PRESET
           and of the translation attack for every pair of a d in training and a d in the attack.
 Command:  python -m experiments.paper.fig3_augmented_training --preset=smoke  digits; seconds, to see that it runs
           python -m experiments.paper.fig3_augmented_training --preset=cpu  CIFAR-10, n = 500, d = 0, 1, 3, 5; one trial
-          python -m experiments.paper.fig3_augmented_training --preset=paper  CIFAR-10, n = 2,500, d = 0..5; three trials
+          python -m experiments.paper.fig3_augmented_training --preset=paper  CIFAR-10, n = 2,500, d = 0..5; 3 trials
           originals in --data_dir or $MI_JAX_DATA/cifar10; --distances=0,5 trains with some of the d.
 Settings: the paper's CNN, one shadow model for each target, trained as the target is: --defense=augmentation:d, an
           epoch over all 4d + 1 images of every row. The translation attack asks about the shifts of one d; the line

@@ -6,7 +6,8 @@ Command:  python -m experiments.paper.figS9_adversarial_regularisation --preset=
           python -m experiments.paper.figS9_adversarial_regularisation --preset=cpu  CIFAR-10, n = 500; one trial
           python -m experiments.paper.figS9_adversarial_regularisation --preset=paper  n = 2,500: an accelerator
           originals in --data_dir or $MI_JAX_DATA/cifar10.
-Settings: `defenses/adversarial.py`; as many reference rows as members; shadow models trained likewise, and beside that what undefended shadow models tell (`not_adaptive`). In the
+Settings: `defenses/adversarial.py`; as many reference rows as members; shadow models trained likewise,
+          and beside that what undefended shadow models tell (`not_adaptive`). In the
           cpu preset boundary asks 609 queries on 200 points a side.
 Expected: PAPER, per cent: from lambda = 2 on confidences are worth 50 to 55, boundary stays 0 to 3 above gap.
 Differs:  DIFFERS, which the record holds too.

@@ -1,6 +1,7 @@
 """A run: what its results depend on, how much of it is finished already, and the bar that shows how it goes."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import platform
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from mi_jax import store
 from mi_jax.study.config import Config
-from mi_jax.types import Dataset, Defense, Recipe
+from mi_jax.types import Dataset, Defense, Params, Recipe
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -45,6 +46,23 @@ def keeper(out: Path | None, environment: dict) -> store.Keep:
     if environment["parts_found"]:
         print(f"going on with the {environment['parts_found']} finished parts in {folder}", file=sys.stderr)
     return store.keep_in(folder)
+
+
+def of_grid(keep: store.Keep, told: list[dict]) -> store.Keep:
+    """The Keep of models that are trained together, under names of their own for every set of strengths."""
+    if len(told) == 1:
+        return keep
+    name = zlib.crc32(" ".join(environment["run_digest"] for environment in told).encode())
+    return lambda part, compute: keep(f"grid-{name:08x}-{part}", compute)
+
+
+def of_weights(keep: store.Keep, params: Params) -> store.Keep:
+    """The Keep of what these models answer, under names that change with any of their weights.
+
+    Models trained side by side in another company may differ in rounding, and old answers would not be theirs.
+    """
+    told = functools.reduce(lambda crc, leaf: zlib.crc32(np.ascontiguousarray(leaf), crc), jax.tree.leaves(params), 0)
+    return lambda part, compute: keep(f"{told:08x}-{part}", compute)
 
 
 def parts(out: Path, environment: dict) -> Path:

@@ -20,7 +20,7 @@ from mi_jax.privacy import per_example
 from mi_jax.querying import driver, oracle, white_box
 from mi_jax.querying.collect import Target, by_model, check_cap
 from mi_jax.study.config import Config, resolve
-from mi_jax.study.runs import bar, keeper, surroundings
+from mi_jax.study.runs import bar, keeper, of_grid, of_weights, surroundings
 from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
 
 
@@ -105,23 +105,6 @@ def prepare_grid(config: Config, written: Sequence[str], *, recipe: Recipe = Rec
                 of(i), dataset, split, model, params, target, task, key, own_keep, environment, ended, seconds
             )
     return [studies[i] for i in range(len(found))]
-
-
-def of_grid(keep: store.Keep, told: list[dict]) -> store.Keep:
-    """The Keep of models that are trained together, under names of their own for every set of strengths."""
-    if len(told) == 1:
-        return keep
-    name = zlib.crc32(" ".join(environment["run_digest"] for environment in told).encode())
-    return lambda part, compute: keep(f"grid-{name:08x}-{part}", compute)
-
-
-def of_weights(keep: store.Keep, params: Params) -> store.Keep:
-    """The Keep of what these models answer, under names that change with any of their weights.
-
-    Models trained side by side in another company may differ in rounding, and old answers would not be theirs.
-    """
-    told = functools.reduce(lambda crc, leaf: zlib.crc32(np.ascontiguousarray(leaf), crc), jax.tree.leaves(params), 0)
-    return lambda part, compute: keep(f"{told:08x}-{part}", compute)
 
 
 def grouped(found: list[Defense]) -> list[list[int]]:

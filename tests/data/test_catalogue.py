@@ -511,9 +511,9 @@ def test_a_cache_folder_that_cannot_be_made_is_named(place, tmp_path, monkeypatc
 
 def test_the_cache_folder_is_mi_jax_cache_or_below_the_home_folder(monkeypatch):
     monkeypatch.setenv("MI_JAX_CACHE", "~/elsewhere")
-    assert data.cache_folder() == Path.home() / "elsewhere"
+    assert data.catalogue.cache_folder() == Path.home() / "elsewhere"
     monkeypatch.delenv("MI_JAX_CACHE")
-    assert data.cache_folder() == Path.home() / ".cache" / "mi_jax"
+    assert data.catalogue.cache_folder() == Path.home() / ".cache" / "mi_jax"
 
 
 # ---- the real original ----

@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 
 from mi_jax import data
-from mi_jax.data.sources import adult, cache, cifar, cifar10, cifar100, fetch, mnist, purchase100, raw, texas100
+from mi_jax.data.sources import (
+    adult,
+    cache,
+    cifar,
+    cifar10,
+    cifar100,
+    fetch,
+    mnist,
+    originals,
+    purchase100,
+    raw,
+    texas100,
+)
 from tests.data.test_catalogue import refusal
 
 
@@ -454,7 +466,7 @@ def test_two_originals_that_agree_are_read_and_two_that_disagree_are_refused(put
     ],
 )
 def test_every_file_of_two_originals_is_compared(put, any_md5, name, packed, plain, named):
-    first, second = (alternative for alternative in data.ORIGINALS[name].alternatives)
+    first, second = (alternative for alternative in originals.ORIGINALS[name].alternatives)
     folder = put(packed | plain)
     raw.check_agreement(folder, first, second)
     (folder / named).write_bytes(plain[named] + b"\n")
@@ -462,10 +474,10 @@ def test_every_file_of_two_originals_is_compared(put, any_md5, name, packed, pla
     assert f"{named} " in message.replace(".gz", "") and "disagree" in message
 
 
-@pytest.mark.parametrize("name", sorted(data.ORIGINALS))
+@pytest.mark.parametrize("name", sorted(originals.ORIGINALS))
 def test_an_empty_data_folder_says_what_belongs_there_and_where_it_is_published(put, tmp_path, monkeypatch, name):
     monkeypatch.delenv("MI_JAX_DATA", raising=False)
-    original = data.ORIGINALS[name]
+    original = originals.ORIGINALS[name]
     put({})
     for folder in (tmp_path, tmp_path / "none", None):
         message = refusal(data.load, name, folder and str(folder))
@@ -492,7 +504,7 @@ def test_a_full_disk_leaves_nothing_in_the_cache(put, prepared, monkeypatch):
 def test_download_fetches_what_is_lacking_and_nothing_else(put, tmp_path, monkeypatch):
     upstream = put(PLAIN)
     addresses = {file: (upstream / file).as_uri() for file in PLAIN}
-    monkeypatch.setitem(data.ORIGINALS, "adult", adult.ORIGINAL._replace(urls=addresses))
+    monkeypatch.setitem(originals.ORIGINALS, "adult", adult.ORIGINAL._replace(urls=addresses))
     folder = tmp_path / "new" / "adult"
     assert data.download("adult", str(folder)) == ["adult.data", "adult.test"]
     assert (folder / "adult.test").read_bytes() == TEST and len(data.load("adult", str(folder)).x) == 3
@@ -505,7 +517,7 @@ def test_download_fetches_what_is_lacking_and_nothing_else(put, tmp_path, monkey
 def test_a_download_that_fails_or_stops_short_leaves_nothing(put, tmp_path, monkeypatch):
     upstream = put({"adult.data": TRAIN})
     addresses = {file: (upstream / file).as_uri() for file in PLAIN}
-    monkeypatch.setitem(data.ORIGINALS, "adult", adult.ORIGINAL._replace(urls=addresses))
+    monkeypatch.setitem(originals.ORIGINALS, "adult", adult.ORIGINAL._replace(urls=addresses))
     message = refusal(data.download, "adult", str(tmp_path / "new"))
     assert "adult.test: cannot be fetched from file:" in message
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["adult.data"]
@@ -520,9 +532,9 @@ def test_a_download_needs_an_original_and_a_folder(monkeypatch):
     assert "MI_JAX_DATA" in refusal(data.download, "adult")
 
 
-@pytest.mark.parametrize("name", sorted(data.ORIGINALS))
+@pytest.mark.parametrize("name", sorted(originals.ORIGINALS))
 def test_the_addresses_are_those_of_one_alternative(name):
-    original = data.ORIGINALS[name]
+    original = originals.ORIGINALS[name]
     assert tuple(original.urls) in original.alternatives
     assert all(url.startswith("https://") and url.endswith(f"/{file}") for file, url in original.urls.items())
 
@@ -579,7 +591,7 @@ def test_real_adult_is_what_scikit_learn_makes_of_it(data_root):
 def test_real_originals_pass_through_the_cache_unchanged(data_root, prepared, name, shape):
     folder = original(data_root, name)
     files = mnist.PACKED if name == "mnist" else adult.PACKED
-    x, y = table(data.ORIGINALS[name].read_rows, folder, *files)
+    x, y = table(originals.ORIGINALS[name].read_rows, folder, *files)
     for _ in range(2):
         dataset = data.load(name, str(folder))
         assert dataset.x.shape == shape
@@ -596,7 +608,7 @@ def test_real_cifar_has_the_published_mean_and_rows_per_class(data_root, tmp_pat
     assert run(str(data_root / "restore.py"), str(tmp_path), name).returncode == 0
     module = {"cifar10": cifar10, "cifar100": cifar100}[name]
     x, y = table(module.read_rows, tmp_path, *module.BATCHES)
-    classes = data.ORIGINALS[name].num_classes
+    classes = originals.ORIGINALS[name].num_classes
     assert x.shape == (60000, 32, 32, 3) and x.dtype == np.uint8
     assert set(np.bincount(y[:50000])) == {50000 // classes} and set(np.bincount(y[50000:])) == {10000 // classes}
     published = {"cifar10": [0.49139968, 0.48215841, 0.44653091], "cifar100": [0.50707516, 0.48654887, 0.44091784]}

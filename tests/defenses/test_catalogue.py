@@ -16,7 +16,7 @@ from mi_jax.querying import oracle
 from mi_jax.study import study
 from mi_jax.study.config import Config
 from mi_jax.training import checks, ensemble
-from mi_jax.types import Recipe
+from mi_jax.types import Defense, Model, Recipe
 
 # Logits whose predicted class is easily lost: neighbours in float32, ties, and values that softmax rounds to 0 and 1.
 HARD = np.array(
@@ -141,7 +141,7 @@ def test_memguard_shows_one_vector_for_each_label_and_no_more():
 def test_augmentation_trains_on_what_the_translation_attack_of_the_same_d_asks_about(d):
     defense = defenses.build(f"augmentation:{d}")
     assert defense.expand is perturbations.translate(d)  # one object, so one compiled program
-    assert defense._replace(expand=None, name="none") == defenses.Defense()
+    assert defense._replace(expand=None, name="none") == Defense()
     x = jnp.zeros((8, 8, 1)).at[4, 4].set(1.0)
     seen = {tuple(np.argwhere(np.asarray(one))[0, :2]) for one in defense.expand(jax.random.key(0), x) if one.any()}
     expected = {(4 + i, 4 + j) for i in range(-d, d + 1) for j in range(-d, d + 1) if abs(i) + abs(j) in (0, d)}
@@ -181,7 +181,7 @@ def test_a_strength_is_read_after_the_colon():
 
 
 def test_no_defense_steps_in_nowhere():
-    assert defenses.build("none") == defenses.Defense()
+    assert defenses.build("none") == Defense()
 
 
 def test_an_unknown_defense_is_refused_with_the_known_ones():
@@ -592,7 +592,7 @@ def noisy_line(x):
 
 def test_ldl_answers_a_question_alike_wherever_it_stands_and_fresh_noise_does_not():
     x = jnp.asarray(0.5 + 0.001 * np.random.default_rng(0).normal(size=(200, 8, 8, 1)), jnp.float32)
-    model = training.Model(None, lambda params, x, key=None: noisy_line(x), "line")
+    model = Model(None, lambda params, x, key=None: noisy_line(x), "line")
     fixed, fresh = (oracle.of_model(model, (), 2, defense=defenses.build(name, TASK)) for name in ("ldl", "ldl_fresh"))
     labels = np.asarray(fixed.answer(x, 200))
     np.testing.assert_array_equal(fixed.answer(x[::-1], 200)[::-1], labels)

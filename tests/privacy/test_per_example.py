@@ -12,6 +12,7 @@ from flax import linen as nn
 from mi_jax import models, privacy
 from mi_jax.models import architectures
 from mi_jax.privacy import per_example
+from mi_jax.types import Model
 
 KEY = jax.random.key(11)
 MLP = models.build("mlp:12", (9,), 4)
@@ -255,7 +256,7 @@ def test_a_model_that_book_keeping_cannot_take_falls_back_to_the_reference(name,
 def test_what_stands_in_the_way_of_book_keeping_is_named():
     model, x = models.build("wide_resnet:10,1", (8, 8, 1), 4), jnp.zeros((1, 8, 8, 1))
     assert "GroupNorm_0/scale" in per_example.obstacle(model, jax.eval_shape(model.init, KEY, x), x)
-    patches = models.Model(lambda key, x: Patches().init(key, x)["params"],
+    patches = Model(lambda key, x: Patches().init(key, x)["params"],
                            lambda params, x, key=None: Patches().apply({"params": params}, x), "patches")  # fmt: skip
     shapes = jax.eval_shape(patches.init, KEY, jnp.zeros((1, 4)))
     assert per_example.obstacle(patches, shapes, jnp.zeros((1, 4))).startswith("layer Dense_0 sees 4 rows")
