@@ -36,7 +36,7 @@ wheel: $(VENV)/.installed
 	@rm -rf build dist && $(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && mkdir "$$site/empty" \
 		&& $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target "$$site/installed" dist/*.whl \
-		&& cd "$$site/empty" && PYTHONPATH="$$site/installed" "$$site/installed/bin/mi_jax" audit --preset=smoke --out=out \
+		&& cd "$$site/empty" && PYTHONPATH="$$site/installed" "$$site/installed/bin/mi_jax" audit --preset=smoke --attacks=gap --out=out \
 		&& test -s out/report.html && echo "the wheel runs outside of the checkout"
 
 $(VENV)/.installed: requirements.txt pyproject.toml
