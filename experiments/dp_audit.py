@@ -52,8 +52,8 @@ def attacks() -> dict[str, Attack]:
     A noise of 0.6 told the canary best on 200 other models, with AUC 0.91 at a noise multiplier of 1 (0.15: 0.85, 0.3:
     0.91, 1.2: 0.89; the label alone 0.76, the logarithm of its probability, which no attack here sees, 0.93).
     """
-    noise = measures.hit_rate(measures.gaussian, 0.6, 100)._replace(gated=False)
-    asked = {"label": measures.label_is_right(), "noise": noise, "rays": rays(100)}
+    noise = measures.hit_rate(perturbations.gaussian_noise, 0.6, 100)._replace(gated=False)
+    asked = {"label": measures.label_is_correct(), "noise": noise, "rays": rays(100)}
     return {name: Attack(name, "label", perturbations.only_itself, measure, None) for name, measure in asked.items()}
 
 
@@ -100,16 +100,16 @@ def measure(num_models: int, noises: tuple[float, ...], config: Config, folder) 
     model = models.build(config.model or "mlp", dataset.x.shape[1:], dataset.num_classes)
     x, y, members, is_in = problem(dataset, num_models, config.seed)
     shape = defenses.mechanism_for(N, RECIPE, delta=DELTA)
-    defense = defenses.of_mechanism(shape, RECIPE)
+    defense = defenses.private_training(shape, RECIPE)
     strengths = {"clip": np.full(len(noises), shape.clip, np.float32), "noise": np.float32(noises)}
-    environment = runs.surroundings(dataclasses.replace(config, budget=num_models), dataset, RECIPE,
+    environment = runs.run_environment(dataclasses.replace(config, budget=num_models), dataset, RECIPE,
                                     defense._replace(strength=strengths))  # fmt: skip
-    keep = runs.keeper(folder, environment)
+    keep = runs.open_cache(folder, environment)
     for_training, for_attacks = jax.random.split(jax.random.key(config.seed))
-    with runs.bar("training", unit="model") as progress:
+    with runs.ProgressBar("training", unit="model") as progress:
         params, history = training.train_ensemble(
             for_training, model, RECIPE, x, y, members, defense=defense, strengths=strengths,
-            models_at_once=min(AT_ONCE, num_models), keep=keep,
+            models_at_once=min(AT_ONCE, num_models), cache=keep,
             progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
         )  # fmt: skip
     levels = []
@@ -129,9 +129,9 @@ def asked_of_all(model, params, num_classes: int, x, y, key: jax.Array) -> dict[
     """Scores [K] of the canary by every model of an ensemble, for each attack."""
     count, found = len(jax.tree.leaves(params)[0]), {name: [] for name in attacks()}
     chosen = attacks()
-    with runs.bar("asking", unit="model", total=count) as progress:
+    with runs.ProgressBar("asking", unit="model", total=count) as progress:
         for k in range(count):
-            target = oracle.of_model(model, jax.tree.map(lambda leaf, k=k: leaf[k], params), num_classes)
+            target = oracle.model_oracle(model, jax.tree.map(lambda leaf, k=k: leaf[k], params), num_classes)
             for name, attack in chosen.items():
                 own = jax.random.fold_in(key, k)
                 answers = driver.query(target, attack, own, x, y, np.zeros(1, int), points_at_once=1)

@@ -25,7 +25,7 @@ from absl import app, flags
 from mi_jax import cli, data, defenses, models, store, training
 from mi_jax.models import pretrained
 from mi_jax.querying import oracle
-from mi_jax.study import runs, study
+from mi_jax.study import ensembles, runs
 from mi_jax.study.config import HELP
 from mi_jax.training import checks
 from mi_jax.types import Recipe
@@ -39,37 +39,39 @@ def body() -> None:
         raise ValueError(f"epochs={FLAGS.epochs}: expected at least 1")
     dataset = data.load(FLAGS.dataset, FLAGS.data_dir)
     model = models.build(FLAGS.model, dataset.x.shape[1:], dataset.num_classes)
-    path = Path(FLAGS.out or pretrained.path_of(dataset.name, model.name, dataset.x.shape[1:]))
+    path = Path(FLAGS.out or pretrained.default_path(dataset.name, model.name, dataset.x.shape[1:]))
     if path.suffix != ".npz":
         raise ValueError(f"--out={path}: expected a name that ends in .npz")
     cli.out_folder(str(path.parent), "")  # can be written, or one line says why not
     rows = np.random.default_rng(FLAGS.seed).permutation(len(dataset.x))
     held_out, members = np.split(rows, [min(10_000, len(rows) // 6)])
     recipe = Recipe(max_epochs=FLAGS.epochs, patience=None, average=0.999)
-    task = defenses.Task(len(members), model, dataset.x.shape[1:], dataset.num_classes, dataset.binary, recipe,
-                         dataset=dataset.name, epochs=FLAGS.epochs)  # fmt: skip
+    context = defenses.DefenseContext(len(members), model, dataset.x.shape[1:], dataset.num_classes, dataset.binary,
+                                      recipe, dataset=dataset.name, epochs=FLAGS.epochs)  # fmt: skip
     usual = "random_augmentation:2" if dataset.x.ndim == 4 else "dropout:0.5"
-    defense = defenses.build(FLAGS.defense or usual, task)
-    if checks.taken(defense) & {"begin", "frozen", "output"}:
+    defense = defenses.build(FLAGS.defense or usual, context)
+    if checks.fields_set(defense) & {"begin", "frozen", "output"}:
         raise ValueError(f"defense={FLAGS.defense}: expected one of training alone, and from nothing")
     started, key = time.perf_counter(), jax.random.key(FLAGS.seed)
-    with runs.bar("training", unit="epoch", total=FLAGS.epochs) as progress:
+    with runs.ProgressBar("training", unit="epoch", total=FLAGS.epochs) as progress:
         params, history = training.train_ensemble(
             key, model, recipe, dataset.x, dataset.y, members[None], defense=defense,
             progress=lambda done, total, epoch: progress(epoch, FLAGS.epochs, ""),
         )  # fmt: skip
-    private = study.privacy_of(defense, history, model, params, dataset)
+    private = {}
+    if defense.mechanism is not None:
+        private = {"privacy": ensembles.privacy_record(defense, history, model, params, dataset)}
     params = jax.tree.map(lambda leaf: leaf[0], params)
-    target = oracle.of_model(model, params, dataset.num_classes)
+    target = oracle.model_oracle(model, params, dataset.num_classes)
     sides = {"train": members[: len(held_out)], "test": held_out}
-    right = {name: (oracle.labels_of(target, dataset.x[r]) == dataset.y[r]).mean() for name, r in sides.items()}
+    right = {name: (oracle.query_labels(target, dataset.x[r]) == dataset.y[r]).mean() for name, r in sides.items()}
     record = {
         "dataset": dataset.name, "model": model.name, "defense": defense.name, "seed": FLAGS.seed, "recipe": recipe,
         "rows": len(members), "accuracy": {name: float(value) for name, value in right.items()},
         "environment": runs.environment(), "seconds": round(time.perf_counter() - started),
     } | private  # fmt: skip
     pretrained.save(path, params, dataset.name)
-    store.put(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
+    store.write_file(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
     print(f"{path}: {model.name} on {len(members)} rows of {dataset.name}, "
           f"train accuracy {right['train']:.1%}, test {right['test']:.1%}"
           f"{'; ' + private['privacy']['statement'] if private else ''}")  # fmt: skip

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from mi_jax import store
+from mi_jax import store, study
 from mi_jax.evaluation import report
-from mi_jax.study import study
 from mi_jax.study.config import HELP, Config
 
 flags.disclaim_key_flags()  # so that --help of a script lists these flags as its own
@@ -87,7 +86,7 @@ def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
 def finish(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
     """Writes a run, removes the parts it was put together from, and prints its table."""
     report.write(folder, record, scores)
-    store.remove(folder / "parts" / record["environment"]["run_digest"])
+    store.remove(folder / "cache" / record["environment"]["run_digest"])
     show(record, folder)
 
 

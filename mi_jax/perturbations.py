@@ -1,4 +1,4 @@
-"""Perturbations: the neighbours of one example about which an attack asks for labels.
+"""Perturbations: the neighbours of one example that an attack queries, and the noise of noisy queries.
 
 A perturbation is a function `(key, x [*x]) -> [M *x]` (see `types.Perturbation`); a family makes one for each
 strength. To add one, write a factory and give it a line in PERTURBATIONS at the bottom of this module: the name
@@ -7,7 +7,7 @@ in that dict is then the name of an attack, and the contract tests run it at eve
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage, special
 
-from mi_jax.types import Perturbation
+from mi_jax import randomness
+from mi_jax.types import Array, Perturbation
 
 
 class Family(NamedTuple):
@@ -140,6 +141,52 @@ def _mirror_shift_cutout(pixels: int) -> Perturbation:
 
     augmented.__name__ = f"mirror_shift_cutout({pixels})"
     return augmented
+
+
+Noise = Callable[[Any, jax.Array, jax.Array, int], jax.Array]
+"""(strength, key, x [*x], count) -> [count *x]: independent noisy copies of one example, in [0, 1]."""
+
+
+def gaussian_noise(sigma: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Array:
+    """`count` copies x + N(0, sigma^2 I), clipped to [0, 1]; sigma in input units."""
+    return jnp.clip(x + sigma * randomness.normal(key, (count, *x.shape)), 0, 1)
+
+
+def bit_flips(p: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Array:
+    """`count` copies of a binary row x with every bit flipped with probability p."""
+    return jnp.abs(x - randomness.flips(key, p, (count, *x.shape)))
+
+
+def column_noise(binary: np.ndarray | None) -> Noise:
+    """The noise for examples whose columns `binary` [features] bool says are 0/1: bits flip, real values take normals.
+
+    Its strength is a dict: `p`, the probability with which a bit flips, if there are bits, and `sigma`, in input
+    units, if there are real columns (None: all are, in examples of any shape). Real values are clipped to [0, 1] and
+    bits stay 0 or 1; the two draw from keys of their own, so that neither changes with the other's strength or
+    values. Where all columns are of one kind the copies are those of `bit_flips` or `gaussian_noise`, to the bit.
+
+    The same mask gives the same function object: compiled programs are found by its identity.
+    """
+    return _column_noise(None if binary is None else np.asarray(binary, bool).tobytes())
+
+
+@lru_cache
+def _column_noise(mask: bytes | None) -> Noise:
+    binary = np.zeros(1, bool) if mask is None else np.frombuffer(mask, bool)
+    if not binary.any():
+        return lambda strength, key, x, count: gaussian_noise(strength["sigma"], key, x, count)
+    if binary.all():
+        return lambda strength, key, x, count: bit_flips(strength["p"], key, x, count)
+    bits, reals = np.flatnonzero(binary), np.flatnonzero(~binary)
+    back = np.argsort(np.concatenate([bits, reals]))
+
+    def noise(strength, key, x, count):
+        for_bits, for_reals = jax.random.split(key)
+        flipped = bit_flips(strength["p"], for_bits, x[bits], count)
+        moved = gaussian_noise(strength["sigma"], for_reals, x[reals], count)
+        return jnp.concatenate([flipped, moved], 1)[:, back]  # [count features]
+
+    return noise
 
 
 def _number(value: Any) -> float:

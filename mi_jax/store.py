@@ -1,6 +1,6 @@
-"""What is finished of a long run, on disk: named parts, each there whole or not at all.
+"""Finished results of a long run, on disk: named entries, each there whole or not at all.
 
-A run that was stopped is started again with the same words: what `keep` finds is not computed again, and because no
+A run that was stopped is started again with the same command. What is cached is not computed again, and because no
 result depends on what it was computed beside, the outcome is the same to the bit.
 """
 
@@ -15,43 +15,43 @@ from pathlib import Path
 
 import numpy as np
 
-Part = dict[str, np.ndarray]
-Keep = Callable[[str, Callable[[], Part]], Part]
-"""(name, compute) -> what compute returns, or returned when this name was last asked for."""
+Entry = dict[str, np.ndarray]
+Cache = Callable[[str, Callable[[], Entry]], Entry]
+"""(name, compute) -> what `compute` returns, or returned when this name was first asked for."""
 
 
-def keep_nothing(name: str, compute: Callable[[], Part]) -> Part:
-    """`compute()`: the Keep of runs that are not to be resumed."""
+def no_cache(name: str, compute: Callable[[], Entry]) -> Entry:
+    """`compute()`: the Cache of runs that are not to be resumed."""
     del name
     return compute()
 
 
-def keep_in(folder: Path) -> Keep:
-    """A Keep with one .npz a name in `folder`, which is made with the first part. A damaged part is computed anew."""
+def cache_in(folder: Path) -> Cache:
+    """A Cache with one .npz a name in `folder`, created with the first entry. A damaged entry is computed anew."""
 
-    def keep(name: str, compute: Callable[[], Part]) -> Part:
+    def cache(name: str, compute: Callable[[], Entry]) -> Entry:
         path = folder / f"{name}.npz"
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return dict(stored)
         except Exception:  # not there, or whatever NumPy and zipfile raise over damage
-            part = compute()
+            entry = compute()
         folder.mkdir(parents=True, exist_ok=True)
-        put(path, packed(part))
-        return part
+        write_file(path, npz_bytes(entry))
+        return entry
 
-    return keep
+    return cache
 
 
-def packed(part: Part) -> bytes:
+def npz_bytes(entry: Entry) -> bytes:
     """The .npz of named arrays."""
     buffer = io.BytesIO()
-    np.savez(buffer, **part)
+    np.savez(buffer, **entry)
     return buffer.getvalue()
 
 
 def digest(settings: dict, code: list[Path]) -> str:
-    """16 letters that change with any of these settings (JSON) and any line of Python in these folders."""
+    """16 hex digits that change with any of these settings (JSON) and any line of Python in these folders."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in sorted(path for folder in code for path in folder.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -59,13 +59,13 @@ def digest(settings: dict, code: list[Path]) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Deletes the parts of a finished run, and the folder around them if it held no others."""
+    """Deletes the entries of a finished run, and the folder around them if it held no others."""
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent.is_dir() and not any(folder.parent.iterdir()):
         folder.parent.rmdir()
 
 
-def put(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,7 +1,7 @@
 """The vocabulary of mi_jax. Read this first, then `audit.py`.
 
 Axes, used in every shape comment: K models, T targets (trials), S shadow models of one target, N rows of the
-pool, n rows of one model, B batch, P points in hand, M neighbours of a point, Q questions asked at once,
+pool, n rows of one model, B batch, P points in hand, M neighbours of a point, Q queries at once,
 F features, C classes; `*x` is the shape of one example.
 
 Two conventions hold everywhere: `is_member` is True for a row the model was trained on, and scores rise with
@@ -63,39 +63,39 @@ class Recipe(NamedTuple):
     average: float = 0.0  # decay of the running mean of the weights that is kept in place of the last ones; 0: none
 
 
-class Opponent(NamedTuple):
+class AdversarialRegularizer(NamedTuple):
     """A network trained beside the model to tell its members from the reference rows; the model's loss sees it."""
 
-    begin: Callable[[jax.Array, int], Any]  # (key, C) -> state
-    learn: Callable[[Any, tuple, tuple], Any]
-    # (state, members (logits [B C], y [B], weight [B]), others likewise) -> state
+    init: Callable[[jax.Array, int], Any]  # (key, C) -> state
+    update: Callable[[Any, tuple, tuple], Any]
+    # (state, members (logits [B C], y [B], weight [B]), reference rows likewise) -> state
     loss: Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
     # (strength, state, logits [B C], y [B]) -> [B], added to the losses of the members
     warm_up: int = 0  # epochs in which neither learns from the other
 
 
 class Defense(NamedTuple):
-    """The places where a defense may step in, in the order in which data flows; the defaults defend nothing.
+    """The steps that a defense may change, in the order in which data flows; the defaults change nothing.
 
     `strength` is a pytree of numbers or arrays and the first argument of the functions it reaches: an argument of
     the compiled program, so that a whole grid of one defense shares it, and K strengths may train as one ensemble.
-    The same place is never taken by two defenses (`defenses.compose`).
+    Two defenses never set the same field (`defenses.compose`).
     """
 
     name: str = "none"
     strength: Any = ()
-    recipe: Callable[[Recipe], Recipe] | None = None  # the recipe in place of the one asked for
-    begin: Callable[[Any, Params], Params] | None = None  # (strength, fresh parameters) -> those training begins with
+    recipe: Callable[[Recipe], Recipe] | None = None  # the run's recipe -> the defense's
+    init_params: Callable[[Any, Params], Params] | None = None  # (strength, fresh parameters) -> initial parameters
     frozen: Callable[[Any], Params] | None = None
-    # strength -> all layers but the last dense one, which alone is trained then: the places below see no other
-    expand: "Perturbation | None" = None  # the neighbours every row is trained on, all of them each epoch
+    # strength -> all layers but the last dense one, which alone is trained then: the fields below see no other
+    augmentation: "Perturbation | None" = None  # the neighbours every row is trained on, all of them each epoch
     model: Callable[[Any, Model], Model] | None = None  # (strength, model) -> the model whose loss is taken
     penalty: Callable[[Any, Params], jax.Array] | None = None  # (strength, params) -> scalar added to every loss
-    opponent: Opponent | None = None
+    adversary: AdversarialRegularizer | None = None
     mechanism: Callable[[Any], Any] | None = None  # strength -> the privacy.Mechanism of every gradient
     output: Callable[..., jax.Array] | None = None
     # (strength, key, predict, x [B *x]) -> probabilities shown [B C]; predict(x) are logits; rows independent
-    random: bool = False  # does `output` use its key, so that the same question may be answered differently
+    random: bool = False  # True where `output` uses its key: the same query may be answered differently
 
 
 Perturbation = Callable[[jax.Array, jax.Array], jax.Array]
@@ -105,11 +105,11 @@ Where the example itself belongs to its neighbours, it comes first."""
 
 
 class Round(NamedTuple):
-    """One exchange with the target about one example: Q questions, Q answers."""
+    """One exchange with the target about one example: Q queries, Q answers."""
 
     ask: Callable[[jax.Array, Any], jax.Array]  # (key, state) -> [Q *x], Q fixed
     tell: Callable[[Any, jax.Array], Any]  # (state, answers [Q] labels or [Q C] probabilities) -> state
-    phase: str = "measure"  # the line of the bill it goes on
+    phase: str = "measure"  # what its queries are counted under
 
 
 class Repeat(NamedTuple):
@@ -120,12 +120,12 @@ class Repeat(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A question-and-answer procedure of fixed length about ONE example; vmapped by `driver.py`.
+    """A procedure of fixed length that queries a target about ONE example; vmapped by `querying.driver`.
 
     A measure never sees a model: it asks and is told, so the same three functions run against a JAX network, a
-    scikit-learn pipeline or a remote endpoint. `gated` measures are begun only for copies that the target labels
-    rightly (the others score 0 for the price of that one question, which is the paper's rule); a gated measure
-    without rounds is that bit itself. `strength` (sigma, p) is an array argument, so that a whole grid of
+    scikit-learn pipeline or a remote endpoint. `gated` measures run only for copies that the target labels
+    correctly (the others score 0 and cost that one query, the paper's rule); a gated measure without rounds is
+    that bit itself. `strength` (sigma, p) is an array argument, so that a whole grid of
     strengths shares one compiled program.
     """
 
@@ -141,14 +141,14 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Fitted(NamedTuple):
-    """A score function, and what it is worth on rows that did not shape it."""
+    """A score function, and the scores of the rows it was fitted on, each computed without that row."""
 
     score: Score
-    held_out: np.ndarray  # [s] scores of the rows it was fitted on, each by a function fitted without that row
+    held_out: np.ndarray  # [s] cross-fitted scores
 
 
 class Attack(NamedTuple):
-    """A membership inference attack: whom to ask about, what to ask, how to turn answers into a score."""
+    """A membership inference attack: which neighbours to query, with which measure, and how to score the answers."""
 
     name: str
     access: str  # what one answer of the target holds: "label", "confidence", or "gradient" (white_box.py)
@@ -157,14 +157,14 @@ class Attack(NamedTuple):
     fit: Callable[[jax.Array, np.ndarray, np.ndarray, np.ndarray], Fitted]
     # (key, features [s M F], y [s], is_member [s]) -> Fitted; it is shown rows of shadow models only
     threshold: float | None = None  # fixed in advance (the gap attack); None: chosen on the shadow models
-    final: "Attack | None" = None  # the same with the whole budget, where candidates are tried with less of it
-    settings: dict[str, Any] = {}  # what distinguishes it among the candidates of its grid, for the record
+    full_budget: "Attack | None" = None  # the same with the whole budget, where candidates are tried with less of it
+    settings: dict[str, Any] = {}  # what tells it apart from the other candidates of its grid, for the record
 
 
 class Answers(NamedTuple):
-    """What one target answered about P points, and the bill."""
+    """What one target answered about P points, and how many queries that took."""
 
     features: np.ndarray  # [P M F] float32; 0 where a gated copy was misclassified, NaN where not finished
-    queries: np.ndarray  # [P] int64, every question that was put, the gate's included
-    finished: np.ndarray  # [P] bool; False once a cap on the total bill was reached
-    phases: dict[str, int] = {}  # the same bill by phase, over all points; "gate" is the first label of every copy
+    queries: np.ndarray  # [P] int64, every query, the gate's included
+    finished: np.ndarray  # [P] bool; False once a cap on all queries was reached
+    phases: dict[str, int] = {}  # queries by phase, over all points; "gate" is the first label of every copy

@@ -15,7 +15,7 @@ from mi_jax.types import Answers, Attack, Dataset, Fitted, Model
 
 SHAPE, C, N = (8, 8, 1), 4, 400
 KEY = jax.random.key(0)
-TASK = attacks.Task(SHAPE, C, None, budget=40)
+TASK = attacks.AttackContext(SHAPE, C, None, budget=40)
 
 
 def noise_dataset() -> Dataset:
@@ -36,13 +36,13 @@ def memory() -> Model:
 MEMORY = memory()  # one object: compiled programs are found by the identity of a model's functions
 
 
-def run(dataset, split, params_of, model, names=tuple(attacks.ATTACKS), task=TASK, **options):
+def run(dataset, split, params_of, model, names=tuple(attacks.ATTACKS), context=TASK, **options):
     def target(k, access):
         if access == "gradient":
-            return white_box.Glass(model.apply, params_of(k))
-        return oracle.of_model(model, params_of(k), C, access=access)
+            return white_box.WhiteBox(model.apply, params_of(k))
+        return oracle.model_oracle(model, params_of(k), C, access=access)
 
-    chosen = {name: attacks.build(name, task) for name in names}
+    chosen = {name: attacks.build(name, context) for name in names}
     return audit.audit(KEY, dataset, split, target, chosen, **options)
 
 
@@ -90,7 +90,9 @@ def test_bills_of_the_target_are_exact(planted):
     right = []
     for k in split.trials[:, 0]:
         rows = np.concatenate([split.members[k], split.nonmembers[k]])
-        right.append(oracle.labels_of(oracle.of_model(MEMORY, params_of(k), C), dataset.x[rows]) == dataset.y[rows])
+        right.append(
+            oracle.query_labels(oracle.model_oracle(MEMORY, params_of(k), C), dataset.x[rows]) == dataset.y[rows]
+        )
     np.testing.assert_array_equal(scores["attack/noise/queries"], 1 + 40 * np.array(right))
     settings = record["attacks"]["translation"]["tuned"]["settings"]
     assert {s["perturbation"] for s in settings} <= {"translation 1", "translation 2"}
@@ -125,7 +127,7 @@ def test_a_target_is_asked_only_by_the_attack_as_tuned(planted):
     seen = {}
 
     def target(k, access):
-        own = oracle.of_model(MEMORY, params_of(k), C, access=access)
+        own = oracle.model_oracle(MEMORY, params_of(k), C, access=access)
 
         def answer(x, live):
             seen[k] = seen.get(k, 0) + live
@@ -190,7 +192,7 @@ def test_a_target_that_changes_its_answers_is_refused_unless_allowed(planted):
     asked = []
 
     def target(k, access):
-        own = oracle.of_model(MEMORY, params_of(k), C, access=access)
+        own = oracle.model_oracle(MEMORY, params_of(k), C, access=access)
 
         def answer(x, live):
             asked.append(live)
@@ -234,8 +236,8 @@ def test_noise_finds_planted_members_of_a_table_of_bits_and_real_columns():
     dataset = Dataset("table", table_of_both_kinds(rng), rng.integers(0, C, N).astype(np.int32), C, MIXED)
     split = splits.disjoint(0, N, 40, num_targets=2, num_shadows=1)
     remembered = [{"x": jnp.asarray(dataset.x[rows]), "y": jnp.asarray(dataset.y[rows])} for rows in split.members]
-    task = attacks.Task((64,), C, MIXED, budget=40)
-    record, _ = run(dataset, split, remembered.__getitem__, MEMORY, names=("gap", "noise"), task=task)
+    context = attacks.AttackContext((64,), C, MIXED, budget=40)
+    record, _ = run(dataset, split, remembered.__getitem__, MEMORY, names=("gap", "noise"), context=context)
     noise, gap = (record["attacks"][name] for name in ("noise", "gap"))
     # As on images above, and an attack that asks more must not do worse than the gap it starts from.
     assert min(noise["auc"]["values"]) > 0.8 and min(noise["balanced_accuracy"]["values"]) > 0.7
@@ -250,8 +252,8 @@ def test_an_untrained_model_of_such_a_table_betrays_nothing_to_noise():
     split = splits.disjoint(1, N, 50, num_targets=5, num_shadows=1)
     weights = rng.normal(size=(len(split.members), 64, C)).astype(np.float32)
     linear = Model(lambda key, x: None, lambda params, x, key=None: (x - 0.5) @ params)
-    task = attacks.Task((64,), C, MIXED, budget=40)
-    record, _ = run(dataset, split, lambda k: jnp.asarray(weights[k]), linear, names=("noise",), task=task)
+    context = attacks.AttackContext((64,), C, MIXED, budget=40)
+    record, _ = run(dataset, split, lambda k: jnp.asarray(weights[k]), linear, names=("noise",), context=context)
     # 3.3 deviations of a mean of five, as above.
     assert abs(record["attacks"]["noise"]["auc"]["mean"] - 0.5) < 3.3 * np.sqrt(101 / (12 * 50 * 50) / 5)
 

@@ -30,7 +30,8 @@ FLOORS = (
     {"models"},
     {"querying"},
     {"data", "attacks", "evaluation"},
-    {"perturbations", "store", "randomness", "testing"},
+    {"perturbations", "store", "testing"},
+    {"randomness"},
     {"types"},
 )
 MAX_LINES, MAX_NAMES = 315, 16

@@ -27,18 +27,18 @@ def same(a, b) -> bool:
 def test_a_part_is_computed_once_and_comes_back_to_the_bit(tmp_path):
     compute = Calls(PART)
     for _ in range(2):
-        assert same(store.keep_in(tmp_path / "new" / "folder")("one", compute), PART)
+        assert same(store.cache_in(tmp_path / "new" / "folder")("one", compute), PART)
     assert compute.count == 1
 
 
 def test_parts_are_told_apart_by_name(tmp_path):
-    keep, other = store.keep_in(tmp_path), {"a": np.zeros(1)}
+    keep, other = store.cache_in(tmp_path), {"a": np.zeros(1)}
     keep("one", lambda: PART)
     assert same(keep("two", lambda: other), other) and same(keep("one", lambda: other), PART)
 
 
 def test_a_damaged_part_is_computed_anew(tmp_path):
-    keep, compute = store.keep_in(tmp_path), Calls(PART)
+    keep, compute = store.cache_in(tmp_path), Calls(PART)
     keep("one", compute)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-40])
@@ -51,13 +51,13 @@ def test_what_fails_leaves_nothing(tmp_path):
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        store.keep_in(tmp_path / "parts")("one", fail)
+        store.cache_in(tmp_path / "cache")("one", fail)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_that_keeps_nothing_computes_every_time():
     compute = Calls(PART)
-    assert store.keep_nothing("one", compute) is store.keep_nothing("one", compute) is PART
+    assert store.no_cache("one", compute) is store.no_cache("one", compute) is PART
     assert compute.count == 2
 
 
@@ -72,11 +72,11 @@ def test_the_digest_changes_with_every_setting_and_every_line_of_code(tmp_path):
     assert store.digest({"n": 1, "m": 1}, [code]) == store.digest({"m": 1, "n": 1}, [code])
 
 
-def test_removing_the_parts_of_a_run_leaves_those_of_others(tmp_path):
+def test_removing_the_cache_of_a_run_leaves_those_of_others(tmp_path):
     for name in ("mine", "theirs"):
-        store.keep_in(tmp_path / "parts" / name)("one", lambda: PART)
-    store.remove(tmp_path / "parts" / "mine")
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["theirs"]
-    store.remove(tmp_path / "parts" / "theirs")
+        store.cache_in(tmp_path / "cache" / name)("one", lambda: PART)
+    store.remove(tmp_path / "cache" / "mine")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["theirs"]
+    store.remove(tmp_path / "cache" / "theirs")
     assert not list(tmp_path.iterdir())
-    store.remove(tmp_path / "parts" / "theirs")  # nothing there: nothing to do
+    store.remove(tmp_path / "cache" / "theirs")  # nothing there: nothing to do

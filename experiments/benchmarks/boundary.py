@@ -55,7 +55,7 @@ def prepare(folder: Path, data_dir: str | None, num_points: int) -> None:
     split = splits.disjoint(0, len(dataset.x), 2500, num_targets=1, num_shadows=1)
     model = models.build("cnn", dataset.x.shape[1:], dataset.num_classes)
     params, _ = training.train_ensemble(
-        jax.random.key(0), model, Recipe(), dataset.x, dataset.y, split.members[:1], keep=store.keep_in(folder)
+        jax.random.key(0), model, Recipe(), dataset.x, dataset.y, split.members[:1], cache=store.cache_in(folder)
     )
     params = jax.tree.map(lambda leaf: leaf[0], params)
     rows = np.concatenate([split.members[0][: num_points // 2], split.nonmembers[0][: num_points // 2]])
@@ -87,9 +87,9 @@ def our_worker(problem: dict):
     for name in (name for name in problem if "/" in name):
         layer, leaf = name.split("/")
         params.setdefault(layer, {})[leaf] = jax.numpy.asarray(problem[name])
-    target, key = oracle.of_model(model, params, 10), jax.random.key(1)
+    target, key = oracle.model_oracle(model, params, 10), jax.random.key(1)
     x, y, rows = (problem[name] for name in ("x", "y", "rows"))
-    attack = attacks.build("boundary", attacks.Task((32, 32, 3), 10, None, BUDGETS[0]))[0]
+    attack = attacks.build("boundary", attacks.AttackContext((32, 32, 3), 10, None, BUDGETS[0]))[0]
     right = np.flatnonzero(problem["logits"].argmax(1) == y)
     many = np.resize(right, driver.POINTS)  # one full chunk of points, for the rates
     images = jax.random.uniform(key, (len(many) * 24, 32, 32, 3))

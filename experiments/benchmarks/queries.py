@@ -38,7 +38,7 @@ def targets():
     """(oracle, images [P *x], their labels [P])."""
     model = models.build("cnn", SHAPE, C)
     x = np.random.default_rng(0).random((POINTS, *SHAPE), np.float32)
-    target = oracle.of_model(model, model.init(KEY, x[:1]), C)
+    target = oracle.model_oracle(model, model.init(KEY, x[:1]), C)
     return target, x, np.asarray(target.answer(x, POINTS))
 
 
@@ -57,8 +57,8 @@ def seconds(function, *arguments) -> float:
 def jobs() -> dict:
     """name -> (function without arguments, queries it puts)."""
     target, x, y = targets()
-    noise = attack(measures.hit_rate(measures.gaussian, 0.06, NOISY))
-    translation = attack(measures.label_is_right(), perturbations.translate(1))
+    noise = attack(measures.hit_rate(perturbations.gaussian_noise, 0.06, NOISY))
+    translation = attack(measures.label_is_correct(), perturbations.translate(1))
     many, labels = np.repeat(x, COPIED, 0), np.repeat(y, COPIED)
     prepared = jnp.asarray(np.repeat(x, 25, 0))  # as many rows as one round of the noise attack asks at once
 
@@ -105,7 +105,7 @@ def body() -> None:
     """The benchmark, or (--memory_of) the process whose memory is measured."""
     if FLAGS.memory_of:
         target, x, y = targets()
-        what = attack(measures.hit_rate(measures.gaussian, 0.06, FLAGS.memory_of))
+        what = attack(measures.hit_rate(perturbations.gaussian_noise, 0.06, FLAGS.memory_of))
         driver.query(target, what, KEY, x[:16], y[:16], np.arange(16), points_at_once=16)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return

@@ -104,27 +104,27 @@ def jax_worker(setting: bool):
     from mi_jax.training import ensemble, steps
     from mi_jax.types import Defense, Recipe
 
-    @functools.partial(jax.jit, static_argnames=("plan",), donate_argnums=0)
-    def mapped(states, own, x, y, *, plan):
-        return jax.lax.map(lambda one: steps.block(*one, x, y, plan), (states, own))
+    @functools.partial(jax.jit, static_argnames=("spec",), donate_argnums=0)
+    def mapped(states, inputs, x, y, *, spec):
+        return jax.lax.map(lambda one: steps.run_block(*one, x, y, spec), (states, inputs))
 
     def run(kind: str, strategy: str) -> float:
         job = JOBS[kind]
         recipe = Recipe(batch_size=BATCH, max_epochs=job["epochs"])
-        plan = steps.Plan(models.build(kind, job["shape"], job["classes"]), recipe, Defense(name=""))
+        spec = steps.TrainSpec(models.build(kind, job["shape"], job["classes"]), recipe, Defense(name=""))
         x, y, members = map(jax.numpy.asarray, data(job))
-        owns = steps.Own(members, members[:, :0], ())
+        owns = steps.MemberInputs(members, members[:, :0], ())
         keys, group = jax.random.split(jax.random.key(0), job["members"]), GROUPS.get(strategy, job["members"])
         parts = [slice(i, i + group) if group > 1 else i for i in range(0, job["members"], group)]
-        begin = functools.partial(ensemble._begin_group, vmapped=group > 1, plan=plan)
+        begin = functools.partial(ensemble._init_group, vmapped=group > 1, spec=spec)
         own = [jax.tree.map(lambda leaf, part=part: leaf[part], owns) for part in parts]
         inputs = [(begin(keys[part], mine, x, y), mine) for part, mine in zip(parts, own, strict=True)]
         jax.block_until_ready(inputs)
-        block = functools.partial(ensemble._block_of_group, vmapped=group > 1)
+        block = functools.partial(ensemble._run_group_block, vmapped=group > 1)
         block = mapped if strategy == "lax.map" else block
         began = time.perf_counter()
         for state, mine in inputs:
-            jax.block_until_ready(block(state, mine, x, y, plan=plan))
+            jax.block_until_ready(block(state, mine, x, y, spec=spec))
         return time.perf_counter() - began
 
     return run, {"jax": jax.__version__, "xla_flags": os.environ.get("XLA_FLAGS", "")}

@@ -55,7 +55,7 @@ def last_layer_leaves_the_gap(record: dict) -> tuple[bool, str]:
 
 def strength_of(text: str) -> float:
     """The strength of the first defense of a text as written, or its default."""
-    name, _, written = defenses.parts(text)[0].partition(":")
+    name, _, written = defenses.split_names(text)[0].partition(":")
     return float(written) if written else defenses.DEFENSES[name].default
 
 

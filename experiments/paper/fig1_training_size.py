@@ -26,8 +26,8 @@ from matplotlib import pyplot as plt
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import CHEAP, COSTLY, Column, named
+from mi_jax import study
 from mi_jax.evaluation import plots
-from mi_jax.study import study
 from mi_jax.study.config import Config
 
 PAPER_SIZES = (100, 200, 500, 1000, 2500, 5000, 10000)

@@ -31,12 +31,12 @@ from matplotlib import pyplot as plt
 
 from experiments import common
 from experiments.paper import records, tables
-from mi_jax import attacks, audit, perturbations
+from mi_jax import attacks, audit, perturbations, study
 from mi_jax.attacks import measures, schedules
 from mi_jax.data import splits
 from mi_jax.evaluation import metrics, paired, plots, report
-from mi_jax.querying.collect import Ask, Points, interview, points_of
-from mi_jax.study import runs, study
+from mi_jax.querying.collect import Collect, Points, collector, select_points
+from mi_jax.study import runs
 from mi_jax.study.config import Config
 from mi_jax.types import Attack, Dataset, Measure
 
@@ -78,29 +78,31 @@ DIFFERS = (
 EARLY = 300  # queries: below these the paper finds noise the best attack
 
 
-def course(name: str, task: attacks.Task) -> tuple[tuple[Attack, ...], np.ndarray, list[int]]:
+def course(name: str, context: attacks.AttackContext) -> tuple[tuple[Attack, ...], np.ndarray, list[int]]:
     """(candidates whose features are a course, queries at its checkpoints without the gate's, their columns in it)."""
-    counts = (*(c for c in COUNTS if c < task.budget), task.budget)
-    candidates = attacks.build(name, task)
+    counts = (*(c for c in COUNTS if c < context.budget), context.budget)
+    candidates = attacks.build(name, context)
     if name == "noise":
 
         def read_often(attack: Attack) -> Attack:
-            last = (attack.final or attack)._replace(settings=attack.settings | {"queries": counts})
-            return attack._replace(final=last._replace(measure=_noise(last, task.binary, counts)))
+            last = (attack.full_budget or attack)._replace(settings=attack.settings | {"queries": counts})
+            return attack._replace(full_budget=last._replace(measure=_noise(last, context.binary, counts)))
 
         return tuple(map(read_often, candidates)), np.array(counts), list(range(len(counts)))
     if name == "rays":  # read after every query
         return candidates, np.array(counts), [c - 1 for c in counts]
-    at = schedules.checkpoints(schedules.schedule(task.budget, int(np.prod(task.example_shape))))
+    at = schedules.checkpoints(schedules.schedule(context.budget, int(np.prod(context.example_shape))))
     return candidates, at, list(range(len(at)))
 
 
 def _noise(attack: Attack, binary: np.ndarray | None, counts: tuple[int, ...]) -> Measure:
     strength = {name: value for name, value in attack.settings.items() if name in ("p", "sigma")}
-    return measures.hit_rate(measures.by_column(binary), strength, counts)
+    return measures.hit_rate(perturbations.column_noise(binary), strength, counts)
 
 
-def curve(key, ask: Ask, dataset: Dataset, points: list[Points], trial, plan) -> tuple[list[dict], list[np.ndarray]]:
+def curve(
+    key, ask: Collect, dataset: Dataset, points: list[Points], trial, plan
+) -> tuple[list[dict], list[np.ndarray]]:
     """(accuracy, AUC and queries of one trial at every checkpoint of one run per model; whom it was right about)."""
     (candidates, at, columns), target = plan, trial[0]
     y, is_member = (np.concatenate(parts) for parts in zip(*((dataset.y[points[k].rows], points[k].is_member)
@@ -133,24 +135,24 @@ def mean_curve(trials: list[list[dict]]) -> list[dict]:
 def measure(config: Config, out: Path) -> dict:
     """The record: panels a and b and single attacks by the audit, panel c by courses."""
     prepared = study.prepare(config, out=out)
-    config, task, trials = prepared.config, prepared.task, len(prepared.split.trials)
+    config, context, trials = prepared.config, prepared.context, len(prepared.split.trials)
 
-    def size(name: str) -> tuple[int, int, attacks.Task]:
-        points, most, budget = SIZES.get(config.preset, {}).get(name, (config.num_points, trials, task.budget))
-        return min(points, config.num_points), min(most, trials), task._replace(budget=min(budget, task.budget))
+    def size(name: str) -> tuple[int, int, attacks.AttackContext]:
+        points, most, budget = SIZES.get(config.preset, {}).get(name, (config.num_points, trials, context.budget))
+        return min(points, config.num_points), min(most, trials), context._replace(budget=min(budget, context.budget))
 
     def audited(title: str, chosen: dict[str, tuple[Attack, ...]], name: str) -> tuple[dict, dict]:
         points, most, _ = size(name)
         return study.attack(prepared, chosen, title=title, num_points=points, num_trials=most)
 
-    single = {name: one.candidates(task) for name, one in tables.CHEAP.items()}
-    single |= {name: attacks.build(name, task) for name in ("confidence_network", "confidence_threshold")}
+    single = {name: one.candidates(context) for name, one in tables.CHEAP.items()}
+    single |= {name: attacks.build(name, context) for name in ("confidence_network", "confidence_threshold")}
     cheap = audited("single attacks", single, "augmentation")
     curves, early, hits = {}, {}, {name: paired.hits(name, *cheap) for name in cheap[0]["attacks"]}
     for name in ("boundary", "noise", "rays", "combined"):
         curves[name], early[name], hits[name] = courses(prepared, name, *size(name))
-    panels, _ = audited("panels a, b", turned_and_shifted(task, config.preset == "smoke"), "augmentation")
-    white_box = audited("white-box", {"white_box": attacks.build("white_box", task)}, "white_box")
+    panels, _ = audited("panels a, b", turned_and_shifted(context, config.preset == "smoke"), "augmentation")
+    white_box = audited("white-box", {"white_box": attacks.build("white_box", context)}, "white_box")
     hits["white_box"] = paired.hits("white_box", *white_box)
     known = PAPER if (config.dataset, config.n_train) == ("cifar10", 2500) else {}
     strengths = {
@@ -166,16 +168,16 @@ def measure(config: Config, out: Path) -> dict:
 
 
 def courses(
-    prepared: study.Study, name: str, num_points: int, num_trials: int, task: attacks.Task
+    prepared: study.Study, name: str, num_points: int, num_trials: int, context: attacks.AttackContext
 ) -> tuple[list[dict], paired.Hits | None, paired.Hits]:
     """The mean of the trials' curves, and what the attack was right about when most of EARLY queries were spent (None
     if it has no checkpoint before) and when all were."""
-    key, plan = jax.random.fold_in(prepared.key, zlib.crc32(name.encode())), course(name, task)
+    key, plan = jax.random.fold_in(prepared.key, zlib.crc32(name.encode())), course(name, context)
     split = prepared.split._replace(trials=prepared.split.trials[:num_trials])
-    points = [points_of(split, k, num_points) for k in range(len(split.members))]
+    points = [select_points(split, k, num_points) for k in range(len(split.members))]
     total = audit.planned(prepared.dataset, split, points, {name: plan[0]})
-    with runs.bar(f"panel c, {name}", unit="query", total=total) as progress:
-        ask = interview(key, prepared.dataset, prepared.target, keep=prepared.keep, tell=progress.add)
+    with runs.ProgressBar(f"panel c, {name}", unit="query", total=total) as progress:
+        ask = collector(key, prepared.dataset, prepared.target, cache=prepared.cache, progress=progress.add)
         found = [curve(key, ask, prepared.dataset, points, trial, plan) for trial in split.trials]
     own = [points[target] for target in split.trials[:, 0]]
     rows, is_member, curves = [p.rows for p in own], [p.is_member for p in own], mean_curve([c for c, _ in found])
@@ -184,13 +186,13 @@ def courses(
     return curves, early if before else None, late
 
 
-def turned_and_shifted(task: attacks.Task, briefly: bool) -> dict[str, tuple[Attack, ...]]:
+def turned_and_shifted(context: attacks.AttackContext, briefly: bool) -> dict[str, tuple[Attack, ...]]:
     """The attacks of panels a and b, one for each strength; shifts no larger than the image."""
-    fits = [d for d in TRANSLATIONS if d < min(task.example_shape[:2])]
+    fits = [d for d in TRANSLATIONS if d < min(context.example_shape[:2])]
     grid = [("rotation", r) for r in ROTATIONS] + [("translation", d) for d in fits]
     make = {"rotation": perturbations.rotate, "translation": perturbations.translate}
     grid = grid[::4] if briefly else grid
-    return {f"{n} {at}": attacks.of_perturbation(n, {f"{n} {at}": make[n](at)}) for n, at in grid}
+    return {f"{n} {at}": attacks.perturbation_attack(n, {f"{n} {at}": make[n](at)}) for n, at in grid}
 
 
 def draw(record: dict) -> plt.Figure:

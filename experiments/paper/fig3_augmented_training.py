@@ -27,9 +27,8 @@ from matplotlib import pyplot as plt
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import Column, named
-from mi_jax import attacks, perturbations
+from mi_jax import attacks, perturbations, study
 from mi_jax.evaluation import plots, report
-from mi_jax.study import study
 from mi_jax.study.config import Config
 from mi_jax.types import Attack
 
@@ -59,9 +58,9 @@ def translation(*shifts: int) -> Column:
     """The translation attack with the best of these d on shadow models."""
     candidates = {f"translation {d}": perturbations.translate(d) for d in shifts}
 
-    def build(task: attacks.Task) -> tuple[Attack, ...]:
-        del task
-        return attacks.of_perturbation("translation", candidates)
+    def build(context: attacks.AttackContext) -> tuple[Attack, ...]:
+        del context
+        return attacks.perturbation_attack("translation", candidates)
 
     return Column(build)
 

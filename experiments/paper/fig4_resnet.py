@@ -25,8 +25,8 @@ from matplotlib import pyplot as plt
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import CHEAP, Column, named
+from mi_jax import study
 from mi_jax.evaluation import plots, report
-from mi_jax.study import study
 from mi_jax.study.config import Config
 from mi_jax.types import Recipe
 

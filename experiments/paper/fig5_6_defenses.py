@@ -45,10 +45,10 @@ from absl import flags
 from experiments import common
 from experiments.paper import records, tables, trade
 from experiments.paper.tables import Column, named
-from mi_jax import data
+from mi_jax import data, study
 from mi_jax.data import splits
 from mi_jax.evaluation import metrics, paired, report
-from mi_jax.study import study
+from mi_jax.study import ensembles
 from mi_jax.study.config import Config, resolve
 from mi_jax.types import Dataset
 
@@ -146,7 +146,7 @@ def entry_of(defended: study.Study, plain: study.Study, columns: dict[str, Colum
     """The entry of one defense: its models, its attacks, and those of an attacker with undefended shadow models."""
     found = put(defended, columns)
     blind = columns | {"confidence_threshold": Column(named("confidence_threshold"))}  # MemGuard's exact 50 %
-    beside = put(study.mixed(defended, plain), blind)["attacks"]
+    beside = put(study.non_adaptive(defended, plain), blind)["attacks"]
     attacks = tables.beside(found["attacks"], of_the_paper(defended.config))
     return {"models": found["models"] | defended.trained, "attacks": attacks,
             "not_adaptive": {name: in_short(entry) for name, entry in beside.items()}}  # fmt: skip
@@ -175,8 +175,8 @@ def measure(config: Config, columns: dict[str, Column], written: tuple[str, ...]
     record, places, kinds = standing(resolved, dataset, out), {}, {}
     missing = [text for text in written if text not in record["defenses"]]
     # All of them before the first is trained: what cannot be is said now, not hours later.
-    _, found = study.built(resolved, dataset, missing) if missing else (None, [])
-    begun = {text: study.begun_from(one) for text, one in zip(missing, found, strict=True)}
+    _, found = study.build_defenses(resolved, dataset, missing) if missing else (None, [])
+    begun = {text: ensembles.initial_network(one) for text, one in zip(missing, found, strict=True)}
     check_networks(record, begun, out)
     for text in missing:
         kinds.setdefault(trade.kind_of(text), []).append(text)
@@ -184,8 +184,8 @@ def measure(config: Config, columns: dict[str, Column], written: tuple[str, ...]
     for texts in kinds.values() or [[]] * len(first):
         # A checkpoint is for those that begin from it, and refused where none does.
         own = config if any(begun[text] for text in texts) else dataclasses.replace(config, checkpoint=None)
-        studies = study.prepare_grid(own, ["none", *texts], out=out, reference=True, mixing=True)
-        places |= study.places(out, studies)
+        studies = study.prepare_grid(own, ["none", *texts], out=out, reference=True, separate_targets=True)
+        places |= study.study_environments(out, studies)
         for prepared in studies:
             text = prepared.config.defense
             if text not in record["defenses"]:
@@ -198,23 +198,23 @@ def measure(config: Config, columns: dict[str, Column], written: tuple[str, ...]
     return record, places
 
 
-def check_networks(record: dict, begun: dict[str, dict], out: Path) -> None:
+def check_networks(record: dict, begun: dict[str, str | None], out: Path) -> None:
     """ValueError where the record holds defenses that began from another network than one to be added would."""
-    for text, told in begun.items():
+    for text, network in begun.items():
         for held, entry in record["defenses"].items():
             seen = entry["models"].get("begun_from")
-            if told and seen not in (None, told["begun_from"]):
+            if network and seen not in (None, network):
                 raise ValueError(f"{out / 'record.json'}: {held} began from network {seen}, {text} would from "
-                                 f"{told['begun_from']}; remove it or name another --out")  # fmt: skip
+                                 f"{network}; remove it or name another --out")  # fmt: skip
 
 
 def standing(config: Config, dataset: Dataset, out: Path) -> dict:
     """The record in `out`, or one without a defense. ValueError where it is of other settings."""
-    split = study.split_of(config, dataset, reference=True)
+    split = study.draw_split(config, dataset, reference=True)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("data_dir", "checkpoint", "defense")}
     empty = {"config": settings, "split_digest": splits.digest(split), "reference_rows": split.reference.shape[1],
              "defenses": {}, "best": {}}  # fmt: skip
-    empty, file = json.loads(json.dumps(report.finite(empty))), out / "record.json"
+    empty, file = json.loads(json.dumps(report.jsonable(empty))), out / "record.json"
     if not file.exists():
         return empty
     found = json.loads(file.read_text())
@@ -227,7 +227,7 @@ def standing(config: Config, dataset: Dataset, out: Path) -> dict:
 
 def with_entry(record: dict, text: str, entry: dict) -> dict:
     """The record with one defense more, in the order of the grids."""
-    found = report.finite(record["defenses"] | {text: entry})
+    found = report.jsonable(record["defenses"] | {text: entry})
     order = list(dict.fromkeys((*DIGITS, *LOCATION, *IN_FULL, *found)))
     found = {known: found[known] for known in order if known in found}
     config = record["config"] | {"defense": list(found)}
@@ -257,7 +257,7 @@ def body() -> None:
             told = best and f"{best['defense']}: test {best['test_accuracy']:.1f}, label-only {best['label_only']:.1f}"
             print(f"attacks at most {level} %: {told or 'no defense of these'}")
         places |= own
-        held = {folder / name / study.folder_of(text): entry for text, entry in record["defenses"].items()}
+        held = {folder / name / study.defense_folder(text): entry for text, entry in record["defenses"].items()}
         records.clear(folder, held)  # of a run that was stopped
     records.clear(folder, places)
 

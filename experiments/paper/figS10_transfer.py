@@ -29,10 +29,9 @@ from matplotlib import pyplot as plt
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import Column, named
-from mi_jax import data, models
+from mi_jax import data, models, study
 from mi_jax.evaluation import plots, report
 from mi_jax.models import pretrained
-from mi_jax.study import study
 from mi_jax.study.config import Config
 
 WAYS = ("none", "transfer_full", "transfer_last")
@@ -96,13 +95,13 @@ def compare(changes: dict, columns: dict[str, Column], sizes: tuple[int, ...], f
     found, places = {way: {} for way in WAYS}, {}
     for n in [int(n) for n in flags.FLAGS.sizes or sizes]:
         config = Config(**changes | {"n_train": n})
-        studies = study.prepare_grid(config, WAYS, out=folder / f"n-{n}", mixing=True)
+        studies = study.prepare_grid(config, WAYS, out=folder / f"n-{n}", separate_targets=True)
         for way, prepared in zip(WAYS, studies, strict=True):
             same = config.dataset == "cifar10" and n in SIZES
             paper = {name: values[SIZES.index(n)] for name, values in PAPER[way].items()} if same else {}
             entry = found[way][str(n)] = tables.measure(prepared, columns, paper)
             entry |= tables.not_adaptive(prepared, studies[0], columns)
-            places[folder / f"n-{n}" / study.folder_of(way)] = entry
+            places[folder / f"n-{n}" / study.defense_folder(way)] = entry
             test = report.percent(entry["models"]["test_accuracy"])
             print(f"{way}, n={n}: test {test}, {tables.told(entry['attacks'])}")
     settings = dataclasses.asdict(config) | {"n_train": [int(n) for n in found["none"]], "defense": list(WAYS)}

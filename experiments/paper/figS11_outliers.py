@@ -35,12 +35,12 @@ from matplotlib import pyplot as plt
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.fig5_6_defenses import CIFAR
-from mi_jax import attacks
+from mi_jax import attacks, study
 from mi_jax.data import outliers
 from mi_jax.evaluation import metrics, plots, report
 from mi_jax.models import heads
-from mi_jax.querying.collect import Points, interview
-from mi_jax.study import runs, study
+from mi_jax.querying.collect import Points, collector
+from mi_jax.study import runs
 from mi_jax.study.config import Config
 
 PAPER = {  # pp, with the ends of the error bar
@@ -112,9 +112,9 @@ def told(target: Seen, shadows: Seen, threshold: float) -> dict:
 
 def measure(prepared: study.Study, most: int | None, beta: float, gamma: int) -> dict:
     """The entry of one defense: its models, and for each trial the precision on outliers and on everybody."""
-    (attack,), trials = attacks.build("boundary", prepared.task), []
-    with runs.bar(prepared.config.defense, unit="query") as progress:
-        ask = interview(prepared.key, prepared.dataset, prepared.target, keep=prepared.keep, tell=progress.add)
+    (attack,), trials = attacks.build("boundary", prepared.context), []
+    with runs.ProgressBar(prepared.config.defense, unit="query") as progress:
+        ask = collector(prepared.key, prepared.dataset, prepared.target, cache=prepared.cache, progress=progress.add)
 
         def seen(models: np.ndarray, points: list[Points]) -> Seen:
             asked = [ask(attack, k, of) for k, of in zip(models, points, strict=True)]
@@ -213,7 +213,7 @@ def body() -> None:
     settings = {"beta": beta, "gamma": gamma, "least": LEAST, "points_a_side": most}
     resolved = dataclasses.asdict(studies[0].config) | {"defense": list(written)}
     record = {"config": resolved, "settings": settings, "defenses": found}
-    records.leave(folder, record, study.places(folder, studies), differs=DIFFERS, figS11=draw)
+    records.leave(folder, record, study.study_environments(folder, studies), differs=DIFFERS, figS11=draw)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from matplotlib import pyplot as plt
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import Column, named
+from mi_jax import study
 from mi_jax.evaluation import plots
-from mi_jax.study import study
 from mi_jax.study.config import Config
 
 FLAGS = flags.FLAGS

@@ -23,8 +23,8 @@ from matplotlib import pyplot as plt
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import Column, named
+from mi_jax import study
 from mi_jax.evaluation import plots, report
-from mi_jax.study import study
 from mi_jax.study.config import Config
 
 STRENGTHS = (0.5, 1, 2, 2.5, 3, 4, 5)
@@ -74,7 +74,7 @@ def body() -> None:
         PRESETS, "figS9", "adversarial regularisation is what figure S9 varies"
     )
     written, found = {"none": "none"} | {f"{at:g}": f"adversarial:{at:g}" for at in strengths}, {}
-    studies = study.prepare_grid(Config(**changes | said), list(written.values()), out=folder, mixing=True)
+    studies = study.prepare_grid(Config(**changes | said), list(written.values()), out=folder, separate_targets=True)
     for (at, text), prepared in zip(written.items(), studies, strict=True):
         found[at] = tables.measure(prepared, columns, of_the_paper(prepared.config, at))
         found[at] |= tables.not_adaptive(prepared, studies[0], columns)
@@ -82,7 +82,7 @@ def body() -> None:
         print(f"{text}: test {test}, {tables.told(found[at]['attacks'])}")
     undefended, config = found.pop("none"), dataclasses.asdict(studies[0].config) | {"defense": list(written.values())}
     record = {"config": config, "undefended": undefended, "strengths": found}
-    records.leave(folder, record, study.places(folder, studies), differs=DIFFERS, figS9=draw)
+    records.leave(folder, record, study.study_environments(folder, studies), differs=DIFFERS, figS9=draw)
 
 
 if __name__ == "__main__":

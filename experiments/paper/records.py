@@ -32,9 +32,9 @@ def write(folder: Path, record: dict, *, differs: tuple[str, ...], **figures: Ca
     """
     told = {"command": command(), "seconds": round(time.monotonic() - _STARTED), "differs": list(differs)}
     folder.mkdir(parents=True, exist_ok=True)
-    store.put(folder / "record.json", (json.dumps(report.finite(told | record), indent=1) + "\n").encode())
+    store.write_file(folder / "record.json", (json.dumps(report.jsonable(told | record), indent=1) + "\n").encode())
     for name, draw in figures.items():
-        store.put(folder / f"{name}.png", plots.png(draw(record)))
+        store.write_file(folder / f"{name}.png", plots.png(draw(record)))
 
 
 def clear(folder: Path, places: dict[Path, dict]) -> None:
@@ -44,7 +44,7 @@ def clear(folder: Path, places: dict[Path, dict]) -> None:
     """
     for place, entry in places.items():
         if "environment" in entry:
-            store.remove(place / "parts" / entry["environment"]["run_digest"])
+            store.remove(place / "cache" / entry["environment"]["run_digest"])
         while place != folder and not (place.is_dir() and any(place.iterdir())):
             if place.is_dir():
                 place.rmdir()

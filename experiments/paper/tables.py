@@ -10,10 +10,9 @@ from matplotlib import pyplot as plt
 
 from experiments import common
 from experiments.paper import records
-from mi_jax import attacks, data, store
+from mi_jax import attacks, data, store, study
 from mi_jax.data import splits
 from mi_jax.evaluation import paired, plots, report
-from mi_jax.study import study
 from mi_jax.study.config import Config, resolve
 from mi_jax.types import Attack
 
@@ -21,24 +20,24 @@ from mi_jax.types import Attack
 class Column(NamedTuple):
     """An attack of a table, and how much of the study it is put to."""
 
-    candidates: Callable[[attacks.Task], tuple[Attack, ...]]
+    candidates: Callable[[attacks.AttackContext], tuple[Attack, ...]]
     budget: int | None = None  # queries per example; None: the study's
     num_points: int | None = None  # a side; None: all
     num_trials: int | None = None
 
 
-def named(name: str) -> Callable[[attacks.Task], tuple[Attack, ...]]:
-    return lambda task: attacks.build(name, task)
+def named(name: str) -> Callable[[attacks.AttackContext], tuple[Attack, ...]]:
+    return lambda context: attacks.build(name, context)
 
 
-def augmentation(task: attacks.Task) -> tuple[Attack, ...]:
+def augmentation(context: attacks.AttackContext) -> tuple[Attack, ...]:
     """Every rotation and translation an attacker tries on shadow models: the better one counts, as in the paper."""
-    return attacks.build("rotation", task) + attacks.build("translation", task)
+    return attacks.build("rotation", context) + attacks.build("translation", context)
 
 
-def confidence(task: attacks.Task) -> tuple[Attack, ...]:
+def confidence(context: attacks.AttackContext) -> tuple[Attack, ...]:
     """A network on the probabilities or a threshold on one of them, whichever does better on shadow models."""
-    return attacks.build("confidence_network", task) + attacks.build("confidence_threshold", task)
+    return attacks.build("confidence_network", context) + attacks.build("confidence_threshold", context)
 
 
 CHEAP = {"gap": Column(named("gap")), "augmentation": Column(augmentation), "confidence": Column(confidence)}
@@ -91,7 +90,7 @@ def beside_paper(config: Config, columns: dict[str, Column], paper: dict[str, fl
     ValueError, before anything is trained, for a defense that MemGuard does not go with.
     """
     dataset = data.load(config.dataset, config.data_dir)
-    study.built(resolve(config, dataset), dataset, [with_memguard(config.defense)])
+    study.build_defenses(resolve(config, dataset), dataset, [with_memguard(config.defense)])
     prepared = study.prepare(config, out=out)
     guard = {"attacks": hidden(prepared, paper), "label_only_identical_to_the_bit": unchanged(prepared, columns)}
     return measure(prepared, columns, paper) | {"memguard": guard}
@@ -99,23 +98,23 @@ def beside_paper(config: Config, columns: dict[str, Column], paper: dict[str, fl
 
 def not_adaptive(defended: study.Study, plain: study.Study, columns: dict[str, Column]) -> dict[str, dict]:
     """The accuracies of an attacker who trains undefended shadow models, an entry's column beside the adaptive one."""
-    mixed = study.mixed(defended, plain)
+    mixed = study.non_adaptive(defended, plain)
     return {"not_adaptive": {name: put(mixed, name, column)[0]["attacks"][name] for name, column in columns.items()}}
 
 
 def put(prepared: study.Study, name: str, column: Column) -> tuple[dict, dict[str, np.ndarray]]:
     """The record and scores of one column."""
-    task = prepared.task._replace(budget=column.budget or prepared.task.budget)
+    context = prepared.context._replace(budget=column.budget or prepared.context.budget)
     what = f"{prepared.config.dataset}, {name}"
-    return study.attack(prepared, {name: column.candidates(task)}, title=what, num_points=column.num_points,
+    return study.attack(prepared, {name: column.candidates(context)}, title=what, num_points=column.num_points,
                         num_trials=column.num_trials)  # fmt: skip
 
 
 def guarded(prepared: study.Study) -> study.Study:
     """The same models, with the defense they have, behind MemGuard in its strongest form."""
-    _, (defense,) = study.built(prepared.config, prepared.dataset, [with_memguard(prepared.config.defense)])
-    target = study.oracles(prepared.model, prepared.params, prepared.dataset, defense)
-    return prepared._replace(target=target, keep=by_name(prepared.keep, "memguard-"))
+    _, (defense,) = study.build_defenses(prepared.config, prepared.dataset, [with_memguard(prepared.config.defense)])
+    target = study.target_oracles(prepared.model, prepared.params, prepared.dataset, defense)
+    return prepared._replace(target=target, cache=by_name(prepared.cache, "memguard-"))
 
 
 def with_memguard(defense: str) -> str:
@@ -130,7 +129,7 @@ def hidden(prepared: study.Study, paper: dict[str, float]) -> dict[str, dict]:
     each class still learns a class's sign and may end on either side of 50, so it stands in a row of its own.
     """
     adaptive = guarded(prepared)
-    mixed = study.mixed(adaptive, prepared)
+    mixed = study.non_adaptive(adaptive, prepared)
     found = {
         "confidence, not adaptive": (mixed, named("confidence_threshold")),
         "confidence network, not adaptive": (mixed, named("confidence_network")),
@@ -158,7 +157,7 @@ def unchanged(prepared: study.Study, columns: dict[str, Column]) -> dict[str, bo
     return same
 
 
-def by_name(keep: store.Keep, prefix: str) -> store.Keep:
+def by_name(keep: store.Cache, prefix: str) -> store.Cache:
     """The same Keep under other names."""
     return lambda name, compute: keep(prefix + name, compute)
 

@@ -56,7 +56,7 @@ def overview(record: dict) -> str:
 
 
 def kind_of(text: str) -> str:
-    return "+".join(part.partition(":")[0] for part in defenses.parts(text))
+    return "+".join(part.partition(":")[0] for part in defenses.split_names(text))
 
 
 def points(axes, record: dict, x: int, y: int) -> None:

@@ -2,7 +2,7 @@
 
 `build` makes the candidates of one of `ATTACKS`; a new attack is a function and a line in that dict (`catalogue.py`).
 `measures` has what is asked about one example, `boundary` and `rays` its distance to the decision boundary,
-`classifiers` the small models fitted on shadow models. `of_perturbation` makes an attack of your own perturbation.
+`classifiers` the small models fitted on shadow models. `perturbation_attack` makes an attack of your own perturbation.
 """
 
 from mi_jax.attacks.catalogue import (
@@ -12,9 +12,9 @@ from mi_jax.attacks.catalogue import (
     MIXED_SIGMAS,
     SIGMAS,
     TUNING_BUDGET,
-    Task,
+    AttackContext,
     build,
-    of_perturbation,
+    perturbation_attack,
 )
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "MIXED_SIGMAS",
     "SIGMAS",
     "TUNING_BUDGET",
-    "Task",
+    "AttackContext",
     "build",
-    "of_perturbation",
+    "perturbation_attack",
 ]

@@ -1,7 +1,7 @@
 """The distance to the decision boundary, found from labels alone.
 
 `boundary_distance` is a Measure about ONE example x with label y: it asks a fixed number of questions, remembers
-the nearest point that the target labelled otherwise (`State.best`), and reads the L2 distance to it. A reported
+the nearest point that the target labelled otherwise (`SearchState.best`), and reads the L2 distance to it. A reported
 distance is therefore never below the true one, but for rounding. A point that nothing flips reads the distance to
 the farthest corner of [0, 1]^d, which is on the members' side (`never_flipped`).
 
@@ -47,7 +47,7 @@ _gradient_questions = lru_cache(lambda Q: partial(_ask_gradient, Q))  # one obje
 _probe_question = lru_cache(lambda: lambda key, state: state.probe[None])
 
 
-class State(NamedTuple):
+class SearchState(NamedTuple):
     """What a point remembers between rounds; the dimension of the basis is D >= d."""
 
     key: jax.Array
@@ -143,26 +143,26 @@ def _step_rounds(schedule: Schedule) -> list[Round | Repeat]:
     return rounds + _search_rounds(schedule.bisections, "step" if not schedule.points else "bisection", _end_step)
 
 
-def _search_rounds(count: int, phase: str, then: Callable[[State], State]) -> list[Round | Repeat]:
+def _search_rounds(count: int, phase: str, then: Callable[[SearchState], SearchState]) -> list[Round | Repeat]:
     one, last = _search_round(phase, None), _search_round(phase, then)
     return ([Repeat(count - 1, (one,))] if count > 1 else []) + [last]
 
 
 @lru_cache
-def _search_round(phase: str, then: Callable[[State], State] | None) -> Round:
+def _search_round(phase: str, then: Callable[[SearchState], SearchState] | None) -> Round:
     one = Round(_probe_question(), _tell_search, phase)
     return _followed(one, then) if then else one
 
 
-def _followed(turn: Round, then: Callable[[State], State]) -> Round:
+def _followed(turn: Round, then: Callable[[SearchState], SearchState]) -> Round:
     return turn._replace(tell=lambda state, answers: then(turn.tell(state, answers)))
 
 
-def _begin(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> State:
+def _begin(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> SearchState:
     del strength
     zero, corner = jnp.float32(0), farthest_corner(x)
     distance, D = directions.norm(corner - x), int(np.prod(directions.basis(x.size)))
-    return State(
+    return SearchState(
         key=key, x=x, y=y, best=corner, distance=distance, course=jnp.full(F, distance), turn=jnp.int32(0),
         anchor=corner, tangent=jnp.zeros_like(x), stretch=jnp.float32(1), probe=x, angle=zero, near=zero,
         beyond=_RIGHT_ANGLE, guess=_RIGHT_ANGLE / 2, total=jnp.zeros_like(x), answers=jnp.zeros(D), along=jnp.zeros(D),
@@ -171,25 +171,25 @@ def _begin(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> Stat
     )  # fmt: skip
 
 
-def _ask_starts(count: int, key, state: State) -> jax.Array:
+def _ask_starts(count: int, key, state: SearchState) -> jax.Array:
     """Uniform noise (the paper's start), and last the farthest corner, which differs from x the most."""
     del key
     words = randomness.bits(jax.random.fold_in(state.key, 0), count * state.x.size).reshape(count, *state.x.shape)
     return ((words >> 8) * np.float32(2**-24)).at[-1].set(farthest_corner(state.x))
 
 
-def _tell_starts(count: int, state: State, labels: jax.Array) -> State:
+def _tell_starts(count: int, state: SearchState, labels: jax.Array) -> SearchState:
     state = _keep_best(state, _ask_starts(count, None, state), labels)
     return _aim(state._replace(anchor=state.best), _RIGHT_ANGLE / 2)
 
 
-def _tell_scout(state: State, labels: jax.Array) -> State:
+def _tell_scout(state: SearchState, labels: jax.Array) -> SearchState:
     state = _keep_best(state, rays.probe(state.scout)[None], labels)
     scout = rays.tell(_SCOUT_BISECTIONS, state.scout, labels)
     return _aim(state._replace(scout=scout, anchor=state.best), _RIGHT_ANGLE / 2)
 
 
-def _keep_best(state: State, asked: jax.Array, labels: jax.Array) -> State:
+def _keep_best(state: SearchState, asked: jax.Array, labels: jax.Array) -> SearchState:
     """The state that remembers the nearest of `asked` [Q *x] that are labelled otherwise, if nearer than the best."""
     far = jnp.where(labels != state.y, jax.vmap(lambda z: directions.norm(z - state.x))(asked), jnp.inf)
     i = far.argmin()
@@ -198,30 +198,30 @@ def _keep_best(state: State, asked: jax.Array, labels: jax.Array) -> State:
     return state._replace(best=best, distance=distance)
 
 
-def _path(state: State, angle: jax.Array) -> jax.Array:
+def _path(state: SearchState, angle: jax.Array) -> jax.Array:
     """The point at an angle on the semicircle from the anchor (0) to x (a right angle); a line where tangent is 0."""
     # Not a sum of two products: either may be fused with the addition, and a lone point's is not a batch's.
     cos, sin = jnp.cos(angle), jnp.sin(angle) * state.stretch
     return jnp.clip(state.x + (cos * sin) * (state.tangent + (cos / sin) * (state.anchor - state.x)), 0, 1)
 
 
-def _aim(state: State, angle: jax.Array) -> State:
+def _aim(state: SearchState, angle: jax.Array) -> SearchState:
     return state._replace(angle=angle, probe=_path(state, angle))
 
 
-def _tell_search(state: State, labels: jax.Array) -> State:
+def _tell_search(state: SearchState, labels: jax.Array) -> SearchState:
     flipped = labels[0] != state.y
     state = _keep_best(state, state.probe[None], labels)
     near, beyond = jnp.where(flipped, state.angle, state.near), jnp.where(flipped, state.beyond, state.angle)
     return _aim(state._replace(near=near, beyond=beyond), (near + beyond) / 2)
 
 
-def _ask_points(angles: tuple[float, ...], key, state: State) -> jax.Array:
+def _ask_points(angles: tuple[float, ...], key, state: SearchState) -> jax.Array:
     del key
     return jax.vmap(partial(_path, state))(jnp.asarray(angles, jnp.float32))
 
 
-def _tell_points(angles: tuple[float, ...], state: State, labels: jax.Array) -> State:
+def _tell_points(angles: tuple[float, ...], state: SearchState, labels: jax.Array) -> SearchState:
     """The bracket around the success farthest along the path."""
     state = _keep_best(state, _ask_points(angles, None, state), labels)
     ends = jnp.asarray((np.pi / 2, *angles, 0), jnp.float32)
@@ -230,7 +230,7 @@ def _tell_points(angles: tuple[float, ...], state: State, labels: jax.Array) -> 
     return _aim(state, (state.near + state.beyond) / 2)
 
 
-def _begin_iteration(state: State) -> State:
+def _begin_iteration(state: SearchState) -> SearchState:
     # An answer depends on the centre to about this distance. Beginning closer as the line nears the normal takes flat
     # boundaries from 1.0016 to 1.0009 of the truth at 2,500 queries, and digits from 1.02 to 1.08: not done.
     shift = jnp.float32(RADIUS / np.sqrt(state.x.size))
@@ -246,7 +246,7 @@ def _begin_iteration(state: State) -> State:
     )
 
 
-def _fresh_block(state: State) -> State:
+def _fresh_block(state: SearchState) -> SearchState:
     """The state that asks on in its basis, or in a new one if the rows left do not fill a block."""
     m, p = directions.basis(state.x.size)
     used_up = state.row + min(IN_BLOCK, m * p) > m * p
@@ -259,13 +259,13 @@ def _fresh_block(state: State) -> State:
     )  # fmt: skip
 
 
-def _rows(Q: int, state: State) -> tuple[jax.Array, jax.Array]:
+def _rows(Q: int, state: SearchState) -> tuple[jax.Array, jax.Array]:
     """Of the next Q directions: their rows, and their side (a basis used up within a block is asked mirrored)."""
     D, rows = len(state.signs), state.row + jnp.arange(Q)
     return rows % D, (1 - 2 * (rows // D % 2)).astype(jnp.float32)
 
 
-def _ask_gradient(Q: int, key, state: State) -> jax.Array:
+def _ask_gradient(Q: int, key, state: SearchState) -> jax.Array:
     del key
     shape, d, (rows, side) = state.x.shape, state.x.size, _rows(Q, state)
     signs = side[:, None] * state.signs
@@ -277,7 +277,7 @@ def _ask_gradient(Q: int, key, state: State) -> jax.Array:
     return jnp.clip(centre + radius * towards - (RADIUS * along) * line, 0, 1)
 
 
-def _tell_gradient(Q: int, state: State, labels: jax.Array) -> State:
+def _tell_gradient(Q: int, state: SearchState, labels: jax.Array) -> SearchState:
     """The answers in place, less their mean where they lean so far that it says more than they do; centre moved."""
     rows, side = _rows(Q, state)
     answers = jnp.where(labels != state.y, 1.0, -1.0)
@@ -291,12 +291,12 @@ def _tell_gradient(Q: int, state: State, labels: jax.Array) -> State:
     )  # fmt: skip
 
 
-def _end_block(state: State) -> State:
+def _end_block(state: SearchState) -> SearchState:
     total = directions.transform(state.answers, directions.cosines(directions.basis(state.x.size)[0]).T) * state.signs
     return _fresh_block(state._replace(total=state.total + total[: state.x.size].reshape(state.x.shape)))
 
 
-def _begin_step(state: State) -> State:
+def _begin_step(state: SearchState) -> SearchState:
     """The state that searches the semicircle towards the estimate, less what a face of the box would stop."""
     line = (state.best - state.x) / state.distance
     stopped = ((state.best <= 0) & (state.total < 0)) | ((state.best >= 1) & (state.total > 0))
@@ -307,7 +307,7 @@ def _begin_step(state: State) -> State:
     return _aim(state, state.guess)
 
 
-def _end_step(state: State) -> State:
+def _end_step(state: SearchState) -> SearchState:
     """Turns shrink from one iteration to the next, so that the last says where to begin."""
     guess = jnp.where(state.near > 0, jnp.minimum(1.5 * state.near, _RIGHT_ANGLE / 2), state.guess / 4)
     return _begin_iteration(state._replace(guess=guess))

@@ -18,7 +18,7 @@ from mi_jax.attacks.schedules import schedule
 from mi_jax.types import Attack, Fitted, Measure, Perturbation, Score
 
 
-class Task(NamedTuple):
+class AttackContext(NamedTuple):
     """What an attack may know of the data before it asks anything."""
 
     example_shape: tuple[int, ...]
@@ -39,41 +39,41 @@ MIXED_FLIPS = (0, 1, 5, 20)
 MIXED_SIGMAS = (0.02, 0.05, 0.2, 0.4)
 
 
-def build(name: str, task: Task) -> tuple[Attack, ...]:
+def build(name: str, context: AttackContext) -> tuple[Attack, ...]:
     """The candidates of attack `name`; more than one where a strength is tuned on shadow models."""
     if name not in ATTACKS:
         raise ValueError(f"unknown attack {name!r}: known are {', '.join(ATTACKS)}")
-    return ATTACKS[name](task)
+    return ATTACKS[name](context)
 
 
-def gap(task: Task) -> tuple[Attack, ...]:
+def gap(context: AttackContext) -> tuple[Attack, ...]:
     """Member iff labelled rightly: accuracy 1/2 + (train - test) / 2, one query, never tuned (Yeom et al. 2018)."""
-    return (Attack("gap", "label", perturbations.only_itself, measures.label_is_right(), _last, threshold=0.5),)
+    return (Attack("gap", "label", perturbations.only_itself, measures.label_is_correct(), _last, threshold=0.5),)
 
 
-def noise(task: Task) -> tuple[Attack, ...]:
+def noise(context: AttackContext) -> tuple[Attack, ...]:
     """The share of noisy copies still labelled y (paper, 4.3): flips on bits, Gaussian on images and real columns.
 
     A table of both kinds tries every p with every sigma: the two are tuned together.
     """
-    bits = 0 if task.binary is None else int(task.binary.sum())
-    reals = int(np.prod(task.example_shape)) - bits
+    bits = 0 if context.binary is None else int(context.binary.sum())
+    reals = int(np.prod(context.example_shape)) - bits
     flips, sigmas = (MIXED_FLIPS, MIXED_SIGMAS) if bits and reals else (FLIPS, SIGMAS)
     of_bits = [{"p": p} for p in sorted({min(count / bits, 0.5) for count in flips})] if bits else [{}]
     of_reals = [{"sigma": sigma} for sigma in sigmas] if reals else [{}]
     grid = [p | sigma for p in of_bits for sigma in of_reals]
-    kind = measures.by_column(task.binary)
+    kind = perturbations.column_noise(context.binary)
 
     def at(strength: dict, queries: int) -> Attack:
         measure, settings = measures.hit_rate(kind, strength, queries), strength | {"queries": queries}
         return Attack("noise", "label", perturbations.only_itself, measure, _last, settings=settings)
 
-    tried = min(task.budget, max(TUNING_BUDGET, int(TUNING_SHARE * task.budget)))
-    final = [at(strength, task.budget) if task.budget > tried else None for strength in grid]
-    return tuple(at(strength, tried)._replace(final=whole) for strength, whole in zip(grid, final, strict=True))
+    tried = min(context.budget, max(TUNING_BUDGET, int(TUNING_SHARE * context.budget)))
+    full = [at(strength, context.budget) if context.budget > tried else None for strength in grid]
+    return tuple(at(strength, tried)._replace(full_budget=whole) for strength, whole in zip(grid, full, strict=True))
 
 
-def confidence_threshold(task: Task) -> tuple[Attack, ...]:
+def confidence_threshold(context: AttackContext) -> tuple[Attack, ...]:
     """A threshold on the probability of the true label, or on the largest one, whichever shadow models prefer."""
     return tuple(
         Attack(
@@ -86,44 +86,44 @@ def confidence_threshold(task: Task) -> tuple[Attack, ...]:
     )
 
 
-def confidence_network(task: Task) -> tuple[Attack, ...]:
+def confidence_network(context: AttackContext) -> tuple[Attack, ...]:
     """Shokri's attack as the paper runs it: for each class a network with 64 hidden units on the probabilities."""
     fit = classifiers.network((64,), per_class=True)
     return (Attack("confidence_network", "confidence", perturbations.only_itself, measures.confidences(), fit),)
 
 
-def boundary(task: Task) -> tuple[Attack, ...]:
+def boundary(context: AttackContext) -> tuple[Attack, ...]:
     """The L2 distance to the decision boundary, by HopSkipJump from labels alone (paper, 4.4)."""
-    settings = {"queries": task.budget}
-    return (Attack("boundary", "label", perturbations.only_itself, _distance(task), _last, settings=settings),)
+    settings = {"queries": context.budget}
+    return (Attack("boundary", "label", perturbations.only_itself, _distance(context), _last, settings=settings),)
 
 
-def rays(task: Task) -> tuple[Attack, ...]:
+def rays(context: AttackContext) -> tuple[Attack, ...]:
     """The shortest way to another label along random rays: cheaper than the boundary distance at small budgets."""
-    measure, settings = ray_distance(task.budget), {"queries": task.budget}
+    measure, settings = ray_distance(context.budget), {"queries": context.budget}
     return (Attack("rays", "label", perturbations.only_itself, measure, _last, settings=settings),)
 
 
-def combined(task: Task) -> tuple[Attack, ...]:
+def combined(context: AttackContext) -> tuple[Attack, ...]:
     """The boundary distances of the image and of its four shifts by a pixel, and a 10-10-2 network on the five.
 
     Every copy labelled rightly is measured with the whole budget, so the bill is up to five times `boundary`'s.
     Source: the paper, 4.4 and A.1.
     """
-    measure, settings = _distance(task), {"queries": task.budget}
+    measure, settings = _distance(context), {"queries": context.budget}
     return (Attack("combined", "label", perturbations.translate(1), measure, _network_at_end, settings=settings),)
 
 
-def white_box(task: Task) -> tuple[Attack, ...]:
+def white_box(context: AttackContext) -> tuple[Attack, ...]:
     """The boundary distance as gradients find it (Carlini and Wagner): no label-only attack, a bound on them."""
     return (Attack("white_box", "gradient", perturbations.only_itself, None, _last),)
 
 
-def _distance(task: Task) -> Measure:
-    return boundary_distance(schedule(task.budget, int(np.prod(task.example_shape))))
+def _distance(context: AttackContext) -> Measure:
+    return boundary_distance(schedule(context.budget, int(np.prod(context.example_shape))))
 
 
-def of_perturbation(name: str, candidates: dict[str, Perturbation]) -> tuple[Attack, ...]:
+def perturbation_attack(name: str, candidates: dict[str, Perturbation]) -> tuple[Attack, ...]:
     """The paper's augmentation attack for any perturbation: one bit a neighbour (labelled rightly or not), and a
     10-10-2 network on the bits. `candidates`: setting -> perturbation, chosen among on shadow models.
 
@@ -131,18 +131,18 @@ def of_perturbation(name: str, candidates: dict[str, Perturbation]) -> tuple[Att
     authors' network per class would see about twenty rows.
     """
     return tuple(
-        Attack(name, "label", neighbours, measures.label_is_right(), _ten_ten, settings={"perturbation": setting})
+        Attack(name, "label", neighbours, measures.label_is_correct(), _ten_ten, settings={"perturbation": setting})
         for setting, neighbours in candidates.items()
     )
 
 
-def random_augmentation(task: Task) -> tuple[Attack, ...]:
+def random_augmentation(context: AttackContext) -> tuple[Attack, ...]:
     """Which of the example and budget - 1 random training augmentations are labelled rightly, in a logistic model.
 
     Source: figure 4 of the paper, 1,000 augmentations of the kind FixMatch trains with; their classifier is not said.
     """
-    measure = measures.label_bits(perturbations.mirror_shift_cutout(_SHIFT), task.budget)
-    settings = {"pixels": _SHIFT, "queries": task.budget}
+    measure = measures.label_bits(perturbations.mirror_shift_cutout(_SHIFT), context.budget)
+    settings = {"pixels": _SHIFT, "queries": context.budget}
     alone = perturbations.only_itself
     return (Attack("random_augmentation", "label", alone, measure, classifiers.logistic, settings=settings),)
 
@@ -150,11 +150,11 @@ def random_augmentation(task: Task) -> tuple[Attack, ...]:
 _SHIFT = 4  # pixels, FixMatch's
 
 
-def _family(name: str) -> Callable[[Task], tuple[Attack, ...]]:
-    def candidates(task: Task) -> tuple[Attack, ...]:
-        del task  # a perturbation says itself what examples it takes
+def _family(name: str) -> Callable[[AttackContext], tuple[Attack, ...]]:
+    def candidates(context: AttackContext) -> tuple[Attack, ...]:
+        del context  # a perturbation says itself what examples it takes
         family = perturbations.PERTURBATIONS[name]
-        return of_perturbation(name, {f"{name} {strength}": family.make(strength) for strength in family.grid})
+        return perturbation_attack(name, {f"{name} {strength}": family.make(strength) for strength in family.grid})
 
     return candidates
 
@@ -177,7 +177,7 @@ def _network_at_end(key, features: np.ndarray, y: np.ndarray, is_member: np.ndar
     return Fitted(lambda features, y: score(features[:, :, -1:], y), held_out)
 
 
-ATTACKS: dict[str, Callable[[Task], tuple[Attack, ...]]] = {
+ATTACKS: dict[str, Callable[[AttackContext], tuple[Attack, ...]]] = {
     "gap": gap,
     **{name: _family(name) for name in perturbations.PERTURBATIONS},
     "random_augmentation": random_augmentation,

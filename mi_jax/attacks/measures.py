@@ -1,32 +1,26 @@
-"""What is asked about one example: its label, its label under noise, or (for baselines) its probabilities.
+"""What is queried about one example: its label, its label under noise, or (for baselines) its probabilities.
 
-To add a measure, write `init`, `ask`, `tell` and `read` for one example; `driver.py` vmaps them.
+To add a measure, write `init`, `ask`, `tell` and `read` for one example; `querying.driver` vmaps them.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mi_jax import randomness
-from mi_jax.types import Array, Measure, Perturbation, Repeat, Round
-
-Noise = Callable[[Any, jax.Array, jax.Array, int], jax.Array]
-"""(strength, key, x [*x], count) -> [count *x]: independent noisy copies of one example, in [0, 1]."""
+from mi_jax.perturbations import Noise
+from mi_jax.types import Measure, Perturbation, Repeat, Round
 
 
-def label_is_right() -> Measure:
-    """1 where the target labels the copy rightly, else 0: the gate's bit itself, one query, F = 1."""
-    return _LABEL_IS_RIGHT
+def label_is_correct() -> Measure:
+    """1 where the target labels the copy correctly, else 0: one query, F = 1."""
+    return _LABEL_IS_CORRECT
 
 
 def hit_rate(noise: Noise, strength, queries: int | tuple[int, ...]) -> Measure:
     """The share of `queries` noisy copies that the target labels y, F = 1; 0 where x itself is mislabelled.
 
-    Queries per example: 1, and `queries` more where x is labelled rightly. Every copy draws its own noise. A rising
+    Queries per example: 1, and `queries` more where x is labelled correctly. Every copy draws its own noise. A rising
     tuple of counts reads the share after each of them (F = their number), for accuracy-against-queries curves of
     one run. `strength`, a number or a pytree of numbers, is an array argument of the compiled program: a grid of
     strengths compiles once.
@@ -55,48 +49,6 @@ def label_bits(perturbation: Perturbation, count: int) -> Measure:
     if count < 1:
         raise ValueError(f"budget={count}: expected at least 1 query per example")
     return _label_bits(perturbation, count)
-
-
-def gaussian(sigma: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Array:
-    """`count` copies x + N(0, sigma^2 I), clipped to [0, 1]; sigma in input units."""
-    return jnp.clip(x + sigma * randomness.normal(key, (count, *x.shape)), 0, 1)
-
-
-def bernoulli(p: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Array:
-    """`count` copies of a binary row x with every bit flipped with probability p."""
-    return jnp.abs(x - randomness.flips(key, p, (count, *x.shape)))
-
-
-def by_column(binary: np.ndarray | None) -> Noise:
-    """The noise for examples whose columns `binary` [features] bool says are 0/1: bits flip, real values take normals.
-
-    Its strength is a dict: `p`, the probability with which a bit flips, if there are bits, and `sigma`, in input
-    units, if there are real columns (None: all are, in examples of any shape). Real values are clipped to [0, 1] and
-    bits stay 0 or 1; the two draw from keys of their own, so that neither changes with the other's strength or
-    values. Where all columns are of one kind the copies are those of `bernoulli` or `gaussian`, to the bit.
-
-    The same mask gives the same function object: compiled programs are found by its identity.
-    """
-    return _by_column(None if binary is None else np.asarray(binary, bool).tobytes())
-
-
-@lru_cache
-def _by_column(mask: bytes | None) -> Noise:
-    binary = np.zeros(1, bool) if mask is None else np.frombuffer(mask, bool)
-    if not binary.any():
-        return lambda strength, key, x, count: gaussian(strength["sigma"], key, x, count)
-    if binary.all():
-        return lambda strength, key, x, count: bernoulli(strength["p"], key, x, count)
-    bits, reals = np.flatnonzero(binary), np.flatnonzero(~binary)
-    back = np.argsort(np.concatenate([bits, reals]))
-
-    def noise(strength, key, x, count):
-        for_bits, for_reals = jax.random.split(key)
-        flipped = bernoulli(strength["p"], for_bits, x[bits], count)
-        moved = gaussian(strength["sigma"], for_reals, x[reals], count)
-        return jnp.concatenate([flipped, moved], 1)[:, back]  # [count features]
-
-    return noise
 
 
 # Copies per round: with the driver's 256 points, 6,400 rows a device call.
@@ -151,8 +103,8 @@ def _label_bits(perturbation: Perturbation, count: int) -> Measure:
         return questions
 
     def tell(state, labels):
-        right = (labels == state["y"]).astype(jnp.float32)
-        bits = jax.lax.dynamic_update_slice(state["bits"], right, (state["asked"],))
+        correct = (labels == state["y"]).astype(jnp.float32)
+        bits = jax.lax.dynamic_update_slice(state["bits"], correct, (state["asked"],))
         return state | {"bits": bits, "asked": state["asked"] + len(labels)}
 
     full, rest = divmod(count, _COPIES_AT_ONCE)
@@ -162,7 +114,7 @@ def _label_bits(perturbation: Perturbation, count: int) -> Measure:
     )
 
 
-_LABEL_IS_RIGHT = Measure(lambda strength, key, x, y: (), (), lambda state: jnp.ones(1))
+_LABEL_IS_CORRECT = Measure(lambda strength, key, x, y: (), (), lambda state: jnp.ones(1))
 
 _CONFIDENCES = Measure(
     init=lambda strength, key, x, y: x,

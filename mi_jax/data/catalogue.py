@@ -43,7 +43,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
         return from_generator(file)
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; known: {', '.join(known_names())}")
-    return check(DATASETS[name](data_dir or _default_dir(name)))
+    return check_dataset(DATASETS[name](data_dir or _default_dir(name)))
 
 
 def _default_dir(name: str) -> str | None:
@@ -51,7 +51,7 @@ def _default_dir(name: str) -> str | None:
     return str(Path(root) / name) if root else None
 
 
-def check(dataset: Dataset) -> Dataset:
+def check_dataset(dataset: Dataset) -> Dataset:
     """Returns the data set with x as float32 and y as int32, once all that `Dataset` promises has been verified.
 
     Raises ValueError unless x is numeric, a table [N features] or images [N H W C], finite and in [0, 1], with
@@ -157,7 +157,9 @@ def from_arrays(
     x = _as_float32(x)
     if binary is None and x.ndim == 2:
         binary = _binary_columns(x)
-    return check(Dataset(name, x, y, int(y.max()) + 1 if num_classes is None else int(num_classes), binary, source))
+    return check_dataset(
+        Dataset(name, x, y, int(y.max()) + 1 if num_classes is None else int(num_classes), binary, source)
+    )
 
 
 def from_npz(file: str) -> Dataset:

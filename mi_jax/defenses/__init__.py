@@ -6,13 +6,22 @@
 
 from mi_jax.defenses.catalogue import (
     DEFENSES,
-    Task,
+    DefenseContext,
     build,
     compose,
+    defense_mechanism,
     mechanism_for,
-    mechanism_of,
-    of_mechanism,
-    parts,
+    private_training,
+    split_names,
 )
 
-__all__ = ["DEFENSES", "Task", "build", "compose", "mechanism_for", "mechanism_of", "of_mechanism", "parts"]
+__all__ = [
+    "DEFENSES",
+    "DefenseContext",
+    "build",
+    "compose",
+    "mechanism_for",
+    "defense_mechanism",
+    "private_training",
+    "split_names",
+]

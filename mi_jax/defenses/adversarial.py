@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from mi_jax.types import Opponent
+from mi_jax.types import AdversarialRegularizer
 
 _WARM_UP = 3  # epochs
 _OPTIMIZER = optax.adam(1e-3)
@@ -34,12 +34,12 @@ class _Attacker(nn.Module):
 
 
 @functools.cache
-def opponent() -> Opponent:
-    """The network that learns who is a member, and the loss strength * log h(member) that the model pays for it."""
-    return Opponent(_begin, _learn, _loss, _WARM_UP)
+def attack_network() -> AdversarialRegularizer:
+    """The network that learns who is a member, and strength * log h(member), which the model's loss adds."""
+    return AdversarialRegularizer(_init, _update, _loss, _WARM_UP)
 
 
-def _begin(key: jax.Array, num_classes: int) -> tuple[Any, optax.OptState]:
+def _init(key: jax.Array, num_classes: int) -> tuple[Any, optax.OptState]:
     one = jnp.zeros((1, num_classes))
     params = _Attacker().init(key, one, one)
     return params, _OPTIMIZER.init(params)
@@ -49,14 +49,14 @@ def _log_odds(params: Any, logits: jax.Array, y: jax.Array) -> jax.Array:
     return _Attacker().apply(params, nn.softmax(logits), jax.nn.one_hot(y, logits.shape[-1]))
 
 
-def _learn(state, members, others):
-    """One step of Adam on the cross-entropy, members and others at equal weight."""
+def _update(state, members, reference):
+    """One step of Adam on the cross-entropy, members and reference rows at equal weight."""
     params, moments = state
 
     def side(params, sign: float, logits, y, weight):
         return jnp.sum(weight * nn.softplus(-sign * _log_odds(params, logits, y))) / jnp.sum(weight)
 
-    grads = jax.grad(lambda params: side(params, 1.0, *members) + side(params, -1.0, *others))(params)
+    grads = jax.grad(lambda params: side(params, 1.0, *members) + side(params, -1.0, *reference))(params)
     updates, moments = _OPTIMIZER.update(grads, moments, params)
     return optax.apply_updates(params, updates), moments
 

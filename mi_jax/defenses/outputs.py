@@ -1,6 +1,6 @@
-"""Defenses that change what a trained model shows: masked confidences, and labels by a vote over noisy questions.
+"""Defenses that change what a trained model answers: masked confidences, and labels by a vote over noisy copies.
 
-None of them changes training, so all of them are put before models trained once.
+None of them changes training, so all of them share models trained once.
 """
 
 import functools
@@ -10,8 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mi_jax import randomness
-from mi_jax.attacks import measures
+from mi_jax import perturbations, randomness
 from mi_jax.types import Array, Defense
 
 _LDL_COPIES = 20
@@ -48,7 +47,7 @@ def _top_k(k, key, predict, x: Array) -> jax.Array:
     logits = predict(x)
     rank = jnp.argsort(jnp.argsort(-logits, -1), -1)  # both stable: among equals the first, which is the label, leads
     probabilities = jnp.where(rank < k, jax.nn.softmax(logits), 0)
-    return _keeping_the_label(logits, probabilities / probabilities.sum(-1, keepdims=True))
+    return _keep_label(logits, probabilities / probabilities.sum(-1, keepdims=True))
 
 
 def rounding(strength: float) -> Defense:
@@ -64,37 +63,37 @@ def _rounding(scale, key, predict, x: Array) -> jax.Array:
     sums = rounded.sum(-1, keepdims=True)
     even = jnp.full_like(rounded, 1 / rounded.shape[-1])
     shown = jnp.where(sums == 0, even, rounded / jnp.where(sums == 0, 1, sums))  # NaN stays NaN
-    return _keeping_the_label(logits, shown)
+    return _keep_label(logits, shown)
 
 
-def _keeping_the_label(logits: jax.Array, shown: jax.Array) -> jax.Array:
+def _keep_label(logits: jax.Array, shown: jax.Array) -> jax.Array:
     """`shown` with the predicted class lifted by two units in the last place, so that no tie moves the label."""
     predicted = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
     return jnp.where(predicted == 1, shown.max(-1, keepdims=True) * (1 + 2e-7), shown)
 
 
-def ldl(strength: float, task: Any) -> Defense:
-    """The label most of 20 noisy copies of the question get, noise fixed by the question itself.
+def ldl(strength: float, context: Any) -> Defense:
+    """The label that most of 20 noisy copies of the query get, their noise fixed by the query itself.
 
-    Images get Gaussian noise of deviation `strength`, bits flip with that probability. The same question always gets
-    the same answer, so asking it again says nothing new; a question that differs in any bit draws anew. Where
+    Images get Gaussian noise of deviation `strength`, bits flip with that probability. The same query always gets
+    the same answer, so repeating it reveals nothing new; a query that differs in any bit draws anew. Where
     confidences are shown they are the shares of the votes. Source: Rajabi et al. 2023 (arXiv 2212.01688), who average
     logits of 200 copies with fresh noise; a majority of labels is what their text describes, and 20 copies are what a
-    service may pay.
+    service may afford.
     """
-    return Defense(strength=strength, output=_voted(_ldl_noise(strength, task), False))
+    return Defense(strength=strength, output=_voted(_ldl_noise(strength, context), False))
 
 
-def ldl_fresh(strength: float, task: Any) -> Defense:
-    """The same with fresh noise for every question, as the authors' code has it: whoever asks again may learn more."""
-    return ldl(strength, task)._replace(output=_voted(_ldl_noise(strength, task), True), random=True)
+def ldl_fresh(strength: float, context: Any) -> Defense:
+    """The same with fresh noise for every query, as the authors' code has it: repeating a query may reveal more."""
+    return ldl(strength, context)._replace(output=_voted(_ldl_noise(strength, context), True), random=True)
 
 
-def _ldl_noise(strength: float, task: Any) -> Any:
-    bits = task.binary is not None and task.binary.any()
+def _ldl_noise(strength: float, context: Any) -> Any:
+    bits = context.binary is not None and context.binary.any()
     if bits and strength > 0.5:
         raise ValueError(f"defense ldl:{strength:g}: expected a probability of at most 1/2, with which bits flip")
-    return measures.by_column(task.binary)
+    return perturbations.column_noise(context.binary)
 
 
 @functools.cache

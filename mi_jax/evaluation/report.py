@@ -47,11 +47,11 @@ FILES = ("report.json", "scores.npz", "roc.png", "scores.png", "report.html")
 
 def write(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
     """Writes the five files of a run; each appears whole or not at all."""
-    buffer, text = io.BytesIO(), json.dumps(finite(record), indent=1, allow_nan=False)
+    buffer, text = io.BytesIO(), json.dumps(jsonable(record), indent=1, allow_nan=False)
     np.savez_compressed(buffer, **scores)
     folder.mkdir(parents=True, exist_ok=True)
-    store.put(folder / "scores.npz", buffer.getvalue())
-    store.put(folder / "report.json", (text + "\n").encode())
+    store.write_file(folder / "scores.npz", buffer.getvalue())
+    store.write_file(folder / "report.json", (text + "\n").encode())
     draw(folder)
 
 
@@ -90,8 +90,8 @@ def draw(folder: Path, into: Path | None = None) -> dict:
         "scores.png": plots.png(plots.score_histograms(record, scores)),
     }
     for name, image in images.items():
-        store.put(into / name, image)
-    store.put(into / "report.html", page(record, images).encode())
+        store.write_file(into / name, image)
+    store.write_file(into / "report.html", page(record, images).encode())
     return record
 
 
@@ -273,10 +273,10 @@ def _rows(entries: dict) -> str:
     return "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in shown.items())
 
 
-def finite(value):
+def jsonable(value):
     """The record with infinite numbers as text, which JSON has no other word for."""
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [finite(item) for item in value]
+        return [jsonable(item) for item in value]
     return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

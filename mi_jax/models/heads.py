@@ -18,7 +18,7 @@ from mi_jax.types import Array, Model, Params
 _ROWS = 512  # a forward pass
 
 
-def shapes(model: Model, example_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def param_shapes(model: Model, example_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """path -> shape of every parameter of a model."""
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *example_shape)))
     if not isinstance(params, Mapping):
@@ -28,7 +28,7 @@ def shapes(model: Model, example_shape: tuple[int, ...]) -> dict[str, tuple[int,
 
 def last_layer(model: Model, example_shape: tuple[int, ...]) -> str:
     """The name of the last dense layer, which makes the logits of every model of ours."""
-    names = {path.split("/")[0] for path in shapes(model, example_shape)}
+    names = {path.split("/")[0] for path in param_shapes(model, example_shape)}
     dense = [name for name in names if name.startswith("Dense_")]
     if not dense:
         raise ValueError(f"model {model.name}: no layer Dense_0, Dense_1, ..., expected one that makes the logits")
@@ -72,9 +72,9 @@ def head_of(model: Model, example_shape: tuple[int, ...]) -> Model:
     return Model(init, apply, f"the last layer of {model.name}")
 
 
-def misfit(model: Model, example_shape: tuple[int, ...], body: Params) -> str | None:
+def mismatch(model: Model, example_shape: tuple[int, ...], body: Params) -> str | None:
     """In what `body` is not the layers of the model below its last one, or None; what it has of that is passed over."""
-    last, expected = last_layer(model, example_shape), shapes(model, example_shape)
+    last, expected = last_layer(model, example_shape), param_shapes(model, example_shape)
     found = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(body, sep="/").items()}
     for path in sorted(expected | found):
         if not path.startswith(f"{last}/") and found.get(path) != expected.get(path):
@@ -83,9 +83,9 @@ def misfit(model: Model, example_shape: tuple[int, ...], body: Params) -> str | 
     return None
 
 
-def check(model: Model, body: Params, example_shape: tuple[int, ...]) -> None:
+def check_body(model: Model, body: Params, example_shape: tuple[int, ...]) -> None:
     """ValueError unless `body` is all layers of the model but the last dense one, and that makes the logits."""
-    wrong, last = misfit(model, example_shape, body), last_layer(model, example_shape)
+    wrong, last = mismatch(model, example_shape, body), last_layer(model, example_shape)
     if wrong is not None:
         raise ValueError(f"frozen: {wrong}")
     random = np.random.default_rng(0)
@@ -101,12 +101,12 @@ def check(model: Model, body: Params, example_shape: tuple[int, ...]) -> None:
         raise ValueError(f"frozen: {last} of {model.name} does not make the logits alone, expected a last dense layer")
 
 
-def features(model: Model, body: Params, x: Array) -> np.ndarray:
+def frozen_features(model: Model, body: Params, x: Array) -> np.ndarray:
     """`penultimate` of examples x [P *x] by the layers `body`, which are all but the last."""
     return penultimate(model, model.init(jax.random.key(0), x[:1]) | body, x)
 
 
-def whole(model: Model, example_shape: tuple[int, ...], body: Params, last: Params) -> Params:
+def join(model: Model, example_shape: tuple[int, ...], body: Params, last: Params) -> Params:
     """The networks of the same layers `body` under each of the last layers `last` [... *leaf]."""
     axes = last["kernel"].shape[:-2]
     still = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*axes, *leaf.shape)), body)

@@ -6,13 +6,13 @@
 from mi_jax.privacy.dp_sgd import (
     Mechanism,
     batch_size,
-    check,
+    check_mechanism,
     epsilon,
     gradient,
     noisy,
     rate,
     sample,
-    solve,
+    solve_noise,
     statement,
     truncation,
 )
@@ -20,13 +20,13 @@ from mi_jax.privacy.dp_sgd import (
 __all__ = [
     "Mechanism",
     "batch_size",
-    "check",
+    "check_mechanism",
     "epsilon",
     "gradient",
     "noisy",
     "rate",
     "sample",
-    "solve",
+    "solve_noise",
     "statement",
     "truncation",
 ]

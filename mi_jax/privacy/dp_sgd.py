@@ -37,7 +37,7 @@ from mi_jax.types import Array, Params
 
 _TRUNCATION_SHARE = 0.01  # of delta, spent on samples that are cut off
 _INTERVALS = (1e-4, 1e-3)  # of the discretised privacy loss; an upper bound whatever it is
-_NOISES = (-2, 10)  # powers of 2 between which `solve` looks
+_NOISES = (-2, 10)  # powers of 2 between which `solve_noise` looks
 
 
 class Mechanism(NamedTuple):
@@ -81,7 +81,7 @@ def epsilon(mechanism: Mechanism) -> float:
     An upper bound by the privacy loss distribution of the Poisson-sampled Gaussian mechanism, composed `steps` times,
     at delta less `truncation`. Takes a Mechanism of numbers. ValueError for settings that make no sense.
     """
-    check(mechanism)
+    check_mechanism(mechanism)
     if mechanism.noise == 0:
         return math.inf
     return _epsilon(rate(mechanism), float(mechanism.noise), mechanism.steps, mechanism.delta - truncation(mechanism))
@@ -100,12 +100,12 @@ def _epsilon(sampling_rate: float, noise: float, steps: int, delta: float) -> fl
     return float(accountant.get_epsilon(delta))
 
 
-def solve(mechanism: Mechanism, target_epsilon: float) -> Mechanism:
+def solve_noise(mechanism: Mechanism, target_epsilon: float) -> Mechanism:
     """The mechanism with the noise whose epsilon is at most `target_epsilon`, and at least 0.99 of it.
 
     ValueError where no noise multiplier between 1/4 and 1024 does that.
     """
-    check(mechanism._replace(noise=1.0))
+    check_mechanism(mechanism._replace(noise=1.0))
     if not 0 < target_epsilon < math.inf:
         raise ValueError(f"target epsilon {target_epsilon}: expected more than 0 and finite")
     (low, high), reached = _NOISES, 0.0  # powers of 2; `reached` is the epsilon at `high`, and falls as that rises
@@ -127,7 +127,7 @@ def statement(mechanism: Mechanism) -> str:
     return f"{guarantee} ({sampler}, clip {mechanism.clip:.4g}, noise multiplier {mechanism.noise:.4g}, PLD accountant)"
 
 
-def check(mechanism: Mechanism) -> None:
+def check_mechanism(mechanism: Mechanism) -> None:
     """Raises ValueError, naming the value, for a mechanism that makes no sense; clip and noise may be arrays."""
     _check_sampling(mechanism)
     with np.errstate(over="ignore"):  # in the precision of training

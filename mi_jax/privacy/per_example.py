@@ -47,7 +47,7 @@ def obstacle(model: Model, params: Params, x: jax.Array) -> str | None:
     return None
 
 
-def way(model: Model, params: Params, x: jax.Array) -> Callable[..., Clipped]:
+def clipped_sum_for(model: Model, params: Params, x: jax.Array) -> Callable[..., Clipped]:
     """`book_kept_sum` if it can take this model, or else `clipped_sum` behind the same arguments."""
     if obstacle(model, params, x) is None:
         return book_kept_sum

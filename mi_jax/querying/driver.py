@@ -1,14 +1,16 @@
-"""The driver that every attack runs through: it asks, packs, counts and caps.
+"""The driver that every attack runs through: it batches queries, counts them and stops at a cap.
 
-It loops on the host: ask (jitted, vmapped over points), put the questions to the oracle, tell (jitted). Caps and
-counts are therefore plain Python and exact, whatever answers. Three dispatches a round cost well under a millisecond
-against the forward passes between them (`experiments/benchmarks/queries.py`), which is why there is no second driver
-that loops on the device.
+It loops on the host: ask (jitted, vmapped over points), query the oracle, tell (jitted). Caps and counts are
+therefore plain Python and exact, whatever answers. Three dispatches a round cost well under a millisecond beside the
+forward passes between them (`experiments/benchmarks/queries.py`), so there is no second driver that loops on the
+device.
 """
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,27 @@ import numpy as np
 from mi_jax.querying.oracle import Oracle, chunks, refuse_nan
 from mi_jax.types import Answers, Attack, Measure, Perturbation, Repeat, Round
 
-POINTS = 256  # in hand at a time
+POINTS = 256  # queried at once
+
+
+class _Exchange(NamedTuple):
+    """One call of `query`: whom it asks, about what, and the count it runs on."""
+
+    oracle: Oracle
+    attack: Attack
+    keys: jax.Array  # [P]
+    x: np.ndarray  # [P *x]
+    y: np.ndarray  # [P]
+    points_at_once: int
+    count: "_QueryCount"
+
+
+class _Shape(NamedTuple):
+    """What an attack asks and reads, known from shapes alone."""
+
+    neighbours: int  # M
+    features: int  # F
+    queries: int  # of each copy that is measured, the gate's not included
 
 
 def query(
@@ -31,15 +53,15 @@ def query(
     cap: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Answers:
-    """What the oracle answers to an attack about examples x [P *x] with labels y [P]: features [P M F] and the bill.
+    """What the oracle answers to an attack about examples x [P *x] with labels y [P]: features [P M F] and counts.
 
-    The rule of the paper, and the packing it allows: each neighbour's label is asked once, and only copies that
-    are labelled rightly go on to the measure, in full chunks of `points_at_once`; the others read 0. `rows` [P]
+    The paper's rule, and the batching it allows: each neighbour's label is queried once, and only copies that are
+    labelled correctly go on to the measure, in full chunks of `points_at_once`; the others read 0. `rows` [P]
     are pool rows: a point's key is folded from its row, so its features are the same to the bit alone, in any
-    batch, order or chunk (tested). Memory is bounded by the chunk: points_at_once x Q questions at a time.
+    batch, order or chunk (tested). Memory is bounded by the chunk: points_at_once x Q queries at a time.
 
     `cap` bounds the total number of queries. A chunk that might exceed it is not begun; what was finished is
-    kept, the rest is NaN and `finished` says which. `progress` is told the queries put since its last call.
+    kept, the rest is NaN and `finished` says which. `progress` is called with the queries made since its last call.
 
     Raises ValueError, before anything is asked, for examples that are not numbers in [0, 1], labels that are not
     integers, lengths that differ, and a perturbation that fails or returns another shape or dtype; and where an
@@ -48,19 +70,21 @@ def query(
     if oracle.access != attack.access:
         raise ValueError(f"attack {attack.name} needs {attack.access} access, the oracle grants {oracle.access}")
     _check_points(x, y, rows)
-    bill = _Bill(cap, progress or (lambda queries: None))
-    point_keys = _point_keys(key, jnp.asarray(rows, jnp.uint32))
-    M, F, cost = _plan(attack, x.shape[1:], oracle.num_classes)
+    count = _QueryCount(cap, progress or (lambda queries: None))
+    keys = _point_keys(key, jnp.asarray(rows, jnp.uint32))
+    exchange = _Exchange(oracle, attack, keys, x, y, points_at_once, count)
+    shape = _shape(attack, x.shape[1:], oracle.num_classes)
     if attack.measure.gated:
-        passed, asked, queries = _gate(oracle, attack, point_keys, x, y, M, points_at_once, bill)
+        correct, asked = _gate(exchange, shape.neighbours)
+        queries = asked.sum(1).astype(np.int64)
     else:
-        passed, asked, queries = np.ones((len(x), M), bool), np.ones((len(x), M), bool), np.zeros(len(x), np.int64)
-    features = np.where(asked[..., None], 0.0, np.nan).astype(np.float32).repeat(F, 2)  # [P M F]
-    if cost:
-        _measure(oracle, attack, point_keys, x, y, passed, cost, points_at_once, bill, features, queries)
-    else:
-        features[passed] = 1.0
-    return Answers(features, queries, np.isfinite(features).all((1, 2)), bill.phases)
+        correct = asked = np.ones((len(x), shape.neighbours), bool)
+        queries = np.zeros(len(x), np.int64)
+    features = np.where(asked[..., None], 0.0, np.nan).astype(np.float32).repeat(shape.features, 2)  # [P M F]
+    features[correct] = _measure(exchange, np.argwhere(correct), shape) if shape.queries else 1.0
+    finished = ~np.isnan(features).any(2)  # [P M]
+    queries += shape.queries * (correct & finished).sum(1)
+    return Answers(features, queries, finished.all(1), count.phases)
 
 
 def _check_points(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> None:
@@ -68,71 +92,72 @@ def _check_points(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> None:
         raise ValueError(f"x, y and rows: {len(x)}, {len(y)} and {len(rows)} of them, expected as many of each")
     x, y = np.asarray(x), np.asarray(y)
     if not np.issubdtype(x.dtype, np.floating) or (x.size and not (x.min() >= 0 and x.max() <= 1)):  # NaN: neither
-        told = f"{x.dtype} {x.min()}..{x.max()}" if x.size else str(x.dtype)
-        raise ValueError(f"x: {told}, expected floats in [0, 1], which every question is kept in")
+        found = f"{x.dtype} {x.min()}..{x.max()}" if x.size else str(x.dtype)
+        raise ValueError(f"x: {found}, expected floats in [0, 1], which every query is kept in")
     if not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"y: {y.dtype}, expected integers")
 
 
-class _Bill:
-    """Counts what was put to the target and says whether more may be."""
+class _QueryCount:
+    """Counts the queries put to the target, by phase, and says whether the cap allows more."""
 
     def __init__(self, cap: int | None, progress: Callable[[int], None]):
         self.left, self.progress, self.phases = np.inf if cap is None else cap, progress, {}
 
-    def covers(self, queries: int) -> bool:
+    def allows(self, queries: int) -> bool:
         if queries > self.left:
             self.left = 0  # a capped run ends here; later, smaller chunks do not slip through
             return False
         return True
 
-    def pay(self, queries: int, phase: str) -> None:
+    def add(self, queries: int, phase: str) -> None:
         self.left -= queries
         self.phases[phase] = self.phases.get(phase, 0) + queries
         self.progress(queries)
 
 
-def _gate(oracle, attack, point_keys, x, y, M, points_at_once, bill):
-    """Ask each neighbour's label once -> (right [P M], asked [P M], queries [P])."""
-    right, asked = np.zeros((len(x), M), bool), np.zeros((len(x), M), bool)
+def _gate(exchange: _Exchange, M: int) -> tuple[np.ndarray, np.ndarray]:
+    """(labelled correctly [P M], queried [P M]): each neighbour's label, queried once."""
+    oracle, attack, keys, x, y, points_at_once, count = exchange
+    correct, asked = np.zeros((len(x), M), bool), np.zeros((len(x), M), bool)
     for start, live, rows in chunks(len(x), points_at_once):
-        if not bill.covers(live * M):
+        if not count.allows(live * M):
             break
-        copies = _expand(attack.neighbours, point_keys[rows], x[rows])  # [P M *x]
+        copies = _neighbours(attack.neighbours, keys[rows], x[rows])  # [P M *x]
         answers = np.asarray(oracle.answer(copies.reshape(-1, *x.shape[1:]), live * M))
-        bill.pay(live * M, "gate")
+        count.add(live * M, "gate")
         labels = answers.reshape(len(rows), M)[:live]
         refuse_nan(labels)
-        right[start : start + live] = labels == y[rows[:live], None]
+        correct[start : start + live] = labels == y[rows[:live], None]
         asked[start : start + live] = True
-    return right, asked, asked.sum(1).astype(np.int64)
+    return correct, asked
 
 
-def _measure(oracle, attack, point_keys, x, y, passed, cost, points_at_once, bill, features, queries):
-    """Measure the copies that passed, filling in `features` [P M F] and adding to `queries` [P]."""
-    measure, pairs = attack.measure, np.argwhere(passed)  # [copies 2]: point, neighbour
-    for start, live, chosen in chunks(len(pairs), points_at_once):
-        if not bill.covers(live * cost):
-            features[tuple(pairs[start:].T)] = np.nan
+def _measure(exchange: _Exchange, copies: np.ndarray, shape: _Shape) -> np.ndarray:
+    """Features [copies F] of copies [copies 2] (point, neighbour); NaN where the cap allowed no more."""
+    attack, measure, count = exchange.attack, exchange.attack.measure, exchange.count
+    features = np.full((len(copies), shape.features), np.nan, np.float32)
+    for start, live, chosen in chunks(len(copies), exchange.points_at_once):
+        if not count.allows(live * shape.queries):
             break
-        point, m = pairs[chosen].T
-        keys, copies = _pick(attack.neighbours, point_keys[point], x[point], jnp.asarray(m))
-        state = _init(measure.init, measure.strength, keys, copies, jnp.asarray(y[point]))
-        state = _converse(oracle, measure, keys, state, live, bill)
+        point, m = copies[chosen].T
+        keys, x = _pick(attack.neighbours, exchange.keys[point], exchange.x[point], jnp.asarray(m))
+        state = _init(measure.init, measure.strength, keys, x, jnp.asarray(exchange.y[point]))
+        state = _run_rounds(exchange.oracle, measure, keys, state, live, count)
         read = np.asarray(_read(measure.read, state))[:live]  # [live F]
         refuse_nan(read)
-        features[point[:live], m[:live]] = read
-        np.add.at(queries, point[:live], cost)
+        features[start : start + live] = read
+    return features
 
 
-def _converse(oracle: Oracle, measure: Measure, keys, state, live: int, bill: _Bill):
+def _run_rounds(oracle: Oracle, measure: Measure, keys, state, live: int, count: _QueryCount):
     for step, turn in enumerate(_unrolled(measure.rounds)):
         questions = _ask(turn.ask, keys, step, state)  # [P Q *x]
         P, Q = questions.shape[:2]
-        # Points that are padding stand last, so the live questions come first.
+        # Points that are padding stand last, so the live queries come first.
         answers = jnp.asarray(oracle.answer(questions.reshape(P * Q, *questions.shape[2:]), live * Q))
         state = _tell(turn.tell, state, answers.reshape(P, Q, *answers.shape[1:]))
-        bill.pay(live * Q, turn.phase)
+        count.add(live * Q, turn.phase)
     return state
 
 
@@ -145,40 +170,40 @@ def _unrolled(rounds: tuple[Round | Repeat, ...]) -> Iterator[Round]:
             yield item
 
 
-def price(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> int:
-    """The most queries that one example may cost: what it does cost where all of its copies are labelled rightly."""
-    M, _, cost = _plan(attack, example_shape, num_classes)
-    return M * (attack.measure.gated + cost)
+def max_queries(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> int:
+    """The most queries that one example may take: what it takes where all of its copies are labelled correctly."""
+    shape = _shape(attack, example_shape, num_classes)
+    return shape.neighbours * (attack.measure.gated + shape.queries)
 
 
-def _plan(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> tuple[int, int, int]:
-    """(M, F, questions per measured copy), found by shapes alone, before anything is asked."""
+def _shape(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> _Shape:
     one = jax.ShapeDtypeStruct(example_shape, jnp.float32)
     M = _num_neighbours(attack.name, attack.neighbours, one)
     answer = ((), jnp.int32) if attack.access == "label" else ((num_classes,), jnp.float32)
     strength, tree = jax.tree.flatten(jax.eval_shape(lambda strength: strength, attack.measure.strength))
-    return M, *_played(attack.measure._replace(strength=tree), tuple(strength), one, answer)
+    return _Shape(M, *_infer_shapes(attack.measure._replace(strength=tree), tuple(strength), one, answer))
 
 
 @lru_cache(maxsize=64)  # the candidates of a grid are one entry: strengths differ in value, not in shape
-def _played(measure: Measure, strength: tuple, one: jax.ShapeDtypeStruct, answer: tuple) -> tuple[int, int]:
+def _infer_shapes(measure: Measure, strength: tuple, one: jax.ShapeDtypeStruct, answer: tuple) -> tuple[int, int]:
+    """(F, queries of a copy) of a measure."""
     key, label, (tail, dtype) = jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32), answer
 
-    def play(rounds, state):
-        cost = 0
+    def after(rounds, state):
+        queries = 0
         for item in rounds:
             if isinstance(item, Repeat):
-                once, state = play(item.rounds, state)
-                cost += item.times * once
+                once, state = after(item.rounds, state)
+                queries += item.times * once
             else:
                 Q = jax.eval_shape(item.ask, key, state).shape[0]
                 state = jax.eval_shape(item.tell, state, jax.ShapeDtypeStruct((Q, *tail), dtype))
-                cost += Q
-        return cost, state
+                queries += Q
+        return queries, state
 
     state = jax.eval_shape(measure.init, jax.tree.unflatten(measure.strength, strength), key, one, label)
-    cost, state = play(measure.rounds, state)
-    return jax.eval_shape(measure.read, state).shape[0], cost
+    queries, state = after(measure.rounds, state)
+    return jax.eval_shape(measure.read, state).shape[0], queries
 
 
 @jax.jit
@@ -187,23 +212,27 @@ def _point_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def _expand(neighbours, point_keys, x):
-    return jax.vmap(lambda key, one: neighbours(jax.random.split(key)[0], one))(point_keys, x)
+def _neighbours(neighbours, keys, x):
+    chex.assert_equal_shape_prefix((keys, x), 1)
+    return jax.vmap(lambda key, one: neighbours(jax.random.split(key)[0], one))(keys, x)
 
 
 @partial(jax.jit, static_argnums=0)
-def _pick(neighbours, point_keys, x, m):
+def _pick(neighbours, keys, x, m):
     """(keys [P], copies [P *x]): neighbour m of each point, and the key of its measure."""
+    chex.assert_equal_shape_prefix((keys, x, m), 1)
 
     def one(key, x, m):
         for_neighbours, for_measure = jax.random.split(key)
         return jax.random.fold_in(for_measure, m), neighbours(for_neighbours, x)[m]
 
-    return jax.vmap(one)(point_keys, x, m)
+    return jax.vmap(one)(keys, x, m)
 
 
 @partial(jax.jit, static_argnums=0)
 def _init(init, strength, keys, x, y):
+    chex.assert_equal_shape_prefix((keys, x, y), 1)
+    chex.assert_type([x, y], [float, int])
     return jax.vmap(init, (None, 0, 0, 0))(strength, keys, x, y)
 
 
@@ -214,6 +243,7 @@ def _ask(ask, keys, step, state):
 
 @partial(jax.jit, static_argnums=0)
 def _tell(tell, state, answers):
+    chex.assert_type(answers, int if answers.ndim == 2 else float)  # labels [P Q] or probabilities [P Q C]
     return jax.vmap(tell)(state, answers)
 
 

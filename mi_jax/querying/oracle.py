@@ -1,7 +1,7 @@
-"""The only door from a model to an attack: it shows a label or, for baselines, probabilities.
+"""The only interface from a model to an attack: it answers labels or, for baselines, probabilities.
 
 A target may be anything that answers arrays: a network of ours under a defense, a scikit-learn pipeline, a remote
-endpoint. Who asks, packs and counts is `driver.py`.
+endpoint. `driver.py` queries it and counts.
 """
 
 import functools
@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,19 +21,19 @@ from mi_jax.types import Array, Defense, Model, Params
 # of 128, 256 and 512 are equally fast (the paper's CNN, two cores), those of 64 a tenth slower.
 BLOCK = 128  # rows a forward pass
 NO_DEFENSE = Defense()
-_KEY = 0  # of what defenses draw; they are told apart by their questions or, if random, by the calls
+_KEY = 0  # of what defenses draw; a draw differs by the query or, for random defenses, by the call
 
 
 class Oracle(NamedTuple):
     """A target as an attack sees it."""
 
     answer: Callable[[Array, int], Array]
-    # (x [R *x], live) -> labels [R] int32 or probabilities [R C]; rows from `live` on are padding and not put
+    # (x [R *x], live) -> labels [R] int32 or probabilities [R C]; rows from `live` on are padding, not queries
     access: str  # "label" | "confidence"
     num_classes: int
 
 
-def of_model(
+def model_oracle(
     model: Model,
     params: Params,
     num_classes: int,
@@ -40,7 +41,7 @@ def of_model(
     access: str = "label",
     defense: Defense = NO_DEFENSE,
 ) -> Oracle:
-    """A network of ours as an oracle; what is shown is what the `output` of a defense makes of it.
+    """A network of ours as an oracle; the `output` of a defense decides what it answers.
 
     One compiled program serves every model of an ensemble and every strength of a defense: both are arguments. A row
     with a NaN logit is answered -1 (probabilities: NaN), which `query` refuses. A `random` defense draws anew for
@@ -57,7 +58,7 @@ def of_model(
     return Oracle(answer, access, num_classes)
 
 
-def of_function(
+def function_oracle(
     function: Callable[[np.ndarray], np.ndarray],
     num_classes: int,
     *,
@@ -66,8 +67,9 @@ def of_function(
 ) -> Oracle:
     """Any callable on NumPy arrays as an oracle: labels = f(x [B *x]), or probabilities for access="confidence".
 
-    It is asked at most `rows_per_call` rows at a time and never about padding, so a counter inside it agrees with
-    the bill. Answers are checked: integers of shape [B] in 0..C-1, or probabilities [B C] that sum to 1.
+    It is called with at most `rows_per_call` rows at a time and never with padding, so a counter inside it agrees
+    with the count of queries. Answers are checked: integers of shape [B] in 0..C-1, or probabilities [B C] that sum
+    to 1.
     """
     _check_access(access)
     check = _checked_labels if access == "label" else _checked_probabilities
@@ -81,7 +83,7 @@ def of_function(
     return Oracle(answer, access, num_classes)
 
 
-def labels_of(oracle: Oracle, x: Array) -> np.ndarray:
+def query_labels(oracle: Oracle, x: Array) -> np.ndarray:
     """Predicted labels [P] of examples x [P *x], in chunks of one shape."""
     parts = []
     for _, live, rows in chunks(len(x), 4 * BLOCK):
@@ -103,6 +105,7 @@ def chunks(total: int, size: int) -> Iterator[tuple[int, int, np.ndarray]]:
 
 @functools.partial(jax.jit, static_argnames=("apply", "output", "random", "access"))
 def _answer(params: Params, strength, call: int, x: Array, *, apply, output, random: bool, access: str) -> jax.Array:
+    chex.assert_type(x, float)
     R = len(x)
     x = jnp.pad(x, [(0, -R % BLOCK)] + [(0, 0)] * (x.ndim - 1))
     key = jax.random.key(_KEY)
@@ -113,8 +116,8 @@ def _answer(params: Params, strength, call: int, x: Array, *, apply, output, ran
             logits = apply(params, block)
             shown = jax.nn.softmax(logits) if access == "confidence" else logits
         else:
-            own = jax.random.fold_in(jax.random.fold_in(key, call), number) if random else key
-            shown = output(strength, own, functools.partial(apply, params), block)
+            draw = jax.random.fold_in(jax.random.fold_in(key, call), number) if random else key
+            shown = output(strength, draw, functools.partial(apply, params), block)
         if access == "confidence":
             return shown
         return jnp.where(jnp.isnan(shown).any(-1), -1, shown.argmax(-1)).astype(jnp.int32)

@@ -1,7 +1,7 @@
-"""The distance to the decision boundary as gradients find it: what label-only attacks are measured against.
+"""The distance to the decision boundary as gradients find it: a baseline with more access.
 
 Carlini and Wagner's L2 attack, every point of a block at once in one compiled program. It sees parameters, so it is
-no attack of this project's threat model; it bounds from above what a boundary distance can tell (paper, 5.5).
+no label-only attack; it bounds from above what a boundary distance reveals (paper, 5.5).
 """
 
 from collections.abc import Callable
@@ -15,18 +15,18 @@ import optax
 
 from mi_jax.types import Answers, Array, Params
 
-BLOCK = 64  # points a program; fixed, so that a distance does not depend on company
+BLOCK = 64  # points a program; fixed, so that a distance does not depend on the other points
 
 
-class Glass(NamedTuple):
-    """A target whose parameters are in the open."""
+class WhiteBox(NamedTuple):
+    """A target whose parameters are known."""
 
     apply: Callable[..., jax.Array]  # (params, x [B *x]) -> logits [B C]
     params: Params
 
 
 class Settings(NamedTuple):
-    """Of the optimisation; the defaults are those of the paper (cleverhans' own, SPEC 4.7)."""
+    """Settings of the optimisation; the defaults are the paper's, which are cleverhans'."""
 
     learning_rate: float = 5e-3
     searches: int = 5  # of the constant that weighs misclassification against distance
@@ -44,10 +44,10 @@ class _Search(NamedTuple):
     active: jax.Array  # [B]
     flipped: jax.Array  # [B] in this search
     best: jax.Array  # [B] shortest distance at which the label was another
-    gradients: jax.Array  # [B] spent
+    gradients: jax.Array  # [B] computed
 
 
-def query(target: Glass, x: np.ndarray, y: np.ndarray, *, settings: Settings = Settings()) -> Answers:
+def distances(target: WhiteBox, x: np.ndarray, y: np.ndarray, *, settings: Settings = Settings()) -> Answers:
     """Distances of points x [P *x] with labels y [P] as features [P 1 1]: 0, for one query, where misclassified.
 
     Queries are forward passes, each with its gradient. Where no search flips a point, the distance is that to the
@@ -55,9 +55,9 @@ def query(target: Glass, x: np.ndarray, y: np.ndarray, *, settings: Settings = S
     did label differently, in float32 at the highest matmul precision.
     """
     features, queries = np.zeros((len(x), 1, 1), np.float32), np.ones(len(x), np.int64)
-    right = np.concatenate([_right(target, *_block(x, y, np.arange(len(x))[i : i + BLOCK]))[: len(x) - i]
+    correct = np.concatenate([_correct(target, *_block(x, y, np.arange(len(x))[i : i + BLOCK]))[: len(x) - i]
                             for i in range(0, len(x), BLOCK)])  # fmt: skip
-    todo = np.flatnonzero(right)
+    todo = np.flatnonzero(correct)
     for start in range(0, len(todo), BLOCK):
         rows = todo[start : start + BLOCK]
         distance, gradients = _distances(target.apply, settings, target.params, *_block(x, y, rows))
@@ -71,7 +71,7 @@ def _block(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> tuple[Array, Array
     return jnp.asarray(x[padded]), jnp.asarray(y[padded])
 
 
-def _right(target: Glass, x: Array, y: Array) -> np.ndarray:
+def _correct(target: WhiteBox, x: Array, y: Array) -> np.ndarray:
     return np.asarray(_labels(target.apply, target.params, x) == y)
 
 
@@ -82,7 +82,7 @@ def _labels(apply, params, x):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _distances(apply, settings: Settings, params, x, y):
-    """(distance [B], gradients [B]) of points that are labelled rightly."""
+    """(distance [B], gradients [B]) of points that are labelled correctly."""
     farthest = jnp.sqrt(jnp.square(jnp.maximum(x, 1 - x)).reshape(BLOCK, -1).sum(1))
     start = jnp.arctanh((2 * x - 1) * 0.999999)
     optimizer = optax.adam(settings.learning_rate)

@@ -1,4 +1,4 @@
-"""A run: what its results depend on, how much of it is finished already, and the bar that shows how it goes."""
+"""A run: what its results depend on, how much of it is cached already, and its progress bar."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from mi_jax.types import Dataset, Defense, Params, Recipe
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def surroundings(
+def run_environment(
     config: Config, dataset: Dataset, recipe: Recipe, defense: Defense = Defense(), *, split: str = ""
 ) -> dict:
     """The environment of a run, with a digest of all that its results depend on: settings, data, versions, code."""
@@ -33,44 +33,47 @@ def surroundings(
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(defense.strength)]
     settings |= {"strength": [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in leaves]}
     settings |= {name: value for name, value in environment().items() if name != "commit"}
-    beside = _PACKAGE.parent / "experiments"  # its scripts, in a checkout
-    return environment() | {"run_digest": store.digest(settings, [_PACKAGE, *([beside] if beside.is_dir() else [])])}
+    scripts = _PACKAGE.parent / "experiments"  # in a checkout
+    code = [_PACKAGE, *([scripts] if scripts.is_dir() else [])]
+    return environment() | {"run_digest": store.digest(settings, code)}
 
 
-def keeper(out: Path | None, environment: dict) -> store.Keep:
-    """Keeps what is finished of a run in `out`, where the same run finds it again; how much it found is on record."""
+def open_cache(out: Path | None, environment: dict) -> store.Cache:
+    """The cache of a run in `out`, where the same run finds it again; how much it holds goes on record."""
     if out is None:
-        return store.keep_nothing
-    folder = parts(out, environment)
+        return store.no_cache
+    folder = cache_path(out, environment)
     environment["parts_found"] = len(list(folder.iterdir())) if folder.is_dir() else 0
     if environment["parts_found"]:
-        print(f"going on with the {environment['parts_found']} finished parts in {folder}", file=sys.stderr)
-    return store.keep_in(folder)
+        print(f"resuming: {environment['parts_found']} cached results in {folder}", file=sys.stderr)
+    return store.cache_in(folder)
 
 
-def of_grid(keep: store.Keep, told: list[dict]) -> store.Keep:
-    """The Keep of models that are trained together, under names of their own for every set of strengths."""
-    if len(told) == 1:
-        return keep
-    name = zlib.crc32(" ".join(environment["run_digest"] for environment in told).encode())
-    return lambda part, compute: keep(f"grid-{name:08x}-{part}", compute)
+def grid_cache(cache: store.Cache, environments: list[dict]) -> store.Cache:
+    """A Cache of models that are trained together, with names that differ for every set of strengths."""
+    if len(environments) == 1:
+        return cache
+    digests = " ".join(environment["run_digest"] for environment in environments)
+    name = zlib.crc32(digests.encode())
+    return lambda entry, compute: cache(f"grid-{name:08x}-{entry}", compute)
 
 
-def of_weights(keep: store.Keep, params: Params) -> store.Keep:
-    """The Keep of what these models answer, under names that change with any of their weights.
+def weights_cache(cache: store.Cache, params: Params) -> store.Cache:
+    """A Cache of what these models answer, with names that change with any of their weights.
 
-    Models trained side by side in another company may differ in rounding, and old answers would not be theirs.
+    Models trained beside others may differ in rounding, and the answers would not be theirs.
     """
-    told = functools.reduce(lambda crc, leaf: zlib.crc32(np.ascontiguousarray(leaf), crc), jax.tree.leaves(params), 0)
-    return lambda part, compute: keep(f"{told:08x}-{part}", compute)
+    leaves = jax.tree.leaves(params)
+    checksum = functools.reduce(lambda crc, leaf: zlib.crc32(np.ascontiguousarray(leaf), crc), leaves, 0)
+    return lambda entry, compute: cache(f"{checksum:08x}-{entry}", compute)
 
 
-def parts(out: Path, environment: dict) -> Path:
-    """The folder in `out` of what is finished of a run: another one for other settings or another line of code."""
-    return out / "parts" / environment["run_digest"]
+def cache_path(out: Path, environment: dict) -> Path:
+    """The folder in `out` of a run's cache: another one for other settings or another line of code."""
+    return out / "cache" / environment["run_digest"]
 
 
-class bar:
+class ProgressBar:
     """A tqdm bar with the time left, as a context; called with (done, total, what is being done)."""
 
     def __init__(self, title: str, unit: str, total: int | None = None):
@@ -78,7 +81,7 @@ class bar:
         how = {"unit_scale": unit == "query", "dynamic_ncols": True, "miniters": 0}
         self.bar = tqdm(desc=title, unit=unit, total=total, **how)
 
-    def __enter__(self) -> "bar":
+    def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(self, *_):

@@ -12,35 +12,57 @@ import numpy as np
 from mi_jax import privacy
 from mi_jax.models import heads
 from mi_jax.training import batches, steps
-from mi_jax.types import Array, Defense, Model, Params
+from mi_jax.types import Array, Defense, Model, Params, Recipe
 
-_APART = {  # two places of a Defense that cannot both be taken -> why
-    ("mechanism", "expand"): "every neighbour of a row would be clipped for itself, and epsilon is for a row that "
-    "counts once",
-    ("mechanism", "opponent"): "the attack network compares rows, and privacy clips them one by one",
+_EXCLUSIVE = {  # two fields of a Defense that cannot both be set -> why
+    (
+        "mechanism",
+        "augmentation",
+    ): "every neighbour of a row would be clipped for itself, and epsilon is for a row that counts once",
+    ("mechanism", "adversary"): "the attack network compares rows, and privacy clips them one by one",
     ("mechanism", "model"): "what is drawn for a row in training, as by dropout, goes by its place among the others, "
     "and privacy takes rows one by one",
-    ("opponent", "expand"): "the attack network would tell augmented images, expected plain ones",
-    ("frozen", "expand"): "frozen layers see each row once, expected no new neighbours each epoch",
+    ("adversary", "augmentation"): "the attack network would recognise augmented images, expected plain ones",
+    ("frozen", "augmentation"): "frozen layers see each row once, expected no new neighbours each epoch",
     ("frozen", "model"): "frozen layers see each row once, expected nothing drawn anew in each step",
-    ("frozen", "begin"): "both say with which layers training begins",
+    ("frozen", "init_params"): "both say with which layers training begins",
 }
 
 
-def taken(defense: Defense) -> set[str]:
-    """The places of a defense that hold a function."""
-    return {place for place in Defense._fields[2:-1] if getattr(defense, place) is not None}
+def fields_set(defense: Defense) -> set[str]:
+    """The fields of a defense that hold a function."""
+    return {field for field in Defense._fields[2:-1] if getattr(defense, field) is not None}
 
 
-def check_places(name: str, places: set[str]) -> None:
-    """ValueError for two places that cannot both be taken, by whatever is called `name`."""
-    for pair, why in _APART.items():
-        if places.issuperset(pair):
+def check_exclusive(name: str, fields: set[str]) -> None:
+    """ValueError for two fields that cannot both be set, by whatever is called `name`."""
+    for pair, why in _EXCLUSIVE.items():
+        if fields.issuperset(pair):
             raise ValueError(f"defense {name}: {why}")
 
 
-def check(plan: steps.Plan, x_pool: Array, y_pool: Array, members: Array, own: steps.Own) -> None:
-    """ValueError, naming the value, for arguments of `training.train_ensemble` that do not fit together."""
+def check_training(
+    spec: steps.TrainSpec, x_pool: Array, y_pool: Array, inputs: steps.MemberInputs, strengths: Any = None
+) -> None:
+    """ValueError, naming the value, for arguments of `training.train_ensemble` that do not fit together.
+
+    `inputs`: rows and reference of all members, [K n] and [K m], and the defense's strength.
+    """
+    members, (model, recipe, defense) = inputs.rows, spec
+    _check_members(members, x_pool, y_pool)
+    check_exclusive("in training", fields_set(defense))
+    _check_recipe(recipe)
+    _check_labels(model, x_pool, np.asarray(y_pool)[members])
+    _check_augmentation(defense, x_pool.shape[1:])
+    if defense.adversary is not None and not inputs.reference.shape[-1]:
+        raise ValueError("reference: no rows, expected those that the adversary of the defense compares members with")
+    if defense.mechanism is not None:
+        _check_private(spec, x_pool, members, inputs.strength)
+        if strengths is not None:
+            privacy.check_mechanism(defense.mechanism(strengths))
+
+
+def _check_members(members: Array, x_pool: Array, y_pool: Array) -> None:
     if members.ndim != 2 or not np.issubdtype(members.dtype, np.integer) or 0 in members.shape:
         shape = f"{members.dtype} of shape {members.shape}"
         raise ValueError(f"members: {shape}, expected integers [K n] with at least one model and one row")
@@ -49,38 +71,38 @@ def check(plan: steps.Plan, x_pool: Array, y_pool: Array, members: Array, own: s
     if members.min() < 0 or members.max() >= len(x_pool):
         outside = f"{members.min()}..{members.max()}"
         raise ValueError(f"members: rows {outside}, expected rows of the pool, 0..{len(x_pool) - 1}")
-    model, recipe, defense = plan
-    check_places("in training", taken(defense))
+
+
+def _check_recipe(recipe: Recipe) -> None:
     for name in ("batch_size", "max_epochs", "learning_rate"):
         if not 0 < getattr(recipe, name) < np.inf:
             raise ValueError(f"recipe: {name}={getattr(recipe, name)}, expected more than 0 and finite")
     if recipe.optimizer not in steps.OPTIMIZERS:
         raise ValueError(f"recipe: optimizer={recipe.optimizer!r}, expected one of {', '.join(steps.OPTIMIZERS)}")
-    _check_labels(model, x_pool, np.asarray(y_pool)[members])
-    shown = None if defense.expand is None else batches.neighbours_shape(defense.expand, x_pool)
-    if shown is not None and (shown[1:] != x_pool.shape[1:] or shown[:1] < (1,)):
-        example = ", ".join(map(str, x_pool.shape[1:]))
-        raise ValueError(f"expand: returned shape {shown}, expected (M, {example}) with M >= 1")
-    if defense.opponent is not None and not own.reference.shape[-1]:
-        raise ValueError("reference: no rows, expected those that the opponent of the defense compares members with")
-    if defense.mechanism is not None:
-        _check_private(plan, x_pool, members, own.strength)
 
 
-def _check_private(plan: steps.Plan, x_pool: Array, members: np.ndarray, strength: Any) -> None:
+def _check_augmentation(defense: Defense, example_shape: tuple[int, ...]) -> None:
+    if defense.augmentation is None:
+        return
+    shape = batches.neighbours_shape(defense.augmentation, example_shape)
+    if shape[1:] != example_shape or shape[:1] < (1,):
+        example = ", ".join(map(str, example_shape))
+        raise ValueError(f"augmentation: returned shape {shape}, expected (M, {example}) with M >= 1")
+
+
+def _check_private(spec: steps.TrainSpec, x_pool: Array, members: np.ndarray, strength: Any) -> None:
     """What is computed must be what epsilon was computed for."""
-    if plan.recipe.patience is not None:
-        raise ValueError(f"recipe: patience={plan.recipe.patience}, expected None: a stop by the loss is not private")
-    mechanism, n = plan.defense.mechanism(strength), members.shape[1]
-    epochs = plan.recipe.max_epochs
-    taken = (n, min(plan.recipe.batch_size, n), epochs * steps.sizes(plan, n, x_pool).steps)
-    if taken != mechanism[:3]:
-        rows, expected, count = mechanism[:3]
-        told = f"rows={rows}, expected={expected}, steps={count}"
-        raise ValueError(f"privacy: {told}, expected rows={taken[0]}, expected={taken[1]}, steps={taken[2]} as trained")
-    privacy.check(mechanism)
-    _check_rows_apart("privacy", plan.model, x_pool.shape[1:], jax.random.key(0))
-    check_all_learn(plan.model, x_pool.shape[1:], jax.random.key(0))
+    if spec.recipe.patience is not None:
+        raise ValueError(f"recipe: patience={spec.recipe.patience}, expected None: a stop by the loss is not private")
+    mechanism, n = spec.defense.mechanism(strength), members.shape[1]
+    epochs = spec.recipe.max_epochs
+    trained = (n, min(spec.recipe.batch_size, n), epochs * steps.epoch_sizes(spec, n, x_pool).steps)
+    if trained != mechanism[:3]:
+        given, wanted = ("rows={}, expected={}, steps={}".format(*sizes) for sizes in (mechanism[:3], trained))
+        raise ValueError(f"privacy: {given}, expected {wanted} as trained")
+    privacy.check_mechanism(mechanism)
+    _check_rows_independent("privacy", spec.model, x_pool.shape[1:], jax.random.key(0))
+    check_all_learn(spec.model, x_pool.shape[1:], jax.random.key(0))
 
 
 def check_all_learn(model: Model, example_shape: tuple[int, ...], key: jax.Array) -> None:
@@ -99,8 +121,8 @@ def check_all_learn(model: Model, example_shape: tuple[int, ...], key: jax.Array
         silent = unmoved if silent is None else silent & unmoved
         if not silent:
             return
-    told = f"no example moves {', '.join(sorted(silent))}"
-    raise ValueError(f"privacy: {told}, expected such layers in `frozen`, where no noise is added")
+    unmoved = f"no example moves {', '.join(sorted(silent))}"
+    raise ValueError(f"privacy: {unmoved}, expected such layers in `frozen`, where no noise is added")
 
 
 def _random_parameters(model: Model, example_shape: tuple[int, ...], random: np.random.Generator) -> Params:
@@ -109,16 +131,15 @@ def _random_parameters(model: Model, example_shape: tuple[int, ...], random: np.
     return jax.tree.map(lambda leaf: 0.1 * random.standard_normal(leaf.shape, np.float32), shapes)
 
 
-def _check_rows_apart(whose: str, model: Model, example_shape: tuple[int, ...], key: jax.Array | None) -> None:
-    """ValueError for a model whose logits of an example change with its company or its place in the batch; with a
-    key, in training mode."""
+def _check_rows_independent(name: str, model: Model, example_shape: tuple[int, ...], key: jax.Array | None) -> None:
+    """ValueError where other examples or its place in the batch change an example's logits; with a key, in training."""
     random = np.random.default_rng(0)
     a, b, c = random.random((3, *example_shape), np.float32)
     params = _random_parameters(model, example_shape, random)
     first, other, moved = (model.apply(params, np.stack(x), key) for x in ([a, b], [a, c], [b, a]))
-    for seen, named in ((other[0], "rows of a batch"), (moved[1], "places in a batch")):
+    for seen, what in ((other[0], "rows of a batch"), (moved[1], "places in a batch")):
         if not np.allclose(first[0], seen, rtol=1e-4, atol=1e-5):
-            raise ValueError(f"{whose}: {named} change a row's logits, expected a model that answers each row alone")
+            raise ValueError(f"{name}: {what} change a row's logits, expected a model that answers each row alone")
 
 
 def _check_labels(model: Model, x_pool: Array, labels: np.ndarray) -> None:
@@ -133,5 +154,5 @@ def _check_labels(model: Model, x_pool: Array, labels: np.ndarray) -> None:
 
 def check_frozen(model: Model, body: Params, example_shape: tuple[int, ...]) -> None:
     """ValueError for layers that are not those below the model's last, or show rows to each other."""
-    heads.check(model, body, example_shape)
-    _check_rows_apart("frozen", model, example_shape, None)  # it sees those of all models at once
+    heads.check_body(model, body, example_shape)
+    _check_rows_independent("frozen", model, example_shape, None)  # it sees those of all models at once

@@ -24,7 +24,9 @@ def attack_of(measure):
 def distances(function, plan, x, y, **options):
     """(course [P F], answers) of a boundary attack on a NumPy target of two classes."""
     measure, options = boundary_distance(plan), {"points_at_once": 40} | options
-    answers = driver.query(oracle.of_function(function, 2), attack_of(measure), KEY, x, y, np.arange(len(x)), **options)
+    answers = driver.query(
+        oracle.function_oracle(function, 2), attack_of(measure), KEY, x, y, np.arange(len(x)), **options
+    )
     return answers.features[:, 0], answers
 
 
@@ -208,7 +210,7 @@ def images(P):
 def test_distances_are_the_same_to_the_bit_alone_in_batch_permuted_and_rechunked():
     x, y, rows = images(66)
     (model, params), attack = network(), attack_of(boundary_distance(Schedule(3, 64, 5, 4, scouts=12)))
-    target = oracle.of_model(model, params, 3)
+    target = oracle.model_oracle(model, params, 3)
     together = driver.query(target, attack, KEY, x, y, rows, points_at_once=64).features
     assert len(np.unique(together[:, 0, -1])) == 66
     sevens = driver.query(target, attack, KEY, x, y, rows, points_at_once=7).features
@@ -225,7 +227,7 @@ def test_distances_do_not_change_when_logits_are_scaled():
     x, y, rows = images(8)
     attack = attack_of(boundary_distance(Schedule(3, 64, 5, 4, scouts=12)))
     ours, scaled = (
-        driver.query(oracle.of_model(*network(scale), 3), attack, KEY, x, y, rows, points_at_once=64).features
+        driver.query(oracle.model_oracle(*network(scale), 3), attack, KEY, x, y, rows, points_at_once=64).features
         for scale in (1.0, 4.0)
     )
     np.testing.assert_array_equal(ours, scaled)
@@ -237,7 +239,7 @@ def test_programs_compiled_grow_neither_with_points_nor_with_models_nor_with_ite
     compiled = [oracle._answer, driver._init, driver._ask, driver._tell, driver._read]
 
     def run(factor, count, iterations):
-        target = oracle.of_model(model, [factor * part for part in params], 3)
+        target = oracle.model_oracle(model, [factor * part for part in params], 3)
         attack = attack_of(boundary_distance(Schedule(iterations, 100, 4, 5)))
         driver.query(target, attack, KEY, x[:count], y[:count], rows[:count], points_at_once=8)
 

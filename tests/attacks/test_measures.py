@@ -21,7 +21,7 @@ ROW = np.where(BINARY, np.arange(12) % 2, 0.5).astype(np.float32)
 
 def copies_of(x=ROW, *, p=0.2, sigma=0.05, key=KEY, binary=BINARY) -> np.ndarray:
     strength = {"p": jnp.float32(p), "sigma": jnp.float32(sigma)}
-    copies = np.asarray(measures.by_column(binary)(strength, key, jnp.asarray(x), COUNT))
+    copies = np.asarray(perturbations.column_noise(binary)(strength, key, jnp.asarray(x), COUNT))
     assert copies.shape == (COUNT, len(x)) and copies.dtype == np.float32
     return copies
 
@@ -77,22 +77,24 @@ def test_flips_of_bits_say_nothing_of_the_noise_beside_them():
 def test_columns_of_one_kind_get_the_plain_noise_to_the_bit():
     x = jnp.asarray(ROW)
     np.testing.assert_array_equal(
-        copies_of(binary=np.ones(12, bool), p=0.2), measures.bernoulli(jnp.float32(0.2), KEY, x, COUNT)
+        copies_of(binary=np.ones(12, bool), p=0.2), perturbations.bit_flips(jnp.float32(0.2), KEY, x, COUNT)
     )
     for none in (np.zeros(12, bool), None):
-        np.testing.assert_array_equal(copies_of(binary=none), measures.gaussian(jnp.float32(0.05), KEY, x, COUNT))
+        np.testing.assert_array_equal(
+            copies_of(binary=none), perturbations.gaussian_noise(jnp.float32(0.05), KEY, x, COUNT)
+        )
 
 
 def test_the_same_mask_gives_the_same_function():
-    assert measures.by_column(BINARY) is measures.by_column(BINARY.copy())
-    assert measures.by_column(BINARY) is measures.by_column(BINARY.tolist())
-    assert measures.by_column(BINARY) is not measures.by_column(~BINARY)
-    assert measures.by_column(None) is measures.by_column(None)
+    assert perturbations.column_noise(BINARY) is perturbations.column_noise(BINARY.copy())
+    assert perturbations.column_noise(BINARY) is perturbations.column_noise(BINARY.tolist())
+    assert perturbations.column_noise(BINARY) is not perturbations.column_noise(~BINARY)
+    assert perturbations.column_noise(None) is perturbations.column_noise(None)
 
 
 def test_candidates_of_the_noise_attack_fit_the_columns():
     def settings(binary, shape=(12,), budget=20):
-        candidates = attacks.build("noise", attacks.Task(shape, 2, binary, budget))
+        candidates = attacks.build("noise", attacks.AttackContext(shape, 2, binary, budget))
         assert len({candidate.measure.init for candidate in candidates}) == 1  # one program for the whole grid
         return [candidate.settings for candidate in candidates]
 
@@ -106,10 +108,10 @@ def test_candidates_of_the_noise_attack_fit_the_columns():
 
 @pytest.mark.parametrize("budget, tried_with", [(500, 100), (1000, 100), (10_000, 1000)])
 def test_candidates_are_tried_with_few_queries_and_run_with_the_same_strength_and_all(budget, tried_with):
-    for candidate in attacks.build("noise", attacks.Task((12,), 2, BINARY, budget)):
-        tried, final = candidate.settings, candidate.final.settings
+    for candidate in attacks.build("noise", attacks.AttackContext((12,), 2, BINARY, budget)):
+        tried, final = candidate.settings, candidate.full_budget.settings
         assert tried["queries"] == tried_with and final == tried | {"queries": budget}
-        assert candidate.measure.strength == candidate.final.measure.strength
+        assert candidate.measure.strength == candidate.full_budget.measure.strength
         assert {name: float(s) for name, s in candidate.measure.strength.items()} == pytest.approx(
             {name: final[name] for name in ("p", "sigma")}
         )
@@ -117,7 +119,7 @@ def test_candidates_are_tried_with_few_queries_and_run_with_the_same_strength_an
 
 def test_a_table_with_few_bits_is_tried_with_each_probability_up_to_one_half_once():
     for binary in (np.ones(5, bool), np.arange(12) < 5):
-        tried = [c.settings for c in attacks.build("noise", attacks.Task(binary.shape, 2, binary, 20))]
+        tried = [c.settings for c in attacks.build("noise", attacks.AttackContext(binary.shape, 2, binary, 20))]
         assert max(settings["p"] for settings in tried) == 0.5
         assert len({(settings["p"], settings.get("sigma")) for settings in tried}) == len(tried)
 
@@ -135,7 +137,7 @@ def test_label_bits_ask_the_same_changes_of_every_example_and_read_them_in_order
     x, count = np.float32([[0.0], [0.25]]), 60  # three rounds, the last of ten
     attack = Attack("bits", "label", perturbations.only_itself, measures.label_bits(shift, count), None)
     y = np.ones(2, np.int32)
-    target = oracle.of_function(function, 2)
+    target = oracle.function_oracle(function, 2)
     answers = driver.query(target, attack, KEY, x, y, np.arange(2), points_at_once=1)
     draws = [jax.random.uniform(jax.random.fold_in(jax.random.key(0), i)) for i in range(1, count)]
     draws = np.array([0.0, *draws])  # the first is the example itself

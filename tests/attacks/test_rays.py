@@ -18,7 +18,7 @@ B = -0.5 * W.sum()
 
 def ask(measure, target, x, y, **options):
     attack = Attack("test", "label", perturbations.only_itself, measure, lambda *_: None)
-    target = target if isinstance(target, oracle.Oracle) else oracle.of_function(target, 2)
+    target = target if isinstance(target, oracle.Oracle) else oracle.function_oracle(target, 2)
     return driver.query(target, attack, KEY, x, y, np.arange(len(x)), **options)
 
 
@@ -76,7 +76,7 @@ def test_distances_are_the_same_to_the_bit_alone_permuted_and_rechunked():
     x, y = points(66)
     w = jnp.asarray(W, jnp.float32)
     model = Model(None, lambda w, x, key=None: jnp.stack([jnp.zeros(len(x)), (x * w).sum(1) + np.float32(B)], 1))
-    target, measure = oracle.of_model(model, w, 2), rays(40)
+    target, measure = oracle.model_oracle(model, w, 2), rays(40)
     together = ask(measure, target, x, y).features
     for chunk in (7, 64):
         np.testing.assert_array_equal(ask(measure, target, x, y, points_at_once=chunk).features, together)

@@ -43,7 +43,7 @@ def images(**changes) -> Dataset:
 
 @pytest.mark.parametrize("dataset", [table(), images()])
 def test_a_right_data_set_leaves_as_float32_and_int32_and_otherwise_unchanged(dataset):
-    checked = data.check(dataset)
+    checked = data.check_dataset(dataset)
     assert checked.x.dtype == np.float32 and checked.y.dtype == np.int32
     np.testing.assert_array_equal(checked.x, dataset.x.astype(np.float32))
     np.testing.assert_array_equal(checked.y, dataset.y)
@@ -56,7 +56,7 @@ def test_a_value_outside_0_to_1_is_refused_with_its_place(dataset, value):
     x = dataset.x.astype(np.float64)
     last = tuple(n - 1 for n in x.shape)
     x[last] = value
-    message = refusal(data.check, dataset._replace(x=x))
+    message = refusal(data.check_dataset, dataset._replace(x=x))
     assert str(list(last)) in message and "[0, 1]" in message
 
 
@@ -76,31 +76,31 @@ def test_a_value_outside_0_to_1_is_refused_with_its_place(dataset, value):
     ],
 )
 def test_labels_that_are_not_one_class_number_per_row_are_refused(y, named):
-    assert named in refusal(data.check, table(y=np.array(y)))
+    assert named in refusal(data.check_dataset, table(y=np.array(y)))
 
 
 @pytest.mark.parametrize("num_classes", [1, 0, -3, 2.0, True, None, "2"])
 def test_num_classes_below_two_or_not_an_integer_is_refused(num_classes):
-    assert "num_classes" in refusal(data.check, table(y=np.array([0, 0]), num_classes=num_classes))
+    assert "num_classes" in refusal(data.check_dataset, table(y=np.array([0, 0]), num_classes=num_classes))
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 4, 4, 1), (2, 4, 0, 1), (), (2,), (2, 4, 4), (2, 4, 4, 1, 1)])
 def test_data_without_rows_or_of_another_rank_are_refused(shape):
-    assert str(list(shape)) in refusal(data.check, images(x=np.zeros(shape, np.float32)))
+    assert str(list(shape)) in refusal(data.check_dataset, images(x=np.zeros(shape, np.float32)))
 
 
 @pytest.mark.parametrize("x", [np.full((2, 3), "0"), np.full((2, 3), None), np.zeros((2, 3), complex)])
 def test_data_that_are_not_numbers_are_refused(x):
-    assert str(x.dtype) in refusal(data.check, table(x=x))
+    assert str(x.dtype) in refusal(data.check_dataset, table(x=x))
 
 
 def test_binary_must_fit_the_columns_and_be_true_of_them():
-    assert "column 2" in refusal(data.check, table(binary=np.array([True, True, True])))
-    assert "bool [3]" in refusal(data.check, table(binary=np.array([True, True])))
-    assert "bool [3]" in refusal(data.check, table(binary=np.array([1, 1, 0])))
-    assert "bool [3]" in refusal(data.check, table(binary=None))
-    assert "None for images" in refusal(data.check, images(binary=np.array([True])))
-    assert data.check(table(binary=np.array([True, False, False]))).binary.tolist() == [True, False, False]
+    assert "column 2" in refusal(data.check_dataset, table(binary=np.array([True, True, True])))
+    assert "bool [3]" in refusal(data.check_dataset, table(binary=np.array([True, True])))
+    assert "bool [3]" in refusal(data.check_dataset, table(binary=np.array([1, 1, 0])))
+    assert "bool [3]" in refusal(data.check_dataset, table(binary=None))
+    assert "None for images" in refusal(data.check_dataset, images(binary=np.array([True])))
+    assert data.check_dataset(table(binary=np.array([True, False, False]))).binary.tolist() == [True, False, False]
 
 
 # ---- arrays of the user's own ----

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.paper import figS11_outliers
+from mi_jax import study
 from mi_jax.data import outliers
-from mi_jax.study import study
 from mi_jax.study.config import Config
 
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mi_jax import data, defenses, models, perturbations, privacy, training
+from mi_jax import data, defenses, models, perturbations, privacy, study, training
 from mi_jax.defenses import outputs
 from mi_jax.models import architectures, pretrained
 from mi_jax.querying import oracle
-from mi_jax.study import study
 from mi_jax.study.config import Config
 from mi_jax.training import checks, ensemble
 from mi_jax.types import Defense, Model, Recipe
@@ -35,8 +34,8 @@ HARD = np.array(
 
 
 MLP = models.build("mlp:16", (8, 8, 1), 10)
-TASK = defenses.Task(50, MLP, (8, 8, 1), 10)
-BITS = defenses.Task(50, models.build("mlp:16", (12,), 4), (12,), 4, np.ones(12, bool))
+TASK = defenses.DefenseContext(50, MLP, (8, 8, 1), 10)
+BITS = defenses.DefenseContext(50, models.build("mlp:16", (12,), 4), (12,), 4, np.ones(12, bool))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +44,7 @@ def a_checkpoint(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MI_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         params = MLP.init(jax.random.key(99), jnp.zeros((1, 8, 8, 1)))
-        pretrained.save(pretrained.path_of("cifar100", "mlp:16", (8, 8, 1)), params, "cifar100")
+        pretrained.save(pretrained.default_path("cifar100", "mlp:16", (8, 8, 1)), params, "cifar100")
         yield params
 
 
@@ -140,10 +139,12 @@ def test_memguard_shows_one_vector_for_each_label_and_no_more():
 @pytest.mark.parametrize("d", range(6))
 def test_augmentation_trains_on_what_the_translation_attack_of_the_same_d_asks_about(d):
     defense = defenses.build(f"augmentation:{d}")
-    assert defense.expand is perturbations.translate(d)  # one object, so one compiled program
-    assert defense._replace(expand=None, name="none") == Defense()
+    assert defense.augmentation is perturbations.translate(d)  # one object, so one compiled program
+    assert defense._replace(augmentation=None, name="none") == Defense()
     x = jnp.zeros((8, 8, 1)).at[4, 4].set(1.0)
-    seen = {tuple(np.argwhere(np.asarray(one))[0, :2]) for one in defense.expand(jax.random.key(0), x) if one.any()}
+    seen = {
+        tuple(np.argwhere(np.asarray(one))[0, :2]) for one in defense.augmentation(jax.random.key(0), x) if one.any()
+    }
     expected = {(4 + i, 4 + j) for i in range(-d, d + 1) for j in range(-d, d + 1) if abs(i) + abs(j) in (0, d)}
     assert seen == {at for at in expected if max(at) < 8 and min(at) >= 0}
 
@@ -153,16 +154,16 @@ def test_every_model_of_a_study_is_trained_on_the_neighbours_of_its_defense(monk
         pass
 
     def train_ensemble(*_, defense, **__):
-        raise Told(defense.expand)
+        raise Told(defense.augmentation)
 
-    monkeypatch.setattr(study.training, "train_ensemble", train_ensemble)
+    monkeypatch.setattr(training, "train_ensemble", train_ensemble)
     with pytest.raises(Told) as told:
         study.prepare(Config(preset="smoke", defense="augmentation:2"))
     assert told.value.args == (perturbations.translate(2),)
 
 
 def test_augmentation_of_a_table_is_refused_before_training(monkeypatch, tmp_path):
-    monkeypatch.setattr(study.training, "train_ensemble", None)
+    monkeypatch.setattr(training, "train_ensemble", None)
     np.savez(tmp_path / "own.npz", x=np.eye(40, 5, dtype=np.float32), y=np.arange(40) % 2)
     config = Config(dataset=f"npz:{tmp_path / 'own.npz'}", defense="augmentation:1")
     with pytest.raises(ValueError, match=r"^translate\(1\): example of shape \(5,\), expected an image \[H W C\]"):
@@ -262,18 +263,18 @@ def test_a_grid_of_strengths_trains_as_one_ensemble_in_one_program():
         jax.random.key(0), MLP, recipe, digits.x, digits.y, members,
         defense=defenses.build("dropout"), strengths=strengths, models_at_once=1,
     )  # fmt: skip
-    before = ensemble._block_of_group._cache_size()
+    before = ensemble._run_group_block._cache_size()
     assert history.epochs.shape == (3, 2)
     for g, strength in enumerate(strengths):
         alone, _ = trained(f"dropout:{strength}", members, recipe=recipe, models_at_once=1)
         jax.tree.map(lambda a, b, g=g: np.testing.assert_array_equal(a[g], b), together, alone)
-    assert ensemble._block_of_group._cache_size() == before
+    assert ensemble._run_group_block._cache_size() == before
 
 
 def test_transfer_begins_where_the_checkpoint_ended_and_the_last_layer_is_new(a_checkpoint):
     fresh = MLP.init(jax.random.key(5), jnp.zeros((1, 8, 8, 1)))
     defense = defenses.build("transfer_full", TASK)
-    begun = defense.begin(defense.strength, fresh)
+    begun = defense.init_params(defense.strength, fresh)
     assert set(begun) == {"Dense_0", "Dense_1"}
     jax.tree.map(np.testing.assert_array_equal, begun["Dense_0"], a_checkpoint["Dense_0"])
     jax.tree.map(np.testing.assert_array_equal, begun["Dense_1"], fresh["Dense_1"])
@@ -301,10 +302,10 @@ def test_full_transfer_moves_all_layers(a_checkpoint, text):
     ],
 )
 def test_a_checkpoint_of_another_shape_is_refused(model, message):
-    path = str(pretrained.path_of("cifar100", "mlp:16", (8, 8, 1)))
-    task = TASK._replace(model=models.build(model, (8, 8, 1), 10), checkpoint=path)
+    path = str(pretrained.default_path("cifar100", "mlp:16", (8, 8, 1)))
+    context = TASK._replace(model=models.build(model, (8, 8, 1), 10), checkpoint=path)
     with pytest.raises(ValueError, match=message):
-        defenses.build("transfer_full", task)
+        defenses.build("transfer_full", context)
 
 
 def test_a_checkpoint_of_a_deeper_network_and_one_with_nan_are_refused(tmp_path, a_checkpoint):
@@ -363,7 +364,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_the_way_to_one(tmp_path)
 
 def test_privacy_solves_the_noise_for_the_steps_that_are_trained():
     defense = defenses.build("dp_sgd:5", TASK)
-    mechanism = defenses.mechanism_of(defense)
+    mechanism = defenses.defense_mechanism(defense)
     assert 0.99 * 5 <= privacy.epsilon(mechanism) <= 5 and mechanism.delta == 1 / 50
     assert mechanism.steps == defense.recipe(Recipe()).max_epochs * -(-50 // mechanism.expected)
     _, history = trained("dp_sgd:5")
@@ -383,7 +384,7 @@ def test_a_training_that_epsilon_was_not_computed_for_is_refused(change, named):
 
 def of_numbers(clip, noise, recipe=Recipe(50, 0.5, 5, patience=None, optimizer="sgd")):
     """A private training on all 50 rows in every step."""
-    return defenses.of_mechanism(defenses.mechanism_for(50, recipe, clip=clip, noise=noise), recipe)
+    return defenses.private_training(defenses.mechanism_for(50, recipe, clip=clip, noise=noise), recipe)
 
 
 def test_private_training_without_clip_and_noise_is_plain_training():
@@ -421,7 +422,7 @@ def test_a_clip_or_noise_that_makes_no_sense_is_refused_wherever_it_comes_from(n
 def test_a_clip_or_noise_that_float32_loses_is_refused(changes):
     (name, value), *_ = changes.items()
     with pytest.raises(ValueError, match=re.escape(f"{name}={value}: expected")):
-        privacy.check(privacy.Mechanism(50, 10, 5, **{"clip": 1.0, "noise": 1.0} | changes, delta=0.01))
+        privacy.check_mechanism(privacy.Mechanism(50, 10, 5, **{"clip": 1.0, "noise": 1.0} | changes, delta=0.01))
 
 
 @pytest.mark.parametrize("text", ["l2:1e39", "l2:-1", "l2:nan", "l2:inf"])
@@ -488,7 +489,7 @@ def test_poisson_samples_of_rows_that_all_have_nan_leave_fresh_noise_alone():
     """What is left of a private training in which no example counts: the sum of one independent noise a step."""
     x, y = np.full((40, 8, 8, 1), np.nan, np.float32), np.zeros(40, int)
     recipe = Recipe(5, 1.0, 4, patience=None, optimizer="sgd")
-    defense, members = defenses.of_mechanism(defenses.mechanism_for(20, recipe, clip=2, noise=3.0), recipe), 2
+    defense, members = defenses.private_training(defenses.mechanism_for(20, recipe, clip=2, noise=3.0), recipe), 2
     plan = defenses.mechanism_for(20, recipe)
     assert (privacy.rate(plan), plan.steps) == (0.25, 16)
     rows = np.arange(40).reshape(members, 20)
@@ -506,7 +507,7 @@ def test_poisson_samples_of_rows_that_all_have_nan_leave_fresh_noise_alone():
 
 def test_private_training_that_loses_its_numbers_ends_in_one_line():
     digits, recipe = data.load("digits"), Recipe(50, 1e30, 12, patience=None, optimizer="sgd")
-    defense = defenses.of_mechanism(defenses.mechanism_for(50, recipe), recipe)._replace(penalty=lambda _, p: sum(
+    defense = defenses.private_training(defenses.mechanism_for(50, recipe), recipe)._replace(penalty=lambda _, p: sum(
         jnp.sum(leaf**2) for leaf in jax.tree.leaves(p)))  # fmt: skip
     with pytest.raises(ValueError, match="member 0: the training loss is nan"):
         training.train_ensemble(
@@ -531,7 +532,7 @@ def test_an_example_with_nan_is_dropped_from_private_gradients_and_counted(bad):
         jax.random.key(0), MLP, Recipe(), x, digits.y, np.arange(50)[None], defense=defense
     )
     # Every row is in every sample: the batch is as large as the training set, so the rate is 1.
-    assert history.dropped[0] == defenses.mechanism_of(defense).steps
+    assert history.dropped[0] == defenses.defense_mechanism(defense).steps
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
@@ -543,14 +544,14 @@ def test_adversarial_regularisation_lets_its_attacker_weigh_on_the_loss():
 
 
 def test_the_attacker_of_adversarial_regularisation_is_trained():
-    opponent = defenses.build("adversarial:1").opponent
-    state = opponent.begin(jax.random.key(0), 3)
+    adversary = defenses.build("adversarial:1").adversary
+    state = adversary.init(jax.random.key(0), 3)
     y = jnp.array([0, 1, 2, 0])
     sure, unsure, weight = 8 * jax.nn.one_hot(y, 3), jnp.zeros((4, 3)), jnp.ones(4)
-    learn = jax.jit(opponent.learn)
+    learn = jax.jit(adversary.update)
     for _ in range(50):
         state = learn(state, (sure, y, weight), (unsure, y, weight))
-    told = [np.asarray(opponent.loss(1.0, state, logits, y)) for logits in (sure, unsure)]
+    told = [np.asarray(adversary.loss(1.0, state, logits, y)) for logits in (sure, unsure)]
     assert told[0].min() > np.log(0.9) and told[1].max() < np.log(0.1)  # log h(member) of members and of others
 
 
@@ -593,7 +594,9 @@ def noisy_line(x):
 def test_ldl_answers_a_question_alike_wherever_it_stands_and_fresh_noise_does_not():
     x = jnp.asarray(0.5 + 0.001 * np.random.default_rng(0).normal(size=(200, 8, 8, 1)), jnp.float32)
     model = Model(None, lambda params, x, key=None: noisy_line(x), "line")
-    fixed, fresh = (oracle.of_model(model, (), 2, defense=defenses.build(name, TASK)) for name in ("ldl", "ldl_fresh"))
+    fixed, fresh = (
+        oracle.model_oracle(model, (), 2, defense=defenses.build(name, TASK)) for name in ("ldl", "ldl_fresh")
+    )
     labels = np.asarray(fixed.answer(x, 200))
     np.testing.assert_array_equal(fixed.answer(x[::-1], 200)[::-1], labels)
     np.testing.assert_array_equal(fixed.answer(x[3:4], 1), labels[3:4])
@@ -612,7 +615,7 @@ def test_ldl_draws_anew_for_every_question_of_bits(columns):
 
 def test_double_dip_is_transfer_and_ldl():
     defense = defenses.build("double_dip:0.2", TASK)
-    assert defense.name == "double_dip:0.2" and defense.begin is not None and defense.output is not None
+    assert defense.name == "double_dip:0.2" and defense.init_params is not None and defense.output is not None
     assert defense.frozen is None and defense.strength[1] == 0.2
 
 
@@ -653,13 +656,13 @@ def test_two_defenses_are_both_there():
 @pytest.mark.parametrize(
     "text, named",
     [
-        ("l1:1+l2:1", "l1:1+l2:1: both take the place 'penalty'"),
-        ("memguard+ldl:0.1", "both take the place 'output'"),
-        ("dp_sgd:8+dp_adam:8", "both take the place 'recipe'"),
+        ("l1:1+l2:1", "l1:1+l2:1: both set the field 'penalty'"),
+        ("memguard+ldl:0.1", "both set the field 'output'"),
+        ("dp_sgd:8+dp_adam:8", "both set the field 'recipe'"),
         ("dp_sgd:8+augmentation:1", "every neighbour of a row would be clipped for itself"),
         ("dp_sgd:8+dropout:0.5", "goes by its place among the others, and privacy takes rows one by one"),
         ("adversarial:1+dp_adam:8", "the attack network compares rows, and privacy clips them one by one"),
-        ("adversarial:1+augmentation:1", "the attack network would tell augmented images"),
+        ("adversarial:1+augmentation:1", "the attack network would recognise augmented images"),
         ("transfer_last+augmentation:1", "frozen layers see each row once"),
         ("transfer_last+dropout:0.5", "frozen layers see each row once"),
         ("transfer_last+transfer_full", "both say with which layers training begins"),

@@ -13,9 +13,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments.paper import fig5_6_defenses, trade
-from mi_jax import attacks, cli, data, store
+from mi_jax import attacks, audit, cli, data, store, study, training
 from mi_jax.evaluation import metrics, report
-from mi_jax.study import study
 from mi_jax.study.config import HELP, IMAGE_ATTACKS, PRESETS, TABLE_ATTACKS, Config, resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -188,7 +187,7 @@ def test_two_runs_with_the_same_seed_give_the_same_bits(runs):
     assert [name for name in scores if not same_bits(written[name], np.asarray(scores[name]))] == []
     other = json.loads((folder / "report.json").read_text())
     for key in ("config", "split_digest", "models", "attacks"):
-        assert json.loads(json.dumps(report.finite(record[key]))) == other[key], key
+        assert json.loads(json.dumps(report.jsonable(record[key]))) == other[key], key
 
 
 def test_another_seed_gives_another_split_and_other_scores(runs):
@@ -204,7 +203,7 @@ def test_from_redraws_the_run_and_computes_nothing(runs, run, tmp_path, monkeypa
     before = {name: (copy / name).read_bytes() for name in report.FILES}
     for name in ("roc.png", "scores.png"):
         (copy / name).unlink()
-    for module, name in ((study.data, "load"), (study.training, "train_ensemble"), (study.audit, "audit")):
+    for module, name in ((data, "load"), (training, "train_ensemble"), (audit, "audit")):
         monkeypatch.setattr(module, name, None)  # whoever calls it fails
     code, out, told = run(f"--from={copy}")
     assert (code, told) == (0, "")
@@ -292,7 +291,7 @@ def test_images_of_ones_own_run_and_give_what_the_same_rows_give_by_name(runs, r
 
 def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bits(runs, run, tmp_path, monkeypatch):
     folder, *_ = runs
-    out, written, put = tmp_path / "out", [], store.put
+    out, written, put = tmp_path / "out", [], store.write_file
 
     def stop_at_the_ninth(path, content):
         written.append(path)
@@ -300,14 +299,14 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bits(runs, run, t
             raise KeyboardInterrupt
         put(path, content)
 
-    monkeypatch.setattr(store, "put", stop_at_the_ninth)
+    monkeypatch.setattr(store, "write_file", stop_at_the_ninth)
     arguments = ("--preset=smoke", "--attacks=gap,noise", f"--out={out}")
     with pytest.raises(KeyboardInterrupt):
         run(*arguments)
-    assert [path.name for path in out.iterdir()] == ["parts"]
-    monkeypatch.setattr(store, "put", put)
+    assert [path.name for path in out.iterdir()] == ["cache"]
+    monkeypatch.setattr(store, "write_file", put)
     code, _, told = run(*arguments)
-    assert code == 0 and "going on with the 8 finished parts" in told
+    assert code == 0 and "resuming: 8 cached results" in told
     assert sorted(path.name for path in out.iterdir()) == sorted(report.FILES)
     assert json.loads((out / "report.json").read_text())["environment"]["parts_found"] == 8
     resumed, whole = scores_of(out), scores_of(folder)
@@ -386,7 +385,7 @@ BAD = {  # arguments -> what the line must hold
     "an infinite rate": (["--private_rate=inf"], ["private_rate=inf", "less than inf"]),
     "a checkpoint nobody begins from": (
         ["--checkpoint=net.npz"],
-        ["checkpoint=net.npz", "none begins from no network"],
+        ["checkpoint=net.npz", "none starts from no pretrained network"],
     ),
     "strength of none": (["--defense=none:3"], ["'none:3'", "no strength"]),
     "an mlp without width": (["--model=mlp:0"], ["at least 1"]),
@@ -403,7 +402,7 @@ def is_one_error_line(told: str) -> bool:
 @pytest.fixture
 def untrained(monkeypatch):
     """Whoever trains a model now fails: bad input is to be found before."""
-    monkeypatch.setattr(study.training, "train_ensemble", None)
+    monkeypatch.setattr(training, "train_ensemble", None)
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -499,7 +498,7 @@ def test_tables_in_the_readme_are_those_of_the_committed_records():
 
 def test_a_record_of_defenses_grows_by_none_that_begins_from_another_network(tmp_path):
     record = {"defenses": {"none": {"models": {}}, "transfer_last": {"models": {"begun_from": "0a"}}}}
-    for begun in ({}, {"l2:1": {}}, {"transfer_full": {"begun_from": "0a"}}):
+    for begun in ({}, {"l2:1": None}, {"transfer_full": "0a"}):
         fig5_6_defenses.check_networks(record, begun, tmp_path)
     with pytest.raises(ValueError, match="transfer_last began from network 0a, transfer_full would from 0b"):
-        fig5_6_defenses.check_networks(record, {"transfer_full": {"begun_from": "0b"}}, tmp_path)
+        fig5_6_defenses.check_networks(record, {"transfer_full": "0b"}, tmp_path)

@@ -66,9 +66,9 @@ def test_no_two_defenses_of_a_record_gave_the_same_answers(path):
 def test_a_record_is_written_beside_its_parts_and_these_go_when_all_is_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x.py", "--preset=cpu", "--out=/some/place", "--data_dir", "/other"])
     own, entry = tmp_path / "a" / "b", {"environment": {"run_digest": "12"}}
-    store.keep_in(own / "parts" / "12")("part", lambda: {"x": 1})
+    store.cache_in(own / "cache" / "12")("part", lambda: {"x": 1})
     records.write(tmp_path, {"number": 1.5}, differs=("in this",))
-    assert (own / "parts" / "12").is_dir()
+    assert (own / "cache" / "12").is_dir()
     found = json.loads((tmp_path / "record.json").read_text())
     assert found["command"].endswith(" --preset=cpu") and found["differs"] == ["in this"] and found["number"] == 1.5
     records.clear(tmp_path, {own: entry})

@@ -147,7 +147,9 @@ def test_a_pretrained_network_is_kept_with_its_accuracies_and_transfer_begins_fr
     record = json.loads((tmp_path / "net.json").read_text())
     assert record["rows"] == 500 and record["defense"] == "dropout:0.5"
     assert 0 <= record["accuracy"]["test"] <= 1
-    task = defenses.Task(20, models.build("mlp:16", (600,), 5), (600,), 5, checkpoint=str(tmp_path / "net.npz"))
+    task = defenses.DefenseContext(
+        20, models.build("mlp:16", (600,), 5), (600,), 5, checkpoint=str(tmp_path / "net.npz")
+    )
     assert defenses.build("transfer_last", task).strength["Dense_0"]["kernel"].shape == (600, 16)
 
 
@@ -169,7 +171,7 @@ def test_figure_3_trains_with_its_own_defense_at_the_distances_of_the_paper(wron
 def test_a_table_puts_memguard_on_top_of_a_defense_or_refuses_it_before_training(tmp_path):
     done = script("table2_tabular", "--preset=smoke", "--defense=ldl:0.1", f"--out={tmp_path / 'out'}")
     assert done.returncode == 2
-    assert "ldl:0.1+memguard:0.001: both take the place 'output'" in done.stderr.splitlines()[-1]
+    assert "ldl:0.1+memguard:0.001: both set the field 'output'" in done.stderr.splitlines()[-1]
     assert "training" not in done.stderr
 
 

@@ -118,9 +118,9 @@ def is_canonical(equation):
 def convolutions_in_the_loops_of_training():
     model, recipe = models.cnn((10, 10, 1), 3), Recipe(batch_size=4, max_epochs=2)
     x, y = jnp.zeros((8, 10, 10, 1)), jnp.zeros(8, jnp.int32)
-    plan, own = steps.Plan(model, recipe, Defense()), steps.Own(jnp.arange(8), jnp.arange(0), ())
-    state = jax.eval_shape(functools.partial(steps.begin, plan=plan), jax.random.key(0), own, x, y)
-    jaxpr = jax.make_jaxpr(functools.partial(steps.block, plan=plan))(state, own, x, y)
+    spec, inputs = steps.TrainSpec(model, recipe, Defense()), steps.MemberInputs(jnp.arange(8), jnp.arange(0), ())
+    state = jax.eval_shape(functools.partial(steps.init_state, spec=spec), jax.random.key(0), inputs, x, y)
+    jaxpr = jax.make_jaxpr(functools.partial(steps.run_block, spec=spec))(state, inputs, x, y)
     return [equation for equation, in_loop in convolutions(jaxpr.jaxpr) if in_loop]
 
 

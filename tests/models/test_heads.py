@@ -10,10 +10,9 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from mi_jax import data, defenses, models, training
+from mi_jax import data, defenses, models, study, training
 from mi_jax.models import heads, pretrained
 from mi_jax.privacy import per_example
-from mi_jax.study import study
 from mi_jax.study.config import Config
 from mi_jax.types import Defense, Model, Recipe
 
@@ -111,7 +110,7 @@ def test_rows_that_an_opponent_compares_with_are_seen_by_the_frozen_layers_too(b
                                          ("transfer_full", "both say with which layers")])  # fmt: skip
 def test_what_would_show_frozen_layers_more_than_a_row_once_is_refused(body, text, named):
     digits = data.load("digits")
-    place = defenses.build(text) if ":" in text else Defense(begin=lambda body, fresh: fresh | body)
+    place = defenses.build(text) if ":" in text else Defense(init_params=lambda body, fresh: fresh | body)
     with pytest.raises(ValueError, match=named):
         training.train(jax.random.key(0), MLP, FIVE, digits.x[:50], digits.y[:50],
                        defense=place._replace(strength=body, frozen=_itself))  # fmt: skip

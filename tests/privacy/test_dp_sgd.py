@@ -180,7 +180,7 @@ def test_epsilon_rises_with_steps_and_rate_and_falls_with_noise():
 
 @pytest.mark.parametrize("target", [0.5, 8.0, 50.0])
 def test_solved_noise_spends_the_target_and_not_more(target):
-    mechanism = privacy.solve(MECHANISM._replace(noise=0.0), target)
+    mechanism = privacy.solve_noise(MECHANISM._replace(noise=0.0), target)
     assert 0.99 * target <= privacy.epsilon(mechanism) <= target
     assert mechanism._replace(noise=0.0) == MECHANISM._replace(noise=0.0)
 
@@ -263,7 +263,7 @@ def test_mechanism_that_makes_no_sense_is_refused_in_one_line(changes, message):
 @pytest.mark.parametrize("target", [-1.0, 0.0, math.nan, math.inf])
 def test_target_that_is_no_epsilon_is_refused(target):
     with pytest.raises(ValueError, match=f"target epsilon {target}: expected more than 0 and finite"):
-        privacy.solve(MECHANISM, target)
+        privacy.solve_noise(MECHANISM, target)
 
 
 def test_target_that_no_noise_within_range_reaches_is_refused():
@@ -271,7 +271,7 @@ def test_target_that_no_noise_within_range_reaches_is_refused():
     with pytest.raises(
         ValueError, match="target epsilon 1000000.0: expected one that a noise multiplier in 0.25..1024"
     ):
-        privacy.solve(few, 1e6)
+        privacy.solve_noise(few, 1e6)
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.5])

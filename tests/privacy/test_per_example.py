@@ -250,7 +250,7 @@ def test_a_model_that_book_keeping_cannot_take_falls_back_to_the_reference(name,
     model, batch = models.build(name, shape, 4), a_batch(shape, size=3)
     params = jax.eval_shape(model.init, KEY, batch[0])
     assert (per_example.obstacle(model, params, batch[0]) is None) == known
-    assert (per_example.way(model, params, batch[0]) is per_example.book_kept_sum) == known
+    assert (per_example.clipped_sum_for(model, params, batch[0]) is per_example.book_kept_sum) == known
 
 
 def test_what_stands_in_the_way_of_book_keeping_is_named():
@@ -268,7 +268,7 @@ def test_the_fallback_takes_the_losses_of_a_batch_and_gives_the_sum_of_the_refer
     batch = a_batch((9,), size=3)
     params = start(MLP, batch)
     monkeypatch.setattr(per_example, "obstacle", lambda *_: "a test")
-    found = per_example.way(MLP, params, batch[0])(losses_of(MLP), params, batch, jnp.ones(3), 0.1)
+    found = per_example.clipped_sum_for(MLP, params, batch[0])(losses_of(MLP), params, batch, jnp.ones(3), 0.1)
     assert_close(found.total, reference(MLP)(params, batch, jnp.ones(3), 0.1).total, 1e-5)
 
 

@@ -35,14 +35,16 @@ def random_model():
 
 def network_oracle(scale=1.0, access="label"):
     model, params = random_model()
-    return oracle.of_model(model, params * scale, C, access=access)
+    return oracle.model_oracle(model, params * scale, C, access=access)
 
 
 ATTACKS = {
-    "label": attack_of(measures.label_is_right()),
-    "translation": attack_of(measures.label_is_right(), perturbations.translate(1)),
-    "noise": attack_of(measures.hit_rate(measures.gaussian, 0.3, 60)),
-    "noise of translations": attack_of(measures.hit_rate(measures.gaussian, 0.3, 7), perturbations.translate(1)),
+    "label": attack_of(measures.label_is_correct()),
+    "translation": attack_of(measures.label_is_correct(), perturbations.translate(1)),
+    "noise": attack_of(measures.hit_rate(perturbations.gaussian_noise, 0.3, 60)),
+    "noise of translations": attack_of(
+        measures.hit_rate(perturbations.gaussian_noise, 0.3, 7), perturbations.translate(1)
+    ),
 }
 
 
@@ -83,7 +85,7 @@ def test_the_bill_is_what_a_counting_target_saw(name):
     counted, seen = testing.count_queries(testing.linear_oracle(w.reshape(SHAPE), -w.sum() / 2))
     told = []
     answers = driver.query(
-        oracle.of_function(counted, C), ATTACKS[name], KEY, x, y, rows, points_at_once=16, progress=told.append
+        oracle.function_oracle(counted, C), ATTACKS[name], KEY, x, y, rows, points_at_once=16, progress=told.append
     )
     assert seen["queries"] == answers.queries.sum() == sum(told) == sum(answers.phases.values())
 
@@ -92,7 +94,7 @@ def test_a_network_and_a_function_give_the_same_features():
     x, y, rows = points(33)
     model, params = random_model()
     forward = jax.jit(lambda x: model.apply(params, x).argmax(-1))
-    foreign = oracle.of_function(
+    foreign = oracle.function_oracle(
         lambda x: np.asarray(forward(np.pad(x, [(0, -len(x) % 256)] + [(0, 0)] * 3)))[: len(x)], C
     )
     for attack in ATTACKS.values():
@@ -104,7 +106,7 @@ def test_a_network_and_a_function_give_the_same_features():
 
 def test_misclassified_points_score_zero_for_one_query():
     x, _, rows = points(20)
-    target = oracle.of_function(testing.constant_oracle(1), C)
+    target = oracle.function_oracle(testing.constant_oracle(1), C)
     wrong = driver.query(target, ATTACKS["noise"], KEY, x, np.zeros(20, np.int32), rows)
     assert (wrong.features == 0).all() and (wrong.queries == 1).all() and wrong.finished.all()
     right = driver.query(target, ATTACKS["noise"], KEY, x, np.ones(20, np.int32), rows)
@@ -118,9 +120,9 @@ def test_noise_robustness_of_a_linear_target_is_the_normal_cdf_of_its_margin():
     x = np.full((9, *SHAPE), 0.5, np.float32)
     margins = np.linspace(0.0, 2.0, 9) * sigma
     x += (margins[:, None, None, None] * w).astype(np.float32)
-    target = oracle.of_function(testing.linear_oracle(w, -0.5 * w.sum()), C)
+    target = oracle.function_oracle(testing.linear_oracle(w, -0.5 * w.sum()), C)
     y = target.answer(x, 9).astype(np.int32)
-    attack = attack_of(measures.hit_rate(measures.gaussian, sigma, queries))
+    attack = attack_of(measures.hit_rate(perturbations.gaussian_noise, sigma, queries))
     hits = driver.query(target, attack, KEY, x, y, np.arange(9)).features[:, 0, 0] * queries
     expected = stats.norm.cdf(margins / sigma)
     low, high = stats.binom.ppf([0.0005, 0.9995], queries, expected[:, None]).T  # 9 points, 99.1 % together
@@ -129,7 +131,7 @@ def test_noise_robustness_of_a_linear_target_is_the_normal_cdf_of_its_margin():
 
 def test_bits_flip_with_the_probability_asked_for():
     x = np.zeros((4, 500), np.float32)
-    copies = np.asarray(measures.bernoulli(jnp.float32(0.01), KEY, jnp.asarray(x[0]), 400))
+    copies = np.asarray(perturbations.bit_flips(jnp.float32(0.01), KEY, jnp.asarray(x[0]), 400))
     low, high = stats.binom.ppf([1e-4, 1 - 1e-4], copies.size, 0.01)
     assert set(np.unique(copies)) == {0.0, 1.0} and low <= copies.sum() <= high
 
@@ -137,8 +139,8 @@ def test_bits_flip_with_the_probability_asked_for():
 def test_a_cap_keeps_what_was_finished_and_marks_the_rest():
     x, _, rows = points(40)
     counted, seen = testing.count_queries(testing.constant_oracle(0))
-    target, y = oracle.of_function(counted, C), np.zeros(40, np.int32)
-    whole = driver.query(oracle.of_function(testing.constant_oracle(0), C), ATTACKS["noise"], KEY, x, y, rows)
+    target, y = oracle.function_oracle(counted, C), np.zeros(40, np.int32)
+    whole = driver.query(oracle.function_oracle(testing.constant_oracle(0), C), ATTACKS["noise"], KEY, x, y, rows)
     capped = driver.query(target, ATTACKS["noise"], KEY, x, y, rows, points_at_once=8, cap=40 + 20 * 60)
     assert seen["queries"] == capped.queries.sum() <= 40 + 20 * 60
     assert capped.finished.sum() == 16  # two chunks of eight; a third would have exceeded the cap
@@ -159,19 +161,24 @@ def test_rounds_repeat_as_written():
     three = Round(lambda key, s: jnp.repeat(s[None], 3, 0), lambda s, answers: s)
     measure = Measure(lambda strength, key, x, y: x, (one, Repeat(2, (three, one))), lambda s: jnp.zeros(2))
     x, _, rows = points(1)
-    answers = driver.query(oracle.of_function(function, C), attack_of(measure), KEY, x, np.zeros(1, np.int32), rows)
+    answers = driver.query(oracle.function_oracle(function, C), attack_of(measure), KEY, x, np.zeros(1, np.int32), rows)
     assert asked == [1, 2, 3, 2, 3, 2] and answers.queries[0] == 13 and answers.features.shape == (1, 1, 2)
 
 
 def test_programs_compiled_do_not_grow_with_points_strengths_or_models():
     x, y, rows = points(600)
     model, params = random_model()
-    compiled = [oracle._answer, driver._expand, driver._pick, driver._init, driver._ask, driver._tell, driver._read]
+    compiled = [oracle._answer, driver._neighbours, driver._pick, driver._init, driver._ask, driver._tell, driver._read]
 
     def run(scale, sigma, count):
-        target = oracle.of_model(model, params * scale, C)
+        target = oracle.model_oracle(model, params * scale, C)
         driver.query(
-            target, attack_of(measures.hit_rate(measures.gaussian, sigma, 55)), KEY, x[:count], y[:count], rows[:count]
+            target,
+            attack_of(measures.hit_rate(perturbations.gaussian_noise, sigma, 55)),
+            KEY,
+            x[:count],
+            y[:count],
+            rows[:count],
         )
 
     run(1.0, 0.1, 300)
@@ -195,7 +202,7 @@ def test_programs_compiled_do_not_grow_with_points_strengths_or_models():
 def test_a_target_that_does_not_answer_labels_is_refused(function, says):
     x, y, rows = points(5)
     with pytest.raises(ValueError, match=says):
-        driver.query(oracle.of_function(function, C), ATTACKS["label"], KEY, x, y, rows)
+        driver.query(oracle.function_oracle(function, C), ATTACKS["label"], KEY, x, y, rows)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +218,7 @@ def test_a_target_that_does_not_answer_probabilities_is_refused(function, says):
     x, y, rows = points(5)
     attack = attack_of(measures.confidences(), access="confidence")
     with pytest.raises(ValueError, match=says):
-        driver.query(oracle.of_function(function, C, access="confidence"), attack, KEY, x, y, rows)
+        driver.query(oracle.function_oracle(function, C, access="confidence"), attack, KEY, x, y, rows)
 
 
 @pytest.mark.parametrize("name", ["label", "noise"])
@@ -237,7 +244,7 @@ def test_a_perturbation_of_wrong_shape_or_dtype_is_refused_before_anything_is_as
     counted, seen = testing.count_queries(testing.constant_oracle(0))
     with pytest.raises(ValueError, match=says):
         driver.query(
-            oracle.of_function(counted, C), attack_of(measures.label_is_right(), perturbation), KEY, x, y, rows
+            oracle.function_oracle(counted, C), attack_of(measures.label_is_correct(), perturbation), KEY, x, y, rows
         )
     assert seen["queries"] == 0
 
@@ -262,7 +269,7 @@ def test_a_perturbation_of_wrong_shape_or_dtype_is_refused_before_anything_is_as
 def test_points_that_are_none_are_refused_before_anything_is_asked(x, y, rows, says):
     counted, seen = testing.count_queries(testing.constant_oracle(0))
     with pytest.raises(ValueError, match=says):
-        driver.query(oracle.of_function(counted, C), attack_of(measures.label_is_right()), KEY, x, y, rows)
+        driver.query(oracle.function_oracle(counted, C), attack_of(measures.label_is_correct()), KEY, x, y, rows)
     assert seen["queries"] == 0
 
 
@@ -271,7 +278,7 @@ def test_an_attack_gets_no_more_access_than_the_oracle_grants():
     with pytest.raises(ValueError, match="needs confidence access, the oracle grants label"):
         driver.query(network_oracle(), attack_of(measures.confidences(), access="confidence"), KEY, x, y, rows)
     with pytest.raises(ValueError, match="budget=0"):
-        measures.hit_rate(measures.gaussian, 0.1, 0)
+        measures.hit_rate(perturbations.gaussian_noise, 0.1, 0)
 
 
 def test_noise_by_column_is_one_program_for_a_grid_and_the_same_alone_in_batch_permuted_and_rechunked():
@@ -282,12 +289,12 @@ def test_noise_by_column_is_one_program_for_a_grid_and_the_same_alone_in_batch_p
     compiled = [driver._init, driver._ask, driver._tell, driver._read]
 
     def ask(p, sigma, chosen, **options):
-        measure = measures.hit_rate(measures.by_column(binary.copy()), {"p": p, "sigma": sigma}, 30)
+        measure = measures.hit_rate(perturbations.column_noise(binary.copy()), {"p": p, "sigma": sigma}, 30)
         return driver.query(target, attack_of(measure), KEY, x[chosen], y[chosen], rows[chosen], **options).features
 
     together, order = ask(0.1, 0.3, np.arange(60)), np.random.default_rng(2).permutation(60)
-    assert len(np.unique(together)) > 5 and driver.price(attack_of(measures.hit_rate(
-        measures.by_column(binary), {"p": 0.1, "sigma": 0.3}, 30)), (36,), C) == 31  # fmt: skip
+    assert len(np.unique(together)) > 5 and driver.max_queries(attack_of(measures.hit_rate(
+        perturbations.column_noise(binary), {"p": 0.1, "sigma": 0.3}, 30)), (36,), C) == 31  # fmt: skip
     before = [f._cache_size() for f in compiled]
     assert not np.array_equal(ask(0.1, 0.01, np.arange(60)), together)
     assert not np.array_equal(ask(0.4, 0.3, np.arange(60)), together)
@@ -301,7 +308,7 @@ def test_noise_by_column_is_one_program_for_a_grid_and_the_same_alone_in_batch_p
 def test_a_course_reads_the_hit_rate_after_each_count_and_ends_in_the_same_place():
     x, y, rows = points(30)
     course = driver.query(
-        network_oracle(), attack_of(measures.hit_rate(measures.gaussian, 0.3, (1, 5, 60))), KEY, x, y, rows
+        network_oracle(), attack_of(measures.hit_rate(perturbations.gaussian_noise, 0.3, (1, 5, 60))), KEY, x, y, rows
     )
     right = course.features[:, 0, 2] > 0
     assert course.features.shape == (30, 1, 3) and (course.queries == np.where(right, 61, 1)).all()
@@ -311,4 +318,4 @@ def test_a_course_reads_the_hit_rate_after_each_count_and_ends_in_the_same_place
     # The same 60 copies of other draws: rates of 60 differ by less than 5 deviations of their difference.
     assert np.abs(course.features[:, 0, 2] - whole.features[:, 0, 0]).max() < 5 * np.sqrt(2 * 0.25 / 60)
     with pytest.raises(ValueError, match="rising"):
-        measures.hit_rate(measures.gaussian, 0.1, (5, 5))
+        measures.hit_rate(perturbations.gaussian_noise, 0.1, (5, 5))

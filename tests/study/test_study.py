@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from experiments.paper import tables
-from mi_jax import attacks, defenses
-from mi_jax.study import study
+from mi_jax import attacks, data, defenses, study, training
+from mi_jax.study import ensembles
 from mi_jax.study.config import Config, resolve
 from mi_jax.types import Defense, Recipe
 
@@ -21,9 +21,9 @@ def studies():
 
 
 def test_strengths_of_one_defense_are_trained_together_and_outputs_are_no_reason_to_train_again():
-    task = defenses.Task(40, None, (8, 8, 1), 10)
-    found = [defenses.build(text, task) for text in (*WRITTEN, "dropout:0.2+memguard", "ldl:0.1")]
-    assert study.grouped(found) == [[0, 1, 6], [2, 4], [3], [5]]
+    context = defenses.DefenseContext(40, None, (8, 8, 1), 10)
+    found = [defenses.build(text, context) for text in (*WRITTEN, "dropout:0.2+memguard", "ldl:0.1")]
+    assert ensembles.group_by_training(found) == [[0, 1, 6], [2, 4], [3], [5]]
 
 
 @pytest.mark.parametrize("text", ["dropout:0.6", "memguard:0.001"])
@@ -36,21 +36,21 @@ def test_a_study_of_a_grid_is_to_the_bit_the_study_alone(studies, text):
 
 def test_reference_rows_are_nobodys_else_and_as_many_as_there_are():
     config = Config(**vars(TINY) | {"n_train": 40})
-    dataset = study.data.load("digits")
+    dataset = data.load("digits")
     resolved = resolve(config, dataset)
-    split = study.split_of(resolved, dataset, reference=True)
+    split = study.draw_split(resolved, dataset, reference=True)
     assert split.reference.shape == split.members.shape
     for k in range(len(split.members)):
         others = np.concatenate([split.members[k], split.nonmembers[k]])
         assert not np.isin(split.reference[k], others).any()
     large = resolve(Config(**vars(TINY) | {"n_train": 440}), dataset)
-    assert study.split_of(large, dataset, reference=True).reference.shape[1] == 1797 // 2 - 880
-    assert study.split_of(large, dataset, reference=False).reference.shape[1] == 0
+    assert study.draw_split(large, dataset, reference=True).reference.shape[1] == 1797 // 2 - 880
+    assert study.draw_split(large, dataset, reference=False).reference.shape[1] == 0
 
 
 def test_whoever_does_not_know_of_a_defense_asks_undefended_shadow_models(studies):
     plain, defended = studies["none"], studies["l2:1"]
-    both, x = study.mixed(defended, plain), plain.dataset.x[:64]
+    both, x = study.non_adaptive(defended, plain), plain.dataset.x[:64]
     for k in plain.split.trials.ravel():
         own = defended if k in plain.split.trials[:, 0] else plain
         expected = own.target(k, "confidence").answer(x, 64)
@@ -59,8 +59,8 @@ def test_whoever_does_not_know_of_a_defense_asks_undefended_shadow_models(studie
 
 def test_memguard_hides_confidences_from_whoever_does_not_know_of_it(studies):
     plain, guarded = studies["none"], studies["memguard:0.001"]
-    column = tables.Column(lambda task: attacks.build("confidence_threshold", task))
-    blind, _ = tables.put(study.mixed(guarded, plain), "confidence", column)
+    column = tables.Column(lambda context: attacks.build("confidence_threshold", context))
+    blind, _ = tables.put(study.non_adaptive(guarded, plain), "confidence", column)
     assert blind["attacks"]["confidence"]["balanced_accuracy"]["values"] == [0.5, 0.5]
     gap = tables.put(plain, "gap", tables.CHEAP["gap"])[0]["attacks"]["gap"]["balanced_accuracy"]["values"]
     same = tables.put(guarded, "gap", tables.CHEAP["gap"])[0]["attacks"]["gap"]["balanced_accuracy"]["values"]
@@ -95,22 +95,22 @@ def test_an_attacker_without_knowledge_needs_shadow_models_that_are_no_targets(s
     plain = studies["none"]
     shared = plain.split._replace(trials=np.array([[0, 1], [1, 0]]))
     with pytest.raises(ValueError, match="a target is another trial's shadow model"):
-        study.mixed(plain._replace(split=shared), plain)
+        study.non_adaptive(plain._replace(split=shared), plain)
 
 
 def test_every_attack_is_shown_an_example_before_training(monkeypatch):
-    monkeypatch.setattr(study.training, "train_ensemble", None)
+    monkeypatch.setattr(training, "train_ensemble", None)
     config = Config(dataset="synthetic:purchase:400", preset="smoke", attacks=("random_augmentation",))
     with pytest.raises(ValueError, match=r"mirror_shift_cutout\(4\): example of shape \(600,\), expected an image"):
         study.prepare(config)
 
 
-def test_what_training_began_from_is_told_by_the_network_and_not_by_what_it_is_joined_with():
-    def told(kernel, *joined, **place):
-        return study.begun_from(Defense(strength=({"Dense_0": {"kernel": kernel}}, *joined), **place))
+def test_the_initial_network_is_identified_by_its_weights_and_not_by_what_it_is_combined_with():
+    def network(kernel, *combined, **field):
+        return ensembles.initial_network(Defense(strength=({"Dense_0": {"kernel": kernel}}, *combined), **field))
 
     kernel, other = np.ones((2, 3)), np.full((2, 3), 2.0)
-    (place,) = told(kernel, begin=lambda strength, fresh: fresh).items()
-    assert place == ("begun_from", told(kernel, 1.0, np.float32(0.5), frozen=lambda body: body)["begun_from"])
-    assert told(other, begin=lambda strength, fresh: fresh)["begun_from"] != place[1]
-    assert told(kernel, penalty=lambda strength, params: 0.0) == {}
+    checksum = network(kernel, init_params=lambda strength, fresh: fresh)
+    assert checksum == network(kernel, 1.0, np.float32(0.5), frozen=lambda body: body)
+    assert checksum != network(other, init_params=lambda strength, fresh: fresh)
+    assert network(kernel, penalty=lambda strength, params: 0.0) is None

@@ -117,12 +117,12 @@ def test_same_arguments_train_the_same_bits():
     assert_identical(first, train_ensemble(KEY, MLP, RECIPE, x, y, members))
 
 
-@pytest.mark.parametrize("models_at_once, expand", [(1, None), (3, None), (3, and_noisy)])
-def test_rows_of_others_leave_a_model_identical_to_the_bit(models_at_once, expand):
+@pytest.mark.parametrize("models_at_once, augmentation", [(1, None), (3, None), (3, and_noisy)])
+def test_rows_of_others_leave_a_model_identical_to_the_bit(models_at_once, augmentation):
     (x, y), members, options = (
         blobs(),
         some_members(3, 25),
-        {"models_at_once": models_at_once, "defense": Defense(expand=expand)},
+        {"models_at_once": models_at_once, "defense": Defense(augmentation=augmentation)},
     )
     clean, _ = train_ensemble(KEY, MLP, RECIPE, x, y, members, **options)
     for k in range(3):
@@ -150,11 +150,11 @@ def test_large_epochs_make_short_blocks_and_the_same_weights(monkeypatch):
     (x, y), members, recipe, found = blobs(), some_members(1, 40), RECIPE._replace(max_epochs=12), {}
     for pairs in (400, 199, 1):
         monkeypatch.setattr(steps, "_BLOCK_PAIRS", pairs)
-        ensemble._block_of_group.clear_cache()
+        ensemble._run_group_block.clear_cache()
         epochs = []
         trained = train_ensemble(KEY, MLP, recipe, x, y, members, progress=lambda *at, told=epochs: told.append(at[2]))
         found[pairs] = trained, epochs
-    ensemble._block_of_group.clear_cache()
+    ensemble._run_group_block.clear_cache()
     assert [epochs for _, epochs in found.values()] == [[10, 12], [4, 8, 12], list(range(1, 13))]
     assert_identical(found[199][0], found[400][0])
     assert_identical(found[1][0], found[400][0])
@@ -176,10 +176,10 @@ def epochs_until_keras_stops(losses, min_delta, patience):
 def test_stopping_rule_is_that_of_keras(seed):
     losses = np.abs(np.random.default_rng(seed).normal(size=40)).cumsum()[::-1] / 8  # falls, by steps near min_delta
     recipe = Recipe(max_epochs=40, min_delta=0.15, patience=3)
-    own, plan = steps.Own(jnp.arange(9), jnp.arange(0), ()), steps.Plan(MLP, recipe, Defense())
-    state = steps.begin(KEY, own, jnp.zeros((1, 9)), jnp.zeros(1, jnp.int32), plan)
+    inputs, spec = steps.MemberInputs(jnp.arange(9), jnp.arange(0), ()), steps.TrainSpec(MLP, recipe, Defense())
+    state = steps.init_state(KEY, inputs, jnp.zeros((1, 9)), jnp.zeros(1, jnp.int32), spec)
     while state.running:
-        state = steps._judge(state, jnp.float32(losses[state.epoch]), recipe)
+        state = steps._check_stop(state, jnp.float32(losses[state.epoch]), recipe)
     assert state.epoch == epochs_until_keras_stops(losses.astype(np.float32), 0.15, 3)
 
 
@@ -248,7 +248,12 @@ def times_one_four_sixteen(key, x):
 def test_an_epoch_covers_each_pair_of_a_row_and_a_neighbour_exactly_once(batch_size):
     x, y = np.float32(32 * 64.0 ** np.arange(3))[:, None], np.zeros(3, int)  # pairs: 32 times 4^0 .. 4^8
     _, history = train(
-        KEY, LOSS_IS_X, FROZEN._replace(batch_size=batch_size), x, y, defense=Defense(expand=times_one_four_sixteen)
+        KEY,
+        LOSS_IS_X,
+        FROZEN._replace(batch_size=batch_size),
+        x,
+        y,
+        defense=Defense(augmentation=times_one_four_sixteen),
     )
     total = round(9 * float(history.loss) / 32)  # sums of 18 bits are exact; the division by 9 is far from half of 32
     assert [total // 4**pair % 4 for pair in range(9)] == [1] * 9 and total < 4**9
@@ -265,7 +270,9 @@ def test_every_pair_draws_for_itself_in_every_epoch():
         pairs_key = jax.random.fold_in(jax.random.fold_in(member_key, epoch), 2)
         pairs = [drawn(jax.random.fold_in(pairs_key, p), x[p // 2])[p % 2] for p in range(6)]
         assert len({float(value[0]) for value in pairs}) == 6
-        _, history = train(KEY, LOSS_IS_X, FROZEN._replace(max_epochs=epoch + 1), x, y, defense=Defense(expand=drawn))
+        _, history = train(
+            KEY, LOSS_IS_X, FROZEN._replace(max_epochs=epoch + 1), x, y, defense=Defense(augmentation=drawn)
+        )
         np.testing.assert_allclose(history.loss, np.mean(pairs), rtol=1e-6)  # a float32 sum of six
         losses.append(float(history.loss))
     assert losses[0] != losses[1]
@@ -279,7 +286,7 @@ def test_an_epoch_over_neighbours_is_adam_over_some_order_of_the_pairs_with_the_
     expected = [adam_epoch([order[:3], order[3:]], pairs, labels, 0.1) for order in orders]
     seen = set()
     for seed in range(20):
-        params, _ = train(jax.random.key(seed), LINEAR, recipe, x, y, defense=Defense(expand=and_negative))
+        params, _ = train(jax.random.key(seed), LINEAR, recipe, x, y, defense=Defense(augmentation=and_negative))
         distances = [np.abs(params - w).max() for w in expected]
         assert min(distances) < 1e-5  # float32 against float64, two steps of 0.1
         seen.add(round(float(expected[int(np.argmin(distances))][0, 0]), 4))
@@ -290,18 +297,18 @@ def test_a_row_that_is_its_own_only_neighbour_trains_the_same_bits_as_no_augment
     (x, y), members = blobs(), some_members(3, 25)
     plain = train_ensemble(KEY, MLP, RECIPE, x, y, members)
     assert_identical(
-        plain, train_ensemble(KEY, MLP, RECIPE, x, y, members, defense=Defense(expand=perturbations.only_itself))
+        plain, train_ensemble(KEY, MLP, RECIPE, x, y, members, defense=Defense(augmentation=perturbations.only_itself))
     )
 
 
 def test_an_ensemble_on_neighbours_equals_single_runs():
     (x, y), members = blobs(), some_members(3, 25)  # 50 pairs: the last batch of 16 holds two
     params, history = train_ensemble(
-        KEY, MLP, RECIPE, x, y, members, models_at_once=3, defense=Defense(expand=and_noisy)
+        KEY, MLP, RECIPE, x, y, members, models_at_once=3, defense=Defense(augmentation=and_noisy)
     )
     for k, rows in enumerate(members):
         alone, single = train(
-            jax.random.fold_in(KEY, k), MLP, RECIPE, x[rows], y[rows], defense=Defense(expand=and_noisy)
+            jax.random.fold_in(KEY, k), MLP, RECIPE, x[rows], y[rows], defense=Defense(augmentation=and_noisy)
         )
         assert_close(member(params, k), alone, **ROUNDING)
         np.testing.assert_allclose(history.loss[k], single.loss, **ROUNDING)
@@ -312,24 +319,26 @@ def test_images_and_their_shifts_train_an_ensemble_as_they_train_one_model():
     x = np.random.default_rng(2).random((20, 6, 6, 1), np.float32)
     members, recipe = some_members(2, 12, 20), Recipe(batch_size=8, max_epochs=2)
     shifts = perturbations.translate(1)
-    params, _ = train_ensemble(KEY, SMALL_CONV, recipe, x, y, members, models_at_once=2, defense=Defense(expand=shifts))
+    params, _ = train_ensemble(
+        KEY, SMALL_CONV, recipe, x, y, members, models_at_once=2, defense=Defense(augmentation=shifts)
+    )
     for k, rows in enumerate(members):
         alone, _ = train(
-            jax.random.fold_in(KEY, k), SMALL_CONV, recipe, x[rows], y[rows], defense=Defense(expand=shifts)
+            jax.random.fold_in(KEY, k), SMALL_CONV, recipe, x[rows], y[rows], defense=Defense(augmentation=shifts)
         )
         assert_close(member(params, k), alone, **ROUNDING)
 
 
 @pytest.mark.parametrize(
-    "expand, message",
+    "augmentation, message",
     [
-        (lambda key, x: x, r"expand: returned shape \(9,\), expected \(M, 9\) with M >= 1"),
-        (lambda key, x: x.sum(), r"expand: returned shape \(\), expected \(M, 9\)"),
-        (lambda key, x: x[None][:0], r"expand: returned shape \(0, 9\), expected \(M, 9\)"),
+        (lambda key, x: x, r"augmentation: returned shape \(9,\), expected \(M, 9\) with M >= 1"),
+        (lambda key, x: x.sum(), r"augmentation: returned shape \(\), expected \(M, 9\)"),
+        (lambda key, x: x[None][:0], r"augmentation: returned shape \(0, 9\), expected \(M, 9\)"),
         (perturbations.translate(1), r"translate\(1\): example of shape \(9,\), expected an image"),
     ],
 )
-def test_neighbours_that_are_no_examples_are_refused_before_training(expand, message):
+def test_neighbours_that_are_no_examples_are_refused_before_training(augmentation, message):
     (x, y), told = blobs(), []
     with pytest.raises(ValueError, match=message):
         train_ensemble(
@@ -339,11 +348,11 @@ def test_neighbours_that_are_no_examples_are_refused_before_training(expand, mes
             x,
             y,
             some_members(2, 20),
-            defense=Defense(expand=expand),
+            defense=Defense(augmentation=augmentation),
             progress=lambda *s: told.append(s),
         )
     with pytest.raises(ValueError, match=message):
-        train(KEY, MLP, RECIPE, x, y, defense=Defense(expand=expand))
+        train(KEY, MLP, RECIPE, x, y, defense=Defense(augmentation=augmentation))
     assert not told
 
 
@@ -369,7 +378,9 @@ def test_averaged_weights_are_the_running_mean_of_those_after_every_step():
     x, y = blobs(20)
     recipe = Recipe(batch_size=20, max_epochs=1, patience=None)
     after = [train(KEY, MLP, recipe._replace(max_epochs=e), x, y)[0] for e in (1, 2, 3)]
-    begun = steps.begin(KEY, steps.Own(jnp.arange(20), jnp.arange(0), ()), x, y, steps.Plan(MLP, recipe, Defense()))
+    begun = steps.init_state(
+        KEY, steps.MemberInputs(jnp.arange(20), jnp.arange(0), ()), x, y, steps.TrainSpec(MLP, recipe, Defense())
+    )
     mean = begun.params
     for step, params in enumerate(after):
         decay = min(0.15, (1 + step) / (10 + step))  # 0.1, 0.15, 0.15
@@ -392,35 +403,42 @@ def test_an_unknown_optimizer_is_refused():
 def test_compilations_do_not_grow_with_members_groups_epochs_or_strengths():
     (x, y), recipe = blobs(), Recipe(batch_size=16, max_epochs=25, patience=30)
     model = models.mlp((9,), 4, hidden=(5,))
-    before = ensemble._block_of_group._cache_size(), ensemble._begin_group._cache_size()
+    before = ensemble._run_group_block._cache_size(), ensemble._init_group._cache_size()
     for strength in (0.1, 0.2):
         for num_models in (3, 4, 7):  # groups of two, the last one filled up
             members = some_members(num_models, 30)
             defense = Defense(strength=strength, penalty=squared)
             train_ensemble(KEY, model, recipe, x, y, members, defense=defense, models_at_once=2)
-    after = ensemble._block_of_group._cache_size(), ensemble._begin_group._cache_size()
+    after = ensemble._run_group_block._cache_size(), ensemble._init_group._cache_size()
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
 
 
 def test_one_program_serves_all_models_that_are_trained_on_the_same_neighbours():
     x, y = np.random.default_rng(2).random((20, 5, 5, 1), np.float32), np.arange(20) % 4
     model, recipe = models.mlp((5, 5, 1), 4, hidden=(3,)), Recipe(batch_size=8, max_epochs=2)
-    before, grown = ensemble._block_of_group._cache_size(), []
+    before, grown = ensemble._run_group_block._cache_size(), []
     for d in (1, 1, 2, 1):
-        expand = perturbations.translate(d)
+        augmentation = perturbations.translate(d)
         train_ensemble(
-            KEY, model, recipe, x, y, some_members(2, 12, 20), defense=Defense(expand=expand), models_at_once=1
+            KEY,
+            model,
+            recipe,
+            x,
+            y,
+            some_members(2, 12, 20),
+            defense=Defense(augmentation=augmentation),
+            models_at_once=1,
         )
-        grown.append(ensemble._block_of_group._cache_size() - before)
+        grown.append(ensemble._run_group_block._cache_size() - before)
     assert grown == [1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("models_at_once, expand", [(1, None), (2, None), (2, and_noisy)])
-def test_a_stopped_training_goes_on_where_it_was_to_the_same_bits(models_at_once, expand, tmp_path):
+@pytest.mark.parametrize("models_at_once, augmentation", [(1, None), (2, None), (2, and_noisy)])
+def test_a_stopped_training_goes_on_where_it_was_to_the_same_bits(models_at_once, augmentation, tmp_path):
     x, y = blobs()
     members, options = (
         some_members(5, 30),
-        {"models_at_once": models_at_once, "defense": Defense(expand=expand)},
+        {"models_at_once": models_at_once, "defense": Defense(augmentation=augmentation)},
     )
 
     class Stop(Exception):
@@ -432,12 +450,12 @@ def test_a_stopped_training_goes_on_where_it_was_to_the_same_bits(models_at_once
 
     told = []
     whole = train_ensemble(KEY, MLP, RECIPE, x, y, members, **options)
-    keep = store.keep_in(tmp_path)
+    keep = store.cache_in(tmp_path)
     with pytest.raises(Stop):
-        train_ensemble(KEY, MLP, RECIPE, x, y, members, keep=keep, progress=stop_after_three, **options)
+        train_ensemble(KEY, MLP, RECIPE, x, y, members, cache=keep, progress=stop_after_three, **options)
     finished = len(list(tmp_path.iterdir()))
     again = train_ensemble(
-        KEY, MLP, RECIPE, x, y, members, keep=keep, progress=lambda *now: told.append(now), **options
+        KEY, MLP, RECIPE, x, y, members, cache=keep, progress=lambda *now: told.append(now), **options
     )
     assert_identical(again, whole)
     assert finished == {1: 2, 2: 1}[models_at_once] and min(done for done, *_ in told) > 2  # none trained again
@@ -472,12 +490,12 @@ spread, _ = training.train_ensemble(KEY, MLP, RECIPE, x, y, members)  # groups o
 np.savez(sys.argv[1], *jax.tree.leaves(spread))
 along, whole = ensemble._shardings(4)
 rows = members[[0, 1, 2, 2]]
-keys, own = jax.device_put((jax.random.split(KEY, 4), steps.Own(rows, rows[:, :0], ())), along)
+keys, inputs = jax.device_put((jax.random.split(KEY, 4), steps.MemberInputs(rows, rows[:, :0], ())), along)
 x, y = jax.device_put((x, y), whole)
-static = {"plan": steps.Plan(MLP, RECIPE, Defense()), "vmapped": True}
-state = ensemble._begin_group(keys, own, x, y, **static)
+static = {"spec": steps.TrainSpec(MLP, RECIPE, Defense()), "vmapped": True}
+state = ensemble._init_group(keys, inputs, x, y, **static)
 assert state.params["Dense_0"]["kernel"].sharding.spec[0] == "models"
-text = ensemble._block_of_group.lower(state, own, x, y, **static).compile().as_text()
+text = ensemble._run_group_block.lower(state, inputs, x, y, **static).compile().as_text()
 assert not any(word in text for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"))
 """
 

@@ -1,0 +1,146 @@
+"""The trained models of a study: defenses that train together, their ensemble, its oracles and its record."""
+
+import zlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from mi_jax import defenses, models, privacy, store, training
+from mi_jax.models import heads
+from mi_jax.privacy import per_example
+from mi_jax.querying import oracle, white_box
+from mi_jax.querying.collect import Target
+from mi_jax.study.config import Config
+from mi_jax.study.runs import ProgressBar
+from mi_jax.types import Dataset, Defense, Model, Params, Recipe, Split
+
+
+def build_defenses(
+    config: Config, dataset: Dataset, names: Sequence[str], recipe: Recipe = Recipe()
+) -> tuple[Model, list[Defense]]:
+    """The model of a resolved config and each of the defenses `names`. ValueError where one cannot be built."""
+    model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
+    context = defenses.DefenseContext(
+        config.n_train, model, dataset.x.shape[1:], dataset.num_classes, binary=dataset.binary, recipe=recipe,
+        dataset=dataset.name, checkpoint=config.checkpoint, clip=config.clip, delta=config.delta,
+        epochs=config.private_epochs, rate=config.private_rate,
+    )  # fmt: skip
+    found = [defenses.build(name, context) for name in names]
+    if config.checkpoint is not None and not any(map(starts_pretrained, found)):
+        given = f"checkpoint={config.checkpoint}: expected none"
+        raise ValueError(f"{given}, {' and '.join(names)} starts from no pretrained network")
+    return model, found
+
+
+def starts_pretrained(defense: Defense) -> bool:
+    """True where training starts from a network trained on other data."""
+    return defense.init_params is not None or defense.frozen is not None
+
+
+def strength_changes_training(defense: Defense) -> bool:
+    """True where the strength of a defense matters before its models are queried."""
+    fields = ("init_params", "frozen", "model", "penalty", "adversary", "mechanism")
+    return any(getattr(defense, field) is not None for field in fields)
+
+
+def group_by_training(found: list[Defense]) -> list[list[int]]:
+    """The indices of defenses whose training differs in strength alone, together, in the order of the first."""
+    groups: dict[tuple, list[int]] = {}
+    for i, defense in enumerate(found):
+        shape = jax.tree.structure(defense.strength) if strength_changes_training(defense) else None
+        training_fields = defense._replace(name="", strength=(), output=None, random=False)
+        groups.setdefault((training_fields, shape), []).append(i)
+    return list(groups.values())
+
+
+def train_grid(
+    key: jax.Array,
+    model: Model,
+    recipe: Recipe,
+    dataset: Dataset,
+    split: Split,
+    grid: list[Defense],
+    *,
+    cache: store.Cache = store.no_cache,
+) -> list[tuple[Params, training.History]]:
+    """For each of these defenses, which differ in strength alone, parameters [K ...] and History; under a bar."""
+    strengths, several = None, len(grid) > 1 and strength_changes_training(grid[0])
+    if several:
+        strengths = jax.tree.map(lambda *leaves: np.stack(leaves), *(defense.strength for defense in grid))
+    title = f"training, {grid[0].name}{f' and {len(grid) - 1} more' if len(grid) > 1 else ''}"
+    with ProgressBar(title, unit="model") as progress:
+        trained = training.train_ensemble(
+            key,
+            model,
+            recipe,
+            dataset.x,
+            dataset.y,
+            split.members,
+            defense=grid[0],
+            strengths=strengths,
+            reference=split.reference,
+            cache=cache,
+            progress=lambda done, total, epoch: progress(done, total, f"epoch {epoch}"),
+        )
+    if not several:
+        return [trained] * len(grid)
+    return [jax.tree.map(lambda leaf, g=g: leaf[g], trained) for g in range(len(grid))]
+
+
+def target_oracles(model: Model, params: Params, dataset: Dataset, defense: Defense = Defense()) -> Target:
+    """(k, access) -> model k of the ensemble as an attack may see it under a defense."""
+
+    def target(k: int, access: str) -> oracle.Oracle | white_box.WhiteBox:
+        params_k = jax.tree.map(lambda leaf: leaf[k], params)
+        if access == "gradient":
+            return white_box.WhiteBox(model.apply, params_k)
+        return oracle.model_oracle(model, params_k, dataset.num_classes, access=access, defense=defense)
+
+    return target
+
+
+def training_record(
+    defense: Defense, history: training.History, model: Model, params: Params, dataset: Dataset
+) -> dict[str, object]:
+    """What a record says of a training: epochs, and where it applies `privacy` and the checksum `begun_from`."""
+    record = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]}
+    if defense.mechanism is not None:
+        record["privacy"] = privacy_record(defense, history, model, params, dataset)
+    network = initial_network(defense)
+    return record | ({"begun_from": network} if network else {})
+
+
+def privacy_record(
+    defense: Defense, history: training.History, model: Model, params: Params, dataset: Dataset
+) -> dict[str, object]:
+    """Epsilon with all it depends on, how gradients were clipped, and how many examples were dropped."""
+    mechanism, one, x = defenses.defense_mechanism(defense), jax.tree.map(lambda leaf: leaf[0], params), dataset.x[:1]
+    if defense.frozen is None:
+        slow = per_example.obstacle(model, one, x)
+    else:
+        head = heads.head_of(model, x.shape[1:])
+        slow = per_example.obstacle(head, one[heads.last_layer(model, x.shape[1:])], heads.penultimate(model, one, x))
+    return {
+        "epsilon": privacy.epsilon(mechanism),
+        "delta": mechanism.delta,
+        "statement": privacy.statement(mechanism),
+        "gradients": "gradients clipped by one batched backward pass"
+        if slow is None
+        else f"gradients clipped one example at a time: {slow}",
+        "dropped": [int(count) for count in np.asarray(history.dropped)],
+    }
+
+
+def initial_network(defense: Defense) -> str | None:
+    """A checksum of the network that training starts from, or None.
+
+    It is over the arrays of the defense's strength; scalars are strengths of what it is combined with.
+    """
+    if not starts_pretrained(defense):
+        return None
+    leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(defense.strength))
+    checksum = 0
+    for array in (leaf for leaf in leaves if leaf.ndim):
+        checksum = zlib.crc32(array.tobytes(), checksum)
+    return f"{checksum:08x}"

@@ -1,0 +1,224 @@
+"""A study: data, split, trained models and the attacks run on them, resumable. Every experiment starts from one."""
+
+import dataclasses
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from mi_jax import attacks, audit, data, store
+from mi_jax.data import splits
+from mi_jax.querying import driver
+from mi_jax.querying.collect import Target, cache_by_model, check_cap
+from mi_jax.study import ensembles, runs
+from mi_jax.study.config import Config, resolve
+from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
+
+
+class Study(NamedTuple):
+    """Trained models, and all that attacking them needs."""
+
+    config: Config  # resolved
+    dataset: Dataset
+    split: Split
+    model: Model
+    params: Params  # [K ...]
+    target: Target
+    context: attacks.AttackContext
+    key: jax.Array  # of the attacks
+    cache: store.Cache
+    environment: dict
+    trained: dict  # epochs of each model, and of a private training its `privacy`, for the record
+    seconds: float  # that preparing took
+
+
+class _Setup(NamedTuple):
+    """What all studies of a grid share, checked."""
+
+    config: Config  # resolved
+    dataset: Dataset
+    split: Split
+    model: Model
+    recipe: Recipe
+    names: tuple[str, ...]  # of the defenses
+    defenses: list[Defense]
+    context: attacks.AttackContext
+
+
+def prepare(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -> Study:
+    """Data, split and trained models of a config.
+
+    Every name in it is looked up, and every attack traced on an example, before the first model is trained.
+    Finished members and answers are cached in `out`, where the same run finds them again.
+    """
+    return prepare_grid(config, (config.defense,), recipe=recipe, out=out)[0]
+
+
+def prepare_grid(config: Config, names: Sequence[str], *, recipe: Recipe = Recipe(), out: Path | None = None,
+                 reference: bool = False, separate_targets: bool = False) -> list[Study]:  # fmt: skip
+    """The studies of a config under each of the defenses `names`, on the same split.
+
+    Strengths of one defense train as one ensemble, in one compiled program. Each study is, to the bit, the one that
+    `prepare` makes of it alone with as many reference rows. With `reference` these are set aside although no defense
+    asks for them, so that the split is that of one that does. With `separate_targets` a split whose targets are also
+    shadow models, which `non_adaptive` cannot take, is refused at once.
+    """
+    started = time.perf_counter()
+    setup = _set_up(config, tuple(names), recipe, reference=reference)
+    if separate_targets:
+        check_separate_targets(setup.config, setup.split)
+    studies = {}
+    for group in ensembles.group_by_training(setup.defenses):
+        for i, study in zip(group, _train_group(setup, group, out), strict=True):
+            studies[i] = study._replace(seconds=(time.perf_counter() - started) / (len(studies) + 1))
+    return [studies[i] for i in range(len(names))]
+
+
+def _set_up(config: Config, names: tuple[str, ...], recipe: Recipe, *, reference: bool) -> _Setup:
+    for name in config.attacks or ():
+        if name not in attacks.ATTACKS:
+            raise ValueError(f"unknown attack {name!r}: known are {', '.join(attacks.ATTACKS)}")
+    dataset = data.load(config.dataset, config.data_dir)
+    config = resolve(config, dataset)
+    model, defenses = ensembles.build_defenses(config, dataset, names, recipe)
+    context = attacks.AttackContext(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
+    _check_traced(config, context, defenses)
+    reference = reference or any(defense.adversary for defense in defenses)
+    split = draw_split(config, dataset, reference=reference)
+    return _Setup(config, dataset, split, model, recipe, names, defenses, context)
+
+
+def _check_traced(config: Config, context: attacks.AttackContext, defenses: list[Defense]) -> None:
+    """Shows an example's shape to every attack and augmentation, which refuse what they cannot take."""
+    for attack in itertools.chain(*(attacks.build(name, context) for name in config.attacks)):
+        check_cap(attack, config.cap)
+        if attack.measure is not None:
+            driver.max_queries(attack, context.example_shape, context.num_classes)
+    example = jax.ShapeDtypeStruct(context.example_shape, np.float32)
+    for defense in defenses:
+        if defense.augmentation is not None:
+            jax.eval_shape(defense.augmentation, jax.random.key(0), example)
+
+
+def _train_group(setup: _Setup, group: list[int], out: Path | None) -> list[Study]:
+    """The studies of defenses that train together."""
+    grid = [setup.defenses[i] for i in group]
+    configs = [_defended_config(setup, i) for i in group]
+    environments = [
+        runs.run_environment(config, setup.dataset, setup.recipe, defense, split=splits.digest(setup.split))
+        for config, defense in zip(configs, grid, strict=True)
+    ]
+    caches = [
+        runs.open_cache(out and study_folder(out, setup.names, i), environment)
+        for i, environment in zip(group, environments, strict=True)
+    ]
+    # Where no strength matters in training, the models are the first defense's, whatever shares them.
+    shared = environments if ensembles.strength_changes_training(grid[0]) else environments[:1]
+    training_key, key = jax.random.split(jax.random.key(setup.config.seed))
+    cache = runs.grid_cache(caches[0], shared)
+    trained = ensembles.train_grid(
+        training_key, setup.model, setup.recipe, setup.dataset, setup.split, grid, cache=cache
+    )
+    studies = []
+    for config, defense, environment, cache, (params, history) in zip(
+        configs, grid, environments, caches, trained, strict=True
+    ):
+        target = ensembles.target_oracles(setup.model, params, setup.dataset, defense)
+        record = ensembles.training_record(defense, history, setup.model, params, setup.dataset)
+        if "privacy" in record:
+            print(f"{config.defense}: {record['privacy']['statement']}; {record['privacy']['gradients']}",
+                  file=sys.stderr)  # fmt: skip
+        studies.append(Study(config, setup.dataset, setup.split, setup.model, params, target, setup.context, key,
+                             runs.weights_cache(cache, params), environment, record, 0.0))  # fmt: skip
+    return studies
+
+
+def _defended_config(setup: _Setup, i: int) -> Config:
+    """The config under defense i; one that answers at random implies allow_random_target."""
+    random = setup.config.allow_random_target or setup.defenses[i].random
+    return dataclasses.replace(setup.config, defense=setup.names[i], allow_random_target=random)
+
+
+def defense_folder(name: str) -> str:
+    """A defense as the name of a folder."""
+    return name.replace(":", "-").replace("+", "_")
+
+
+def study_folder(out: Path, names: Sequence[str], i: int) -> Path:
+    """Where the results of defense i are cached: in a folder of its own if it is not the only one."""
+    return out / defense_folder(names[i]) if len(names) > 1 else out
+
+
+def study_environments(out: Path, studies: list[Study]) -> dict[Path, dict]:
+    """The folder of each study of a grid -> what `records.clear` needs to know to remove its cache."""
+    names = [study.config.defense for study in studies]
+    return {study_folder(out, names, i): {"environment": study.environment} for i, study in enumerate(studies)}
+
+
+def draw_split(config: Config, dataset: Dataset, *, reference: bool) -> Split:
+    """Who is trained on what; with `reference` rows, as many as members or as the pool has left."""
+    rows, n = len(dataset.x), config.n_train
+    left = rows // 2 - 2 * n if config.split == "disjoint" else (rows - 2 * n) // (config.num_shadows + 1)
+    counts = {"num_targets": config.num_targets, "num_shadows": config.num_shadows}
+    num_reference = max(1, min(n, left)) if reference else 0
+    return splits.SPLITS[config.split](config.seed, rows, n, num_reference=num_reference, **counts)
+
+
+def non_adaptive(defended: Study, plain: Study) -> Study:
+    """The targets of one study and the shadow models of another: an attacker who does not know of the defense."""
+    check_separate_targets(defended.config, defended.split)
+    targets = set(defended.split.trials[:, 0].tolist())
+
+    def study_with(k: int) -> Study:
+        return defended if k in targets else plain
+
+    cache = cache_by_model(lambda k: study_with(k).cache)
+    return defended._replace(target=lambda k, access: study_with(k).target(k, access), cache=cache)
+
+
+def check_separate_targets(config: Config, split: Split) -> None:
+    """ValueError where a target is also a shadow model, which cannot be defended and undefended at once."""
+    if set(split.trials[:, 0].tolist()) & set(split.trials[:, 1:].ravel().tolist()):
+        found = f"split={config.split}: a target is another trial's shadow model"
+        raise ValueError(f"{found}, expected none where shadow models are to be undefended")
+
+
+def attack(
+    study: Study,
+    candidates: dict[str, tuple[Attack, ...]],
+    *,
+    title: str = "attacking",
+    num_points: int | None = None,
+    num_trials: int | None = None,
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """`audit.audit` of a study under a progress bar, on all of its points and trials or the first of them."""
+    config = study.config
+    with runs.ProgressBar(title, unit="query") as progress:
+        return audit.audit(
+            study.key,
+            study.dataset,
+            study.split._replace(trials=study.split.trials[:num_trials]),
+            study.target,
+            candidates,
+            num_points=min(num_points or config.num_points, config.num_points),
+            cap=config.cap,
+            allow_random_target=config.allow_random_target,
+            cache=study.cache,
+            progress=progress,
+        )
+
+
+def run(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -> tuple[dict, dict[str, np.ndarray]]:
+    """(record, scores) of a config's attacks, as `report.py` documents them."""
+    started, study = time.perf_counter(), prepare(config, recipe=recipe, out=out)
+    record, scores = attack(study, {name: attacks.build(name, study.context) for name in study.config.attacks})
+    seconds = {"training": round(study.seconds, 2), **record.pop("seconds")}
+    seconds["total"] = round(time.perf_counter() - started, 2)
+    record["models"] |= study.trained
+    record |= {"config": dataclasses.asdict(study.config), "environment": study.environment, "seconds": seconds}
+    return record, scores
