@@ -14,9 +14,11 @@ help:
 	@echo "make audit [OUT=DIR] [ARGS=\"--dataset=... --attacks=...\"]   the main job; no arguments: digits, about two minutes"
 	@echo "make test                                                 the fast test suite"
 	@echo "make test-all                                             with the slow tests"
+	@echo "make mutants                                              plants forty faults, one at a time; the tests must notice 38"
 	@echo "make test-peers                                           sums and bounds beside jax-privacy's"
 	@echo "make benchmark-training | benchmark-boundary | benchmark-dp_sgd   beside PyTorch; Foolbox and ART; Opacus"
 	@echo "make wheel                                                builds the wheel and runs a smoke audit from it"
+	@echo "make docs                                                 writes the numbers of README.md and docs/ from the records"
 	@echo "make lint | requirements | clean"
 
 audit: $(VENV)/.installed
@@ -28,8 +30,17 @@ test: $(VENV)/.installed-tests
 test-all: $(VENV)/.installed-tests
 	$(RUN) -m pytest $(PARALLEL)
 
+# Each in a copy of the package, by tests that are chosen for it; writes docs/mutants.md.
+.PHONY: mutants
+mutants: $(VENV)/.installed-tests
+	@$(RUN) -m tests.mutants
+
 lint: $(VENV)/.installed-tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+.PHONY: docs
+docs: $(VENV)/.installed
+	@$(RUN) -m experiments.docs
 
 # In a folder of its own, so that what runs is the wheel and not the checkout.
 wheel: $(VENV)/.installed

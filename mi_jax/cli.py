@@ -1,6 +1,6 @@
-"""The commands of an installed package: `mi_jax audit --dataset=... --attacks=...`, and the flags of every program.
+"""The command `mi_jax audit --dataset=... --attacks=...` of the installed package, and the flags of all programs.
 
-`python -m experiments.audit` is the same program. Every wrong argument is one line on standard error and exit code 2.
+`python -m experiments.audit` is the same program. A wrong argument gives one line on standard error and exit code 2.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from absl import app, flags
@@ -17,14 +18,14 @@ from mi_jax import store, study
 from mi_jax.evaluation import report
 from mi_jax.study.config import HELP, Config
 
-flags.disclaim_key_flags()  # so that --help of a script lists these flags as its own
+flags.disclaim_key_flags()  # so that --help of a script lists these flags
 COMMANDS = ("audit",)
 
 
 def define_flags() -> None:
-    """One absl flag for every field of Config."""
+    """Defines one absl flag for every field of Config."""
     for field in dataclasses.fields(Config):
-        text, default = HELP[field.name], field.default
+        text, default = HELP[field.name], cast(Any, field.default)
         if field.name == "attacks":
             flags.DEFINE_list(field.name, default, text)
         elif field.type is bool:
@@ -38,7 +39,7 @@ def define_flags() -> None:
 
 
 def config_from_flags() -> Config:
-    """The flags as given, checked as far as they can be without the data."""
+    """The flags as a Config; `study.config.resolve` fills in defaults and checks it."""
     values = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(Config)}
     if values["attacks"] is not None:
         values["attacks"] = tuple(values["attacks"])
@@ -46,20 +47,20 @@ def config_from_flags() -> Config:
 
 
 def out_folder(out: str | None, name: str) -> Path:
-    """The folder of this run, shown to be writable before anything is computed; made when there is a result."""
+    """The folder of this run, checked to be writable before anything is computed; created with the first result."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
     folder = Path(out) if out else Path("results") / f"{stamp}-{name.replace(':', '-').replace('/', '-')}"
     try:
-        standing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        with tempfile.TemporaryFile(dir=standing):
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise ValueError(f"--out={folder}: expected a folder that can be written ({error.strerror})") from None
+        raise ValueError(f"--out={folder}: expected a writable folder ({error.strerror})") from None
     return folder
 
 
 def parse(argv: list[str]) -> list[str]:
-    """What remains of the arguments when the flags are taken; a flag that cannot be ends the program in one line."""
+    """The arguments that are not flags; a wrong flag ends the program with one line and exit code 2."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -73,7 +74,7 @@ def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
     def program(argv: list[str]) -> int:
         try:
             if len(argv) > 1:
-                raise ValueError(f"unexpected argument {argv[1]!r}: every option is written --name=value")
+                raise ValueError(f"unexpected argument {argv[1]!r}: expected options as --name=value")
             body()
         except ValueError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -84,28 +85,28 @@ def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
 
 
 def finish(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
-    """Writes a run, removes the parts it was put together from, and prints its table."""
+    """Writes a run, removes its cache, and prints its table."""
     report.write(folder, record, scores)
     store.remove(folder / "cache" / record["environment"]["run_digest"])
     show(record, folder)
 
 
 def show(record: dict, folder: Path) -> None:
-    """Prints the table of a record, and where the rest of it is."""
-    accuracy = record["models"]
+    """Prints the table of a record and the path of its report."""
+    models = record["models"]
     print(
         f"\n{record['config']['dataset']}, {record['config']['model']}, n={record['config']['n_train']}, "
-        f"{record['config']['num_targets']} targets: train accuracy {report.percent(accuracy['train_accuracy'])}, "
-        f"test {report.percent(accuracy['test_accuracy'])}\n"
+        f"{record['config']['num_targets']} targets: train accuracy {report.percent(models['train_accuracy'])}, "
+        f"test {report.percent(models['test_accuracy'])}\n"
     )
-    if "privacy" in accuracy:
-        print(f"{accuracy['privacy']['statement']}\n")
+    if "privacy" in models:
+        print(f"{models['privacy']['statement']}\n")
     print(report.table(record))
     print(f"\nmean over targets [95 % interval]; {record['seconds']['total']:.0f} s; see {folder / 'report.html'}")
 
 
-def audit() -> None:
-    """One audit, or one redrawing, as the flags say."""
+def audit_from_flags() -> None:
+    """Runs an audit, or redraws a finished one with --from."""
     if flags.FLAGS["from"].value is not None:
         source = Path(flags.FLAGS["from"].value)
         report.read(source)
@@ -119,14 +120,14 @@ def audit() -> None:
 
 
 def run_audit(argv: list[str] | None = None) -> None:
-    """The audit as a program, with its flags; `argv`: the name of the program and its arguments."""
+    """The audit as a program, with its flags; `argv` is the program's name and its arguments."""
     define_flags()
     flags.DEFINE_string("out", None, "folder of the results; default: a dated folder in results/")
-    flags.DEFINE_string("from", None, "folder of a finished run: redraw its table, figures and page")
-    app.run(lambda argv: sys.exit(main(audit)(argv)), argv=argv, flags_parser=parse)
+    flags.DEFINE_string("from", None, "folder of a finished run, whose table, figures and page are redrawn")
+    app.run(lambda argv: sys.exit(main(audit_from_flags)(argv)), argv=argv, flags_parser=parse)
 
 
-def run() -> None:
+def run_command() -> None:
     """`mi_jax COMMAND [--flag=value ...]`."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command not in COMMANDS:

@@ -1,8 +1,8 @@
-"""Perturbations: the neighbours of one example that an attack queries, and the noise of noisy queries.
+"""Perturbations: the neighbours of one example that an attack queries, and noise for noisy queries.
 
 A perturbation is a function `(key, x [*x]) -> [M *x]` (see `types.Perturbation`); a family makes one for each
-strength. To add one, write a factory and give it a line in PERTURBATIONS at the bottom of this module: the name
-in that dict is then the name of an attack, and the contract tests run it at every strength of its grid.
+strength. To add one, write a factory and add a line to PERTURBATIONS at the bottom of this module. The name in that
+dict is then the name of an attack, and the contract tests run it at every strength of its grid.
 """
 
 import math
@@ -20,10 +20,10 @@ from mi_jax.types import Array, Perturbation
 
 
 class Family(NamedTuple):
-    """Perturbations of one kind, told apart by their strength."""
+    """Perturbations of one kind, one for each strength."""
 
     make: Callable[[Any], Perturbation]  # strength -> perturbation; the same strength gives the same object
-    grid: tuple[Any, ...]  # strengths an attacker tries on shadow models; one entry where there is no choice
+    grid: tuple[Any, ...]  # strengths that an attacker tries on shadow models; at least one
     default: Any  # the strength used where nothing is tuned
 
 
@@ -34,10 +34,10 @@ def only_itself(key: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def rotate(degrees: float) -> Perturbation:
-    """Returns a perturbation x [H W C] -> [3 H W C]: x, x turned by +degrees, x turned by -degrees.
+    """Returns a perturbation x [H W C] -> [3 H W C]: x, x rotated by +degrees, x rotated by -degrees.
 
-    Turning is about the centre of the image, positive angles counter-clockwise as in `jnp.rot90`, by cubic
-    splines; what lies outside the image is black. Before clipping, the values are those of
+    Rotation is about the centre of the image by cubic splines, counter-clockwise for positive angles as in
+    `jnp.rot90`; pixels from outside the image are black. Before clipping, the values are those of
     `scipy.ndimage.rotate(x, degrees, axes=(0, 1), reshape=False)` to 1e-5 in float32. The first neighbour is x
     itself to the bit, and M = 3 at every angle, 0 included. The same angle gives the same function object.
 
@@ -48,8 +48,8 @@ def rotate(degrees: float) -> Perturbation:
       ValueError: here, for any other angle; when traced, for an example that is not [H W C].
 
     Source: section 3.3 (N = 3) of the paper and, for the interpolation, the authors' code. Deviation: values are
-    clipped to [0, 1], which that code does not do. Splines overshoot at edges, and a target that takes pixels
-    is not asked about values that no image has.
+    clipped to [0, 1], which that code does not do. Splines overshoot at edges, and no query should have pixel
+    values that images cannot have.
     """
     angle = _number(degrees)
     if not 0 <= angle <= 180:
@@ -63,8 +63,8 @@ def _rotate(degrees: float) -> Perturbation:
         del key
         height, width, _ = _image_shape(rotated.__name__, x)
         coefficients = _spline_coefficients(x.astype(jnp.float32))
-        turned = [_sample(coefficients, *_taps(height, width, angle)) for angle in (degrees, -degrees)]
-        return jnp.stack([x, *(jnp.clip(y, 0, 1).astype(x.dtype) for y in turned)])  # [3 H W C]
+        rotations = [_sample(coefficients, *_taps(height, width, angle)) for angle in (degrees, -degrees)]
+        return jnp.stack([x, *(jnp.clip(image, 0, 1).astype(x.dtype) for image in rotations)])  # [3 H W C]
 
     rotated.__name__ = f"rotate({degrees:g})"
     return rotated
@@ -74,7 +74,7 @@ def translate(d: int) -> Perturbation:
     """Returns a perturbation x [H W C] -> [4d+1 H W C]: x, then x shifted by every (i, j) with |i| + |j| = d.
 
     Shifts are by whole pixels, i rows down and j columns right, ordered by i and then j; the edge pixels are
-    repeated into the gap, so every value is a value of x to the bit. d = 0 gives x alone. The same d gives the
+    repeated into the gap, so every value occurs in x. d = 0 gives x alone. The same d gives the
     same function object.
 
     Args:
@@ -107,16 +107,16 @@ def _translate(d: int) -> Perturbation:
 
 
 def mirror_shift_cutout(pixels: int) -> Perturbation:
-    """Returns a random perturbation x [H W C] -> [1 H W C]: mirrored or not, shifted, and with a grey square.
+    """Returns a random perturbation x [H W C] -> [1 H W C]: a mirror image or not, shifted, with a grey square.
 
-    Left and right change places with probability 1/2; the shift along each axis is uniform in -pixels..pixels, with
-    the image reflected into the gap; the square has half the image's height as its side, its centre anywhere in the
-    image, and value 1/2. The same number gives the same function object.
+    The image is mirrored left to right with probability 1/2. The shift along each axis is uniform in -pixels..pixels,
+    with the image reflected into the gap. The side of the square is half the image's height, its centre is uniform in
+    the image, its value 1/2. The same number gives the same function object.
 
-    Raises ValueError for pixels that are no whole number of at least 0; when traced, for an example that is not
+    Raises ValueError for pixels other than a whole number of at least 0; when traced, for an example that is not
     [H W C] or not larger than the shift.
 
-    Source: the augmentations of FixMatch (arXiv 2001.07685) that figure 4 of the paper trains and attacks with.
+    Source: the augmentations of FixMatch (arXiv 2001.07685), used for training and attack in figure 4 of the paper.
     """
     return _mirror_shift_cutout(_pixels("mirror_shift_cutout: pixels", pixels))
 
@@ -128,12 +128,12 @@ def _mirror_shift_cutout(pixels: int) -> Perturbation:
         if pixels >= min(height, width):
             size = f"image of {height} x {width} pixels"
             raise ValueError(f"{augmented.__name__}: {size}, expected sides above {pixels}")
-        for_mirror, for_shift, for_square = jax.random.split(key, 3)
-        x = jnp.where(jax.random.bernoulli(for_mirror), x[:, ::-1], x)
+        mirror_key, shift_key, square_key = jax.random.split(key, 3)
+        x = jnp.where(jax.random.bernoulli(mirror_key), x[:, ::-1], x)
         padded = jnp.pad(x, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="reflect")
-        i, j = jax.random.randint(for_shift, (2,), 0, 2 * pixels + 1)
+        i, j = jax.random.randint(shift_key, (2,), 0, 2 * pixels + 1)
         shifted = jax.lax.dynamic_slice(padded, (i, j, 0), (height, width, channels))
-        centre = jax.random.randint(for_square, (2,), 0, jnp.array([height, width]))
+        centre = jax.random.randint(square_key, (2,), 0, jnp.array([height, width]))
         rows, columns = jnp.arange(height) - centre[0], jnp.arange(width) - centre[1]
         low, high = -(height // 4), height // 2 - height // 4
         inside = ((rows >= low) & (rows < high))[:, None] & ((columns >= low) & (columns < high))[None]
@@ -158,12 +158,13 @@ def bit_flips(p: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Array:
 
 
 def column_noise(binary: np.ndarray | None) -> Noise:
-    """The noise for examples whose columns `binary` [features] bool says are 0/1: bits flip, real values take normals.
+    """The noise for tables: bit flips in the columns where `binary` [features] is True, Gaussian noise in the others.
 
-    Its strength is a dict: `p`, the probability with which a bit flips, if there are bits, and `sigma`, in input
-    units, if there are real columns (None: all are, in examples of any shape). Real values are clipped to [0, 1] and
-    bits stay 0 or 1; the two draw from keys of their own, so that neither changes with the other's strength or
-    values. Where all columns are of one kind the copies are those of `bit_flips` or `gaussian_noise`, to the bit.
+    `binary` None: all columns are real, in examples of any shape. The strength is a dict: `p`, the probability that a
+    bit flips, if there are bits, and `sigma`, in input units, if there are real columns. Real values are clipped to
+    [0, 1] and bits stay 0 or 1. The two kinds draw from separate keys, so neither changes with the strength or values
+    of the other. Where all columns are of one kind the copies are those of `bit_flips` or `gaussian_noise`, to the
+    bit.
 
     The same mask gives the same function object: compiled programs are found by its identity.
     """
@@ -178,19 +179,19 @@ def _column_noise(mask: bytes | None) -> Noise:
     if binary.all():
         return lambda strength, key, x, count: bit_flips(strength["p"], key, x, count)
     bits, reals = np.flatnonzero(binary), np.flatnonzero(~binary)
-    back = np.argsort(np.concatenate([bits, reals]))
+    original_order = np.argsort(np.concatenate([bits, reals]))
 
     def noise(strength, key, x, count):
-        for_bits, for_reals = jax.random.split(key)
-        flipped = bit_flips(strength["p"], for_bits, x[bits], count)
-        moved = gaussian_noise(strength["sigma"], for_reals, x[reals], count)
-        return jnp.concatenate([flipped, moved], 1)[:, back]  # [count features]
+        bits_key, reals_key = jax.random.split(key)
+        noisy_bits = bit_flips(strength["p"], bits_key, x[bits], count)
+        noisy_reals = gaussian_noise(strength["sigma"], reals_key, x[reals], count)
+        return jnp.concatenate([noisy_bits, noisy_reals], 1)[:, original_order]  # [count features]
 
     return noise
 
 
 def _number(value: Any) -> float:
-    """Returns the value as a float; NaN for what is not a number (a bool, a string, an array)."""
+    """Returns the value as a float; NaN if it is not a number (a bool, a string, an array)."""
     if isinstance(value, bool | str | bytes | np.bool_):
         return math.nan
     try:
@@ -200,7 +201,7 @@ def _number(value: Any) -> float:
 
 
 def _whole(value: Any) -> int | None:
-    """Returns the value as an int; None for what is not a whole number (2.0 is one, True is not)."""
+    """Returns the value as an int; None if it is not a whole number (2.0 is one, True is not)."""
     number = _number(value)
     return int(number) if math.isfinite(number) and number == int(number) else None
 
@@ -215,7 +216,8 @@ def _pixels(name: str, value: Any) -> int:
 def _image_shape(name: str, x: jax.Array) -> tuple[int, int, int]:
     if x.ndim != 3:
         raise ValueError(f"{name}: example of shape {tuple(x.shape)}, expected an image [H W C]")
-    return x.shape
+    height, width, channels = x.shape
+    return height, width, channels
 
 
 def _spline_coefficients(x: jax.Array) -> jax.Array:
@@ -231,10 +233,10 @@ def _spline_filter(size: int) -> np.ndarray:
 
 
 def _taps(height: int, width: int, degrees: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which 16 coefficients make each pixel of the turned image, and with what weight: both [H*W 16].
+    """Returns the indices of the 16 coefficients of each pixel of the rotated image, and their weights: both [H*W 16].
 
-    In float64, by NumPy while tracing: in float32 a source point that lies exactly on the edge of the image
-    (as at 90 degrees) could fall outside of it.
+    In float64, by NumPy while tracing: in float32 a source point exactly on the edge of the image (as at 90 degrees)
+    could fall outside.
     """
     cos, sin = special.cosdg(degrees), special.sindg(degrees)  # exact at multiples of 90
     row, column = (np.arange(height)[:, None] - (height - 1) / 2), (np.arange(width)[None] - (width - 1) / 2)
@@ -248,7 +250,7 @@ def _taps(height: int, width: int, degrees: float) -> tuple[np.ndarray, np.ndarr
 def _cubic(position: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the four coefficients around each position on an axis, mirrored at its ends, and their weights.
 
-    Outside of the axis the weights are 0, which paints black.
+    Outside of the axis the weights are 0, which gives black.
     """
     floor = np.floor(position)
     t = position - floor
@@ -264,7 +266,7 @@ def _sample(coefficients: jax.Array, index: np.ndarray, weight: np.ndarray) -> j
     """Returns the image [H W C] whose pixels are weighted sums of the coefficients at the indices."""
     flat = coefficients.reshape(-1, coefficients.shape[-1])  # [H*W C]
     pixels = sum(weight[:, tap, None] * flat[index[:, tap]] for tap in range(16))
-    return pixels.reshape(coefficients.shape)
+    return jnp.reshape(pixels, coefficients.shape)
 
 
 # The defaults are the strengths at which the paper's attacks do best (its figure 2, CIFAR-10).

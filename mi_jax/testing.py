@@ -1,4 +1,4 @@
-"""Targets whose answers are known in closed form, and checks that others can run on what they plug in."""
+"""Targets with known decision boundaries, a query counter, and the contract check for your own perturbations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from mi_jax.types import Perturbation
 
 Oracle = Callable[[np.ndarray], np.ndarray]
-"""x [B *x] -> labels [B] int32, in plain NumPy: a target that an attack can do nothing with but ask."""
+"""x [B *x] -> labels [B] int32, in plain NumPy: a target that an attack can only query."""
 
 # The same arithmetic compiled in two ways differs in its last bits (6e-8 each); a wrong value differs by far more.
 _TOLERANCE = 1e-5
@@ -48,14 +48,14 @@ def sphere_oracle(center: np.ndarray, radius: float) -> Oracle:
 
 
 def constant_oracle(label: int) -> Oracle:
-    """Returns x [B *x] -> always `label`: there is no boundary, and the distance to it is infinite."""
+    """Returns x [B *x] -> always `label`: there is no boundary."""
     return lambda x: np.full(len(x), label, dtype=np.int32)
 
 
 def count_queries(f: Callable[[Any], Any]) -> tuple[Callable[[Any], Any], dict[str, int]]:
-    """Returns (f that counts, {"queries": rows asked so far, "calls": calls so far}).
+    """Returns (f with a counter, {"queries": rows so far, "calls": calls so far}).
 
-    Rows are counted before f answers: a call that fails has been paid for.
+    Rows are counted before f answers, so a call that fails counts too.
     """
     counter = {"queries": 0, "calls": 0}
 
@@ -70,7 +70,7 @@ def count_queries(f: Callable[[Any], Any]) -> tuple[Callable[[Any], Any], dict[s
 def check_perturbation(perturbation: Perturbation, example_shape: tuple[int, ...]) -> None:
     """Returns None if the perturbation keeps the contract of `types.Perturbation` for examples of that shape.
 
-    The contract, tried on noise, on black and white noise, on all 0 and on all 1: `(key, x [*x]) -> [M *x]` with
+    The contract, checked on noise, on black and white noise, on all 0 and on all 1: `(key, x [*x]) -> [M *x]` with
     M >= 1 the same throughout, float32 in and out, finite, in [0, 1]; the same key gives the same bits; under
     `jit` and under `vmap` the values are the same to 1e-5.
 
@@ -81,7 +81,7 @@ def check_perturbation(perturbation: Perturbation, example_shape: tuple[int, ...
     x = _examples(tuple(example_shape))  # [4 *x]
     keys = jax.random.split(jax.random.key(0), len(x))
 
-    plain = [_call(name, "called", perturbation, key, one) for key, one in zip(keys, x, strict=True)]
+    plain = [_call(name, "called", perturbation, key, example) for key, example in zip(keys, x, strict=True)]
     count = plain[0].shape[0] if plain[0].ndim else 0
     for neighbours in plain:
         _check_values(name, neighbours, (count, *example_shape))
@@ -103,7 +103,7 @@ def _examples(shape: tuple[int, ...]) -> jax.Array:
 
 
 def _call(name: str, how: str, f: Callable[..., Any], *arguments: jax.Array) -> np.ndarray:
-    """Returns f(*arguments) as an array; whatever f raises becomes one line that names it."""
+    """Returns f(*arguments) as an array; any exception becomes a ValueError of one line that names f."""
     try:
         result = f(*arguments)
     except Exception as error:  # a plugged-in function may raise anything

@@ -1,12 +1,12 @@
 """The vocabulary of mi_jax. Read this first, then `audit.py`.
 
 Axes, used in every shape comment: K models, T targets (trials), S shadow models of one target, N rows of the
-pool, n rows of one model, B batch, P points in hand, M neighbours of a point, Q queries at once,
+pool, n rows of one model, B batch, P points attacked together, M neighbours of a point, Q queries made at once,
 F features, C classes; `*x` is the shape of one example.
 
 Two conventions hold everywhere: `is_member` is True for a row the model was trained on, and scores rise with
 membership. Randomness is never drawn from shared state: every function that needs it takes `key` first, and the
-key of a point is folded from the pool row it stands in, so that no result depends on order, batch or chunk.
+key of a point is folded from its row in the pool, so that no result depends on order, batch or chunk.
 """
 
 from collections.abc import Callable
@@ -20,21 +20,21 @@ Params = Any  # a pytree of arrays
 
 
 class Dataset(NamedTuple):
-    """A pool of labelled examples, in the order in which its source publishes them."""
+    """A pool of labelled examples, in the order of its source."""
 
     name: str
     x: np.ndarray  # [N *x] float32 in [0, 1]: images NHWC, or table rows
     y: np.ndarray  # [N] int32 in 0..C-1
     num_classes: int
-    binary: np.ndarray | None = None  # [features] bool, which columns are 0/1; None: an image
-    source: str = ""  # one line: where the rows come from, with the checksum where there is one
+    binary: np.ndarray | None = None  # [features] bool: columns that are 0/1; None: an image
+    source: str = ""  # one line: where the rows come from, with a checksum if there is one
 
 
 class Split(NamedTuple):
-    """Who was trained on what: rows of the pool for each of K models, and which models form a trial."""
+    """Which rows of the pool each of K models is trained on, and which models form a trial."""
 
     members: np.ndarray  # [K n] trained on
-    nonmembers: np.ndarray  # [K n] held out, attacked beside the members
+    nonmembers: np.ndarray  # [K n] held out, attacked together with the members
     reference: np.ndarray  # [K m] what a defense may use besides; m may be 0
     trials: np.ndarray  # [T 1+S] models of each trial: the target first, then its shadows
 
@@ -64,14 +64,14 @@ class Recipe(NamedTuple):
 
 
 class AdversarialRegularizer(NamedTuple):
-    """A network trained beside the model to tell its members from the reference rows; the model's loss sees it."""
+    """A network trained with the model to distinguish its members from reference rows; the model's loss uses it."""
 
     init: Callable[[jax.Array, int], Any]  # (key, C) -> state
     update: Callable[[Any, tuple, tuple], Any]
     # (state, members (logits [B C], y [B], weight [B]), reference rows likewise) -> state
     loss: Callable[[Any, Any, jax.Array, jax.Array], jax.Array]
     # (strength, state, logits [B C], y [B]) -> [B], added to the losses of the members
-    warm_up: int = 0  # epochs in which neither learns from the other
+    warm_up: int = 0  # epochs in which the two train separately
 
 
 class Defense(NamedTuple):
@@ -87,14 +87,14 @@ class Defense(NamedTuple):
     recipe: Callable[[Recipe], Recipe] | None = None  # the run's recipe -> the defense's
     init_params: Callable[[Any, Params], Params] | None = None  # (strength, fresh parameters) -> initial parameters
     frozen: Callable[[Any], Params] | None = None
-    # strength -> all layers but the last dense one, which alone is trained then: the fields below see no other
-    augmentation: "Perturbation | None" = None  # the neighbours every row is trained on, all of them each epoch
-    model: Callable[[Any, Model], Model] | None = None  # (strength, model) -> the model whose loss is taken
+    # strength -> all layers but the last dense one; only that one is trained, and the fields below see only it
+    augmentation: "Perturbation | None" = None  # every row is trained on all its neighbours in each epoch
+    model: Callable[[Any, Model], Model] | None = None  # (strength, model) -> the model that is trained
     penalty: Callable[[Any, Params], jax.Array] | None = None  # (strength, params) -> scalar added to every loss
     adversary: AdversarialRegularizer | None = None
     mechanism: Callable[[Any], Any] | None = None  # strength -> the privacy.Mechanism of every gradient
     output: Callable[..., jax.Array] | None = None
-    # (strength, key, predict, x [B *x]) -> probabilities shown [B C]; predict(x) are logits; rows independent
+    # (strength, key, predict, x [B *x]) -> released probabilities [B C]; predict(x) are logits; rows independent
     random: bool = False  # True where `output` uses its key: the same query may be answered differently
 
 
@@ -105,7 +105,7 @@ Where the example itself belongs to its neighbours, it comes first."""
 
 
 class Round(NamedTuple):
-    """One exchange with the target about one example: Q queries, Q answers."""
+    """One exchange with the target for one example: Q queries, Q answers."""
 
     ask: Callable[[jax.Array, Any], jax.Array]  # (key, state) -> [Q *x], Q fixed
     tell: Callable[[Any, jax.Array], Any]  # (state, answers [Q] labels or [Q C] probabilities) -> state
@@ -120,13 +120,13 @@ class Repeat(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A procedure of fixed length that queries a target about ONE example; vmapped by `querying.driver`.
+    """A query procedure of fixed length for ONE example, with an ask-and-tell interface; vmapped by `querying.driver`.
 
-    A measure never sees a model: it asks and is told, so the same three functions run against a JAX network, a
-    scikit-learn pipeline or a remote endpoint. `gated` measures run only for copies that the target labels
-    correctly (the others score 0 and cost that one query, the paper's rule); a gated measure without rounds is
-    that bit itself. `strength` (sigma, p) is an array argument, so that a whole grid of
-    strengths shares one compiled program.
+    A measure never sees a model: it returns queries and receives answers, so the same functions run against a JAX
+    network, a scikit-learn pipeline or a remote endpoint. A `gated` measure runs only for copies that the target
+    labels correctly; the others have features 0 and cost that one query (the paper's rule). A gated measure without
+    rounds is that bit itself. `strength` (sigma, p) is an array argument, so that a whole grid of strengths shares
+    one compiled program.
     """
 
     init: Callable[..., Any]  # (strength, key, x [*x], y []) -> state
@@ -148,21 +148,21 @@ class Fitted(NamedTuple):
 
 
 class Attack(NamedTuple):
-    """A membership inference attack: which neighbours to query, with which measure, and how to score the answers."""
+    """A membership inference attack: the neighbours to query, the measure, and the fit of a score."""
 
     name: str
     access: str  # what one answer of the target holds: "label", "confidence", or "gradient" (white_box.py)
     neighbours: Perturbation
-    measure: Measure | None  # None: gradient access, which asks no questions
+    measure: Measure | None  # None: gradient access, see white_box.py
     fit: Callable[[jax.Array, np.ndarray, np.ndarray, np.ndarray], Fitted]
-    # (key, features [s M F], y [s], is_member [s]) -> Fitted; it is shown rows of shadow models only
+    # (key, features [s M F], y [s], is_member [s]) -> Fitted, from rows of shadow models only
     threshold: float | None = None  # fixed in advance (the gap attack); None: chosen on the shadow models
-    full_budget: "Attack | None" = None  # the same with the whole budget, where candidates are tried with less of it
-    settings: dict[str, Any] = {}  # what tells it apart from the other candidates of its grid, for the record
+    full_budget: "Attack | None" = None  # the same attack with the whole budget, if candidates are tuned with less
+    settings: dict[str, Any] = {}  # what differs from the other candidates of its grid, for the record
 
 
 class Answers(NamedTuple):
-    """What one target answered about P points, and how many queries that took."""
+    """The features of P points from the answers of one target, and the query counts."""
 
     features: np.ndarray  # [P M F] float32; 0 where a gated copy was misclassified, NaN where not finished
     queries: np.ndarray  # [P] int64, every query, the gate's included

@@ -1,17 +1,19 @@
 """The whole path against models whose leakage is known: none (untrained), all (planted), and what both imply."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import attacks, audit
+from mi_jax import attacks, audit, perturbations
+from mi_jax.attacks import measures
 from mi_jax.data import splits
 from mi_jax.evaluation import metrics
 from mi_jax.querying import driver, oracle, white_box
-from mi_jax.types import Answers, Attack, Dataset, Fitted, Model
+from mi_jax.types import Answers, Attack, Dataset, Fitted, Model, Split
 
 SHAPE, C, N = (8, 8, 1), 4, 400
 KEY = jax.random.key(0)
@@ -201,7 +203,7 @@ def test_a_target_that_changes_its_answers_is_refused_unless_allowed(planted):
         return own._replace(answer=answer)
 
     gap = {"gap": attacks.build("gap", TASK)}
-    with pytest.raises(ValueError, match="differently when asked again.*--allow_random_target"):
+    with pytest.raises(ValueError, match="differently when queried again.*--allow_random_target"):
         audit.audit(KEY, dataset, split, target, gap)
     record, _ = audit.audit(KEY, dataset, split, target, gap, allow_random_target=True)
     assert min(record["models"]["flip_rate"]["values"]) == 1.0
@@ -267,3 +269,83 @@ def test_planted_members_are_found_where_models_share_their_rows(name):
     assert scores["attack/noise/scores"].shape == (2, 60)
     for entry in record["attacks"].values():
         assert min(entry["auc"]["values"]) > 0.8 and min(entry["balanced_accuracy"]["values"]) > 0.7
+
+
+# Scripted answers: what model k answers is given, so that what an audit decides from it can be said in advance.
+
+ROWS = np.arange(20)
+
+
+def scripted_audit(answers_of, candidates, shadows=1):
+    """(record, scores) of one trial with 10 + 10 points a model; `answers_of(k, name)` are features [20] of model k."""
+    count = 20 * (1 + shadows)
+    members, nonmembers = np.split(np.arange(count).reshape(-1, 20), 2, axis=1)
+    split = Split(members, nonmembers, members[:, :0], np.arange(1 + shadows)[None])
+    dataset = Dataset("scripted", np.zeros((count, 2), np.float32), np.zeros(count, np.int32), 2)
+
+    def cache(name, compute):
+        features = np.asarray(answers_of(int(re.search(r"-model-(\d+)-", name)[1]), name), np.float32)
+        return {"features": features[:, None, None], "queries": np.ones(20, int), "finished": np.ones(20, bool)}
+
+    zeros = oracle.function_oracle(lambda x: np.zeros(len(x), int), 2)
+    return audit.audit(KEY, dataset, split, lambda k, access: zeros, {"scripted": candidates}, cache=cache)
+
+
+def scripted_attack(**fields) -> Attack:
+    def fit(key, features, y, is_member):
+        return Fitted(lambda features, y: features[:, 0, 0].astype(float), features[:, 0, 0].astype(float))
+
+    return Attack("scripted", "label", perturbations.only_itself, measures.label_is_correct(), fit)._replace(**fields)
+
+
+SIDES = np.arange(20) < 10  # of the points of a model, members first
+
+
+def test_what_the_target_answers_moves_nothing_that_is_chosen_on_shadow_models():
+    """Members score 1 above non-members, on the target 10 higher: the shadow models' threshold calls all members."""
+    record, scores = scripted_audit(lambda k, name: SIDES + 10.0 * (k == 0), (scripted_attack(),))
+    entry = record["attacks"]["scripted"]
+    assert entry["tuned"]["threshold"] == [0.5] and entry["tuned"]["shadow_accuracy"] == [1.0]
+    assert entry["balanced_accuracy"]["mean"] == 0.5 and entry["auc"]["mean"] == 1.0
+    np.testing.assert_array_equal(scores["shadow/attack/scripted/scores"], [SIDES.astype(float)])
+
+
+def test_the_strength_chosen_with_few_queries_is_the_one_that_attacks_the_target():
+    grid = [scripted_attack(settings={"sigma": sigma, "queries": 1},
+                            full_budget=scripted_attack(settings={"sigma": sigma, "queries": 9}))
+            for sigma in (1, 2, 3)]  # fmt: skip
+    record, _ = scripted_audit(lambda k, name: SIDES * ("sigma-2" in name), tuple(grid), shadows=2)
+    assert record["attacks"]["scripted"]["tuned"]["settings"] == [{"sigma": 2, "queries": 9}]
+    assert record["attacks"]["scripted"]["balanced_accuracy"]["mean"] == 1.0
+
+
+def memoriser(key, features, y, is_member) -> Fitted:
+    """A fit that knows its rows by heart and nothing else: its held-out scores are all equal."""
+    known = dict(zip(features[:, 0, 0].tolist(), is_member.tolist(), strict=True))
+    return Fitted(lambda features, y: np.array([known[f] for f in features[:, 0, 0].tolist()], float), np.zeros(len(y)))
+
+
+def judged(*attacks: Attack, features=ROWS) -> audit.Chosen:
+    answers = Answers(np.float32(features)[:, None, None], np.ones(20), np.ones(20, bool))
+    return audit.choose(KEY, attacks, [[answers]] * len(attacks), np.zeros(20, int), SIDES)
+
+
+def test_a_candidate_is_not_judged_by_its_scores_of_the_rows_it_was_fitted_on():
+    def honest(key, features, y, is_member):  # right about 9 of 10 on either side and in either half
+        scores = (is_member ^ np.isin(np.arange(20), (4, 15))).astype(float)
+        return Fitted(lambda features, y: scores, scores)
+
+    chosen = judged(scripted_attack(fit=memoriser), scripted_attack(fit=honest, settings={"which": "honest"}))
+    assert chosen.attack.settings == {"which": "honest"} and chosen.accuracy == pytest.approx(0.9)
+
+
+def test_the_threshold_is_not_that_of_scores_of_the_rows_an_attack_was_fitted_on():
+    chosen = judged(scripted_attack(fit=memoriser))
+    assert chosen.threshold == np.inf and chosen.accuracy == 0.5
+
+
+def test_a_candidate_is_judged_at_a_threshold_of_the_other_half_of_the_rows():
+    """Each half of the rows is separable at a threshold that says nothing about the other half."""
+    half = np.arange(20) % 2  # alternating among the members and among the non-members
+    chosen = judged(scripted_attack(), features=SIDES + 2 * half)
+    assert chosen.accuracy == 0.5

@@ -50,3 +50,9 @@ def test_two_keys_share_nothing():
 def test_a_key_of_another_generator_is_refused():
     with pytest.raises(ValueError, match="threefry"):
         randomness.bits(jax.random.key(0, impl="rbg"), 4)
+
+
+def test_flips_of_one_key_are_independent_of_each_other():
+    flipped = np.asarray(randomness.flips(jax.random.key(3), 0.5, (2, 5000)))
+    equal = (flipped[0] == flipped[1]).sum()
+    assert abs(equal - 2500) < 5 * np.sqrt(5000 / 4)  # five standard deviations

@@ -65,11 +65,11 @@ def test_the_digest_changes_with_every_setting_and_every_line_of_code(tmp_path):
     code = tmp_path / "code"
     code.mkdir()
     (code / "a.py").write_text("x = 1\n")
-    found = {store.digest({"n": 1}, [code]), store.digest({"n": 2}, [code]), store.digest({"n": 1, "m": 1}, [code])}
+    found = {store.run_digest(settings, [code]) for settings in ({"n": 1}, {"n": 2}, {"n": 1, "m": 1})}
     (code / "a.py").write_text("x = 2\n")
-    found.add(store.digest({"n": 1}, [code]))
+    found.add(store.run_digest({"n": 1}, [code]))
     assert len(found) == 4
-    assert store.digest({"n": 1, "m": 1}, [code]) == store.digest({"m": 1, "n": 1}, [code])
+    assert store.run_digest({"n": 1, "m": 1}, [code]) == store.run_digest({"m": 1, "n": 1}, [code])
 
 
 def test_removing_the_cache_of_a_run_leaves_those_of_others(tmp_path):
@@ -80,3 +80,12 @@ def test_removing_the_cache_of_a_run_leaves_those_of_others(tmp_path):
     store.remove(tmp_path / "cache" / "theirs")
     assert not list(tmp_path.iterdir())
     store.remove(tmp_path / "cache" / "theirs")  # nothing there: nothing to do
+
+
+def test_the_digest_changes_with_code_in_packages_inside_of_packages(tmp_path):
+    (tmp_path / "package" / "inner").mkdir(parents=True)
+    found = set()
+    for line in ("x = 1\n", "x = 2\n"):
+        (tmp_path / "package" / "inner" / "a.py").write_text(line)
+        found.add(store.run_digest({}, [tmp_path / "package"]))
+    assert len(found) == 2

@@ -1,4 +1,4 @@
-"""What a script leaves: its record with what every record holds, its figures, and none of what they were made from."""
+"""The files of a script: its record, with what every record holds, and its figures; no cached results remain."""
 
 import json
 import sys
@@ -12,53 +12,58 @@ from mi_jax import store
 from mi_jax.evaluation import plots, report
 
 _STARTED = time.monotonic()
-OF_THIS_MACHINE = ("-out", "-data_dir", "-checkpoint")  # flags that name places
+PATH_FLAGS = ("-out", "-data_dir", "-checkpoint")  # left out of a record's command
+Draw = Callable[[dict], plt.Figure]
 
 
-def leave(folder: Path, record: dict, places: dict[Path, dict] | None = None, *, differs: tuple[str, ...],
-          **figures: Callable[[dict], plt.Figure]) -> None:  # fmt: skip
-    """`write`, then `clear` of this folder and of `places`."""
+def finish(folder: Path, record: dict, *, differs: tuple[str, ...], **figures: Draw) -> None:
+    """`write`, then `remove_caches`."""
     write(folder, record, differs=differs, **figures)
-    clear(folder, {folder: record, **(places or {})})
+    remove_caches(folder, record)
 
 
-def write(folder: Path, record: dict, *, differs: tuple[str, ...], **figures: Callable[[dict], plt.Figure]) -> None:
+def write(folder: Path, record: dict, *, differs: tuple[str, ...], **figures: Draw) -> None:
     """Writes record.json and then the figures NAME.png, each drawn by a function of the record.
 
-    Beside what a script measured a record holds the `command` that made it, the `seconds` since that program began
-    (what an earlier run had finished was not computed again: `environment` says how much of it was found), and in
-    what it `differs` from the paper. Where a row holds the paper's number and is further than 3 percentage points
-    from it, the reason, found out by hand, stands beside the record in why.json.
+    Beside what a script measured, a record holds the `command` that made it, the `seconds` since that program started
+    (cached results of an earlier run take none: `environment` has their number), and where it `differs` from the
+    paper. Where a row holds the paper's number and is further than 3 percentage points from it, why.json beside the
+    record, written by hand, has the reason.
     """
-    told = {"command": command(), "seconds": round(time.monotonic() - _STARTED), "differs": list(differs)}
+    header = {"command": command(), "seconds": round(time.monotonic() - _STARTED), "differs": list(differs)}
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_file(folder / "record.json", (json.dumps(report.jsonable(told | record), indent=1) + "\n").encode())
+    store.write_file(folder / "record.json", (json.dumps(report.jsonable(header | record), indent=1) + "\n").encode())
     for name, draw in figures.items():
         store.write_file(folder / f"{name}.png", plots.png(draw(record)))
 
 
-def clear(folder: Path, places: dict[Path, dict]) -> None:
-    """Removes the parts that finished records were put together from, and folders in `folder` that hold nothing else.
+def remove_caches(folder: Path, *records: dict) -> None:
+    """Removes the cached results below `folder` of the runs that finished records name, and folders left empty."""
+    for digest in set().union(*map(run_digests, records)):
+        for cache in list(folder.rglob(f"cache/{digest}")):
+            store.remove(cache)
+            study_folder = cache.parents[1]
+            while study_folder != folder and not any(study_folder.iterdir()):
+                study_folder.rmdir()
+                study_folder = study_folder.parent
 
-    `places`: folder of a study -> its entry, whose `environment` names the parts.
-    """
-    for place, entry in places.items():
-        if "environment" in entry:
-            store.remove(place / "cache" / entry["environment"]["run_digest"])
-        while place != folder and not (place.is_dir() and any(place.iterdir())):
-            if place.is_dir():
-                place.rmdir()
-            place = place.parent
+
+def run_digests(record: object) -> set[str]:
+    """Every `run_digest` in a record, the names of its caches."""
+    if not isinstance(record, dict):
+        return set()
+    digests = {record["run_digest"]} if "run_digest" in record else set()
+    return digests.union(*map(run_digests, record.values()))
 
 
 def command() -> str:
-    """The command line of this program, without the places of this machine."""
+    """The command line of this program, without the paths of this machine."""
     spec = sys.modules["__main__"].__spec__
-    said, words = [], iter(sys.argv[1:])
+    kept, words = [], iter(sys.argv[1:])
     for word in words:
         flag, _, value = word.partition("=")
-        if "-" + flag.lstrip("-") not in OF_THIS_MACHINE:
-            said.append(word)
+        if "-" + flag.lstrip("-") not in PATH_FLAGS:
+            kept.append(word)
         elif not value:
             next(words, None)  # written --out DIR
-    return " ".join(["python", "-m", spec.name if spec else Path(sys.argv[0]).stem, *said])
+    return " ".join(["python", "-m", spec.name if spec else Path(sys.argv[0]).stem, *kept])

@@ -1,7 +1,7 @@
 """Membership inference attacks. Nothing here sees parameters, training or membership: a test walks the imports.
 
 `build` makes the candidates of one of `ATTACKS`; a new attack is a function and a line in that dict (`catalogue.py`).
-`measures` has what is asked about one example, `boundary` and `rays` its distance to the decision boundary,
+`measures` has the simple measures of one example, `boundary` and `rays` its distance to the decision boundary,
 `classifiers` the small models fitted on shadow models. `perturbation_attack` makes an attack of your own perturbation.
 """
 

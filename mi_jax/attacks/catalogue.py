@@ -1,8 +1,9 @@
-"""ATTACKS: name -> the candidates of an attack. An attack is three choices: whom to ask about, what to ask, how
-to turn the answers into a score. A new attack is a new choice of the three and one line in the dict below.
+"""ATTACKS: name -> the candidates of an attack. An attack has three parts: the neighbours of an example, the queries
+made for each of them, and a score of the answers. A new attack is a function that chooses the three, and one line in
+the dict below.
 
 An attack with a strength (an angle, a sigma) is a grid of candidates. All of them are tried on the trial's shadow
-models; the target is asked what the chosen one needs and nothing else (`audit.py`).
+models; the target answers only the queries of the chosen one (`audit.py`).
 """
 
 from collections.abc import Callable
@@ -13,28 +14,28 @@ import numpy as np
 from mi_jax import perturbations
 from mi_jax.attacks import classifiers, measures
 from mi_jax.attacks.boundary import boundary_distance
-from mi_jax.attacks.rays import rays as ray_distance
+from mi_jax.attacks.rays import ray_distance
 from mi_jax.attacks.schedules import schedule
 from mi_jax.types import Attack, Fitted, Measure, Perturbation, Score
 
 
 class AttackContext(NamedTuple):
-    """What an attack may know of the data before it asks anything."""
+    """What an attack knows of the data before the first query."""
 
     example_shape: tuple[int, ...]
     num_classes: int
     binary: np.ndarray | None  # [features] bool; None: an image
-    budget: int  # queries per example, for attacks that can spend any number
+    budget: int  # queries per example, for attacks that can use any number
 
 
-# Paper: 0.02 .. 0.10 by 0.01; best on CIFAR-10 near 0.06. On digits (8x8) it is near 0.15.
+# The paper's grid is 0.02, 0.03 .. 0.10, with the best near 0.06 on CIFAR-10. On digits (8x8) the best is near 0.15.
 SIGMAS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
-# Queries per example with which a strength is chosen, and their share of the attack's: the paper takes 1,000 of 10,000.
-TUNING_BUDGET, TUNING_SHARE = 100, 0.1  # at least, and else
-FLIPS = (1, 2, 3, 5, 10)  # expected bits flipped in a row; p = flips / bits (the paper's grid)
-# Where bits stand beside real columns both are tried together, coarsely. On Adult a third or half of all bits turned
-# (the paper's p of 30 and 50 in 107) is too much: two models of n = 2,000, at their best thresholds and sigma <= 0.1,
-# gave 53 to 56 % where the gap is 57.7; 0 (only real columns move) to 5 flips gave 57.7 to 58.8.
+# A strength is chosen with a share of the budget, but at least so many queries: the paper takes 1,000 of 10,000.
+TUNING_BUDGET, TUNING_SHARE = 100, 0.1
+FLIPS = (1, 2, 3, 5, 10)  # expected number of flipped bits per row; p = flips / bits (the paper's grid)
+# In tables with bits and real columns both strengths are tuned together, on a coarse grid. On Adult a third or half of
+# all bits flipped (the paper's p of 30 and 50 in 107) is too much: two models of n = 2,000, at their best thresholds
+# and sigma <= 0.1, gave 53 to 56 % where the gap is 57.7; 0 (only real columns change) to 5 flips gave 57.7 to 58.8.
 MIXED_FLIPS = (0, 1, 5, 20)
 MIXED_SIGMAS = (0.02, 0.05, 0.2, 0.4)
 
@@ -47,42 +48,42 @@ def build(name: str, context: AttackContext) -> tuple[Attack, ...]:
 
 
 def gap(context: AttackContext) -> tuple[Attack, ...]:
-    """Member iff labelled rightly: accuracy 1/2 + (train - test) / 2, one query, never tuned (Yeom et al. 2018)."""
+    """Member iff labelled correctly: accuracy 1/2 + (train - test) / 2, one query, never tuned (Yeom et al. 2018)."""
     return (Attack("gap", "label", perturbations.only_itself, measures.label_is_correct(), _last, threshold=0.5),)
 
 
 def noise(context: AttackContext) -> tuple[Attack, ...]:
-    """The share of noisy copies still labelled y (paper, 4.3): flips on bits, Gaussian on images and real columns.
+    """The share of noisy copies still labelled y (paper, 4.3): bit flips, or Gaussian noise on images and real columns.
 
-    A table of both kinds tries every p with every sigma: the two are tuned together.
+    For a table with both kinds of columns, the grid has every p with every sigma.
     """
     bits = 0 if context.binary is None else int(context.binary.sum())
     reals = int(np.prod(context.example_shape)) - bits
     flips, sigmas = (MIXED_FLIPS, MIXED_SIGMAS) if bits and reals else (FLIPS, SIGMAS)
-    of_bits = [{"p": p} for p in sorted({min(count / bits, 0.5) for count in flips})] if bits else [{}]
-    of_reals = [{"sigma": sigma} for sigma in sigmas] if reals else [{}]
-    grid = [p | sigma for p in of_bits for sigma in of_reals]
-    kind = perturbations.column_noise(context.binary)
+    p_grid = [{"p": p} for p in sorted({min(count / bits, 0.5) for count in flips})] if bits else [{}]
+    sigma_grid = [{"sigma": sigma} for sigma in sigmas] if reals else [{}]
+    grid = [p | sigma for p in p_grid for sigma in sigma_grid]
+    column_noise = perturbations.column_noise(context.binary)
 
-    def at(strength: dict, queries: int) -> Attack:
-        measure, settings = measures.hit_rate(kind, strength, queries), strength | {"queries": queries}
+    def candidate(strength: dict, queries: int) -> Attack:
+        measure, settings = measures.hit_rate(column_noise, strength, queries), strength | {"queries": queries}
         return Attack("noise", "label", perturbations.only_itself, measure, _last, settings=settings)
 
-    tried = min(context.budget, max(TUNING_BUDGET, int(TUNING_SHARE * context.budget)))
-    full = [at(strength, context.budget) if context.budget > tried else None for strength in grid]
-    return tuple(at(strength, tried)._replace(full_budget=whole) for strength, whole in zip(grid, full, strict=True))
+    tuning = min(context.budget, max(TUNING_BUDGET, int(TUNING_SHARE * context.budget)))
+    if tuning == context.budget:
+        return tuple(candidate(strength, tuning) for strength in grid)
+    return tuple(
+        candidate(strength, tuning)._replace(full_budget=candidate(strength, context.budget)) for strength in grid
+    )
 
 
 def confidence_threshold(context: AttackContext) -> tuple[Attack, ...]:
-    """A threshold on the probability of the true label, or on the largest one, whichever shadow models prefer."""
+    """A threshold on the probability of the true label, or on the largest one, whichever shadow models favour."""
+    measure, neighbours = measures.confidences(), perturbations.only_itself
+    statistics = {"probability of the true label": _true_label, "largest probability": _largest}
     return tuple(
-        Attack(
-            "confidence_threshold", "confidence", perturbations.only_itself, measures.confidences(), fit, settings=at
-        )
-        for fit, at in (
-            (_true_label, {"statistic": "probability of the true label"}),
-            (_largest, {"statistic": "largest probability"}),
-        )
+        Attack("confidence_threshold", "confidence", neighbours, measure, fit, settings={"statistic": name})
+        for name, fit in statistics.items()
     )
 
 
@@ -99,23 +100,24 @@ def boundary(context: AttackContext) -> tuple[Attack, ...]:
 
 
 def rays(context: AttackContext) -> tuple[Attack, ...]:
-    """The shortest way to another label along random rays: cheaper than the boundary distance at small budgets."""
+    """The shortest distance to another label along random rays: fewer queries than `boundary` at small budgets."""
     measure, settings = ray_distance(context.budget), {"queries": context.budget}
     return (Attack("rays", "label", perturbations.only_itself, measure, _last, settings=settings),)
 
 
 def combined(context: AttackContext) -> tuple[Attack, ...]:
-    """The boundary distances of the image and of its four shifts by a pixel, and a 10-10-2 network on the five.
+    """The boundary distances of the image and of its four shifts by one pixel, and a 10-10-2 network on the five.
 
-    Every copy labelled rightly is measured with the whole budget, so the bill is up to five times `boundary`'s.
+    Every correctly labelled copy uses the whole budget, so the query count is up to five times that of `boundary`.
     Source: the paper, 4.4 and A.1.
     """
     measure, settings = _distance(context), {"queries": context.budget}
-    return (Attack("combined", "label", perturbations.translate(1), measure, _network_at_end, settings=settings),)
+    neighbours = perturbations.translate(1)
+    return (Attack("combined", "label", neighbours, measure, _network_on_last, settings=settings),)
 
 
 def white_box(context: AttackContext) -> tuple[Attack, ...]:
-    """The boundary distance as gradients find it (Carlini and Wagner): no label-only attack, a bound on them."""
+    """The boundary distance by Carlini and Wagner's attack: a baseline with gradients, not a label-only attack."""
     return (Attack("white_box", "gradient", perturbations.only_itself, None, _last),)
 
 
@@ -124,11 +126,11 @@ def _distance(context: AttackContext) -> Measure:
 
 
 def perturbation_attack(name: str, candidates: dict[str, Perturbation]) -> tuple[Attack, ...]:
-    """The paper's augmentation attack for any perturbation: one bit a neighbour (labelled rightly or not), and a
-    10-10-2 network on the bits. `candidates`: setting -> perturbation, chosen among on shadow models.
+    """The paper's augmentation attack for any perturbation: a bit per neighbour (labelled correctly or not), and a
+    10-10-2 network on the bits. `candidates`: setting -> perturbation; one is chosen on shadow models.
 
-    Deviation: one network for all classes. A bit says "right", whatever the class; with 100 training rows the
-    authors' network per class would see about twenty rows.
+    Deviation: one network for all classes. The bits mean the same in every class, and with 100 training rows the
+    authors' network per class would be trained on about twenty rows.
     """
     return tuple(
         Attack(name, "label", neighbours, measures.label_is_correct(), _ten_ten, settings={"perturbation": setting})
@@ -137,49 +139,49 @@ def perturbation_attack(name: str, candidates: dict[str, Perturbation]) -> tuple
 
 
 def random_augmentation(context: AttackContext) -> tuple[Attack, ...]:
-    """Which of the example and budget - 1 random training augmentations are labelled rightly, in a logistic model.
+    """A bit for the example and each of budget - 1 random augmentations, labelled correctly or not, and a logistic
+    regression on the bits.
 
-    Source: figure 4 of the paper, 1,000 augmentations of the kind FixMatch trains with; their classifier is not said.
+    Source: figure 4 of the paper, 1,000 augmentations as in FixMatch training. The paper does not name the classifier.
     """
     measure = measures.label_bits(perturbations.mirror_shift_cutout(_SHIFT), context.budget)
-    settings = {"pixels": _SHIFT, "queries": context.budget}
-    alone = perturbations.only_itself
-    return (Attack("random_augmentation", "label", alone, measure, classifiers.logistic, settings=settings),)
+    settings, neighbours = {"pixels": _SHIFT, "queries": context.budget}, perturbations.only_itself
+    return (Attack("random_augmentation", "label", neighbours, measure, classifiers.logistic, settings=settings),)
 
 
-_SHIFT = 4  # pixels, FixMatch's
+_SHIFT = 4  # pixels, as in FixMatch
 
 
-def _family(name: str) -> Callable[[AttackContext], tuple[Attack, ...]]:
+def _perturbation_family(name: str) -> Callable[[AttackContext], tuple[Attack, ...]]:
     def candidates(context: AttackContext) -> tuple[Attack, ...]:
-        del context  # a perturbation says itself what examples it takes
+        del context  # a perturbation checks the shape of examples itself
         family = perturbations.PERTURBATIONS[name]
         return perturbation_attack(name, {f"{name} {strength}": family.make(strength) for strength in family.grid})
 
     return candidates
 
 
-def _column(pick: Score) -> Callable[..., Fitted]:
-    """A fit that learns nothing: the score is a column of the features, on any row."""
-    return lambda key, features, y, is_member: Fitted(pick, pick(features, y))
+def _fixed_score(score: Score) -> Callable[..., Fitted]:
+    """A `fit` that learns nothing: the score is a fixed function of the features."""
+    return lambda key, features, y, is_member: Fitted(score, score(features, y))
 
 
-_last = _column(lambda features, y: features[:, 0, -1])  # where a measure reads its course, the end of it
-_true_label = _column(lambda features, y: features[np.arange(len(y)), 0, y])
-_largest = _column(lambda features, y: features[:, 0].max(1))
+_last = _fixed_score(lambda features, y: features[:, 0, -1])  # of several checkpoints the last: the full budget
+_true_label = _fixed_score(lambda features, y: features[np.arange(len(y)), 0, y])
+_largest = _fixed_score(lambda features, y: features[:, 0].max(1))
 
 _ten_ten = classifiers.network((10, 10), per_class=False)
 
 
-def _network_at_end(key, features: np.ndarray, y: np.ndarray, is_member: np.ndarray) -> Fitted:
-    """The paper's small network on where each copy's course ended."""
+def _network_on_last(key, features: np.ndarray, y: np.ndarray, is_member: np.ndarray) -> Fitted:
+    """The paper's 10-10-2 network on the last feature of each copy."""
     score, held_out = _ten_ten(key, features[:, :, -1:], y, is_member)
     return Fitted(lambda features, y: score(features[:, :, -1:], y), held_out)
 
 
 ATTACKS: dict[str, Callable[[AttackContext], tuple[Attack, ...]]] = {
     "gap": gap,
-    **{name: _family(name) for name in perturbations.PERTURBATIONS},
+    **{name: _perturbation_family(name) for name in perturbations.PERTURBATIONS},
     "random_augmentation": random_augmentation,
     "noise": noise,
     "boundary": boundary,

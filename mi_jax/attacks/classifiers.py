@@ -1,4 +1,4 @@
-"""Small models that tell members from non-members by an attack's features; fitted on shadow models only."""
+"""Small models that distinguish members from non-members by an attack's features; fitted on shadow models only."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,24 +10,24 @@ import numpy as np
 import optax
 from sklearn import linear_model
 
-from mi_jax.types import Fitted
+from mi_jax.types import Array, Fitted
 
-# The paper's grid (A.1). It keeps the rate that does best on the rows it trains on; here, on held-out rows.
+# The paper's grid (A.1). The paper keeps the rate that does best on the training rows; here, on held-out rows.
 LEARNING_RATES = (1e-3, 5e-3, 1e-2, 5e-2)
 PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # inverse strengths of `logistic`
-_GROUPS = 32  # beyond which their number is rounded up: a few rows of a hundred classes seldom hold equally many
+_GROUPS = 32  # more are rounded up to a multiple: how many of a hundred classes a few rows hold varies
 
 
 class _Problem(NamedTuple):
-    """G independent training sets, padded to one length R; equal rows are one row with a weight. Some may be empty."""
+    """G independent training sets, padded to one length R; equal rows are one weighted row. Some may be empty."""
 
     features: jax.Array  # [G R F]
     is_member: jax.Array  # [G R] int
-    weight: jax.Array  # [G R] how many rows this one stands for; 0 on padding
-    half: jax.Array  # [G R] 0 or 1: the networks 0 and 1 are trained without the rows of that half
+    weight: jax.Array  # [G R] how many equal rows this one replaces; 0 on padding
+    half: jax.Array  # [G R] 0 or 1: networks 0 and 1 are trained without the rows of that half
 
 
-Layers = list[tuple[jax.Array, jax.Array]]  # kernels [in out] and biases [out]
+Layers = list[tuple[Array, Array]]  # kernels [in out] and biases [out]
 
 
 def network(hidden: tuple[int, ...], *, per_class: bool, steps: int = 100) -> Callable[..., Fitted]:
@@ -35,12 +35,12 @@ def network(hidden: tuple[int, ...], *, per_class: bool, steps: int = 100) -> Ca
 
     per_class: one network for each label y (all trained at once), else one for all. Features are standardised by
     the shadow rows' mean and deviation. The score is the log-odds of membership; a class without shadow rows
-    scores 0. Two more networks, each trained on one half of the rows, score the other half: these held-out scores
-    choose the learning rate and are what a threshold may be taken from.
+    scores 0. Two more networks, each trained on one half of the rows, score the other half. These held-out scores
+    choose the learning rate, and a threshold may be chosen on them.
 
     Source: arXiv 2007.14321v2, A.1: 10-10-2 for augmentation and combined attacks, 64-2 for confidence vectors.
     Deviations: full batches and `steps` updates where the authors' code takes batches of one and a single epoch;
-    members and non-members weigh the same in every class; the learning rate is chosen on held-out rows.
+    members and non-members have the same total weight in every class; the learning rate is chosen on held-out rows.
     """
 
     def fit(key: jax.Array, features: np.ndarray, y: np.ndarray, is_member: np.ndarray) -> Fitted:
@@ -63,10 +63,10 @@ def network(hidden: tuple[int, ...], *, per_class: bool, steps: int = 100) -> Ca
 
 
 def logistic(key: jax.Array, features: np.ndarray, y: np.ndarray, is_member: np.ndarray) -> Fitted:
-    """A `fit` for `Attack`: logistic regression on all features, the score its log-odds of membership.
+    """A `fit` for `Attack`: logistic regression on all features; the score is the log-odds of membership.
 
-    Features are taken as they are (bits). Of six strengths of its L2 penalty the one with the smallest loss on
-    held-out rows counts; each half of the rows is scored by the regression on the other half.
+    Features are not standardised (they are bits). Of six strengths of the L2 penalty, the one with the smallest loss
+    on held-out rows is kept. Each half of the rows is scored by the regression on the other half.
     """
     flat, member = features.reshape(len(features), -1), is_member.astype(int)
     half = np.empty(len(flat), int)
@@ -78,14 +78,14 @@ def logistic(key: jax.Array, features: np.ndarray, y: np.ndarray, is_member: np.
             scores[half == side] = _log_odds(C, flat[half != side], member[half != side])(flat[half == side])
         return scores
 
-    tried = {C: held_out(C) for C in PENALTIES}
-    best = min(tried, key=lambda C: np.logaddexp(0, np.where(is_member, -1, 1) * tried[C]).mean())
-    whole = _log_odds(best, flat, member)
-    return Fitted(lambda features, y: whole(features.reshape(len(features), -1)), tried[best])
+    scores = {C: held_out(C) for C in PENALTIES}
+    best = min(scores, key=lambda C: np.logaddexp(0, np.where(is_member, -1, 1) * scores[C]).mean())
+    log_odds = _log_odds(best, flat, member)
+    return Fitted(lambda features, y: log_odds(features.reshape(len(features), -1)), scores[best])
 
 
 def _log_odds(C: float, rows: np.ndarray, member: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Log-odds by a regression on rows [R F]; 0 for all where these are all members or all not."""
+    """A function from rows [R F] to log-odds, by logistic regression; 0 where no row, or every row, is a member."""
     if len(np.unique(member)) < 2:
         return lambda rows: np.zeros(len(rows))
     regression = linear_model.LogisticRegression(C=C, class_weight="balanced", max_iter=1000)
@@ -93,24 +93,24 @@ def _log_odds(C: float, rows: np.ndarray, member: np.ndarray) -> Callable[[np.nd
 
 
 def _fit_groups(key, hidden, steps, flat, groups, is_member) -> tuple[Layers, np.ndarray]:
-    """(parameters [G ...] of one network a group, held-out scores of all rows), at the best learning rate.
+    """(parameters [G ...] of one network per group, held-out scores of all rows), at the best learning rate.
 
-    Trained at once: at each rate, without the rows of either half, and on all.
+    For each rate three networks per group are trained at once: without the first half, without the second, on all.
     """
-    problem, place = _packed(key, flat, groups, is_member)
-    kept = jnp.stack([problem.weight * (problem.half != side) for side in (0, 1, 2)])  # [3 G R]
-    start = _begin(key, len(problem.weight), (flat.shape[1], *hidden, 2))
-    trained = _train(steps, start, problem, jnp.asarray(LEARNING_RATES), kept)  # [L 3 G ...]
+    problem, position = _pack(key, flat, groups, is_member)
+    weights = jnp.stack([problem.weight * (problem.half != half) for half in (0, 1, 2)])  # [3 G R]
+    initial = _init_params(key, len(problem.weight), (flat.shape[1], *hidden, 2))
+    trained = _train(steps, initial, problem, jnp.asarray(LEARNING_RATES), weights)  # [L 3 G ...]
     loss, scores = map(np.asarray, _held_out(trained, problem))  # [L], [L G R]
     best = int(np.argmin(np.where(np.isfinite(loss), loss, np.inf)))
-    return jax.tree.map(lambda p: p[best, 2], trained), scores[best][groups, place].astype(np.float64)
+    return jax.tree.map(lambda p: p[best, 2], trained), scores[best][groups, position].astype(np.float64)
 
 
-def _packed(key, flat, groups, is_member) -> tuple[_Problem, np.ndarray]:
-    """The training sets, and where in its group each row went [s].
+def _pack(key, flat, groups, is_member) -> tuple[_Problem, np.ndarray]:
+    """The training sets, and the position of each row in its group [s].
 
-    Rows equal in everything are folded into one: bits of an augmentation attack take few values, and 832 rows of
-    three bits train ten times faster as the 32 they are.
+    Equal rows are merged into one with a weight: the bits of an augmentation attack take few values, and 832 rows of
+    three bits train ten times faster as 32 distinct ones.
     """
     half = np.empty(len(flat), int)
     half[np.asarray(jax.random.permutation(key, len(flat)))] = np.arange(len(flat)) % 2
@@ -124,17 +124,17 @@ def _packed(key, flat, groups, is_member) -> tuple[_Problem, np.ndarray]:
     packed = np.zeros((G, R, rows.shape[1] + 1), np.float32)
     packed[group, np.arange(len(rows)) - start[group]] = np.column_stack([rows, count])
     member, half, features, weight = packed[..., 1], packed[..., 2], packed[..., 3:-1], packed[..., -1]
-    place = row_of.ravel() - start[groups]
-    return _Problem(*map(jnp.asarray, (features, member.astype(np.int32), weight, half.astype(np.int32)))), place
+    position = row_of.ravel() - start[groups]
+    return _Problem(*map(jnp.asarray, (features, member.astype(np.int32), weight, half.astype(np.int32)))), position
 
 
-def _begin(key: jax.Array, groups: int, widths: tuple[int, ...]) -> Layers:
-    """Glorot-normal kernels and zero biases [G ...]; drawn by NumPy, whose normals need no compilation."""
-    draw = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+def _init_params(key: jax.Array, groups: int, widths: tuple[int, ...]) -> Layers:
+    """Glorot-normal kernels and zero biases [G ...]; drawn by NumPy, which needs no compilation."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     pairs = zip(widths, widths[1:], strict=False)
     return [
         (
-            draw.normal(scale=np.sqrt(2 / (a + b)), size=(groups, a, b)).astype(np.float32),
+            rng.normal(scale=np.sqrt(2 / (a + b)), size=(groups, a, b)).astype(np.float32),
             np.zeros((groups, b), np.float32),
         )
         for a, b in pairs
@@ -142,7 +142,7 @@ def _begin(key: jax.Array, groups: int, widths: tuple[int, ...]) -> Layers:
 
 
 def _logits(params: Layers, rows: jax.Array) -> jax.Array:
-    """[R 2] of rows [R F] by one network."""
+    """Logits [R 2] of rows [R F] by one network."""
     *inner, (kernel, bias) = params
     for w, b in inner:
         rows = jax.nn.leaky_relu(rows @ w + b, 0.01)
@@ -151,7 +151,7 @@ def _logits(params: Layers, rows: jax.Array) -> jax.Array:
 
 @jax.jit
 def _held_out(trained: Layers, problem: _Problem) -> tuple[jax.Array, jax.Array]:
-    """(loss [L], scores [L G R]) of every row by the network that was trained without it."""
+    """(loss [L], scores [L G R]), every row by the network that was trained without it."""
 
     def at_rate(params):  # [3 G ...]
         both = jax.vmap(jax.vmap(_logits), (0, None))(params, problem.features)  # [3 G R 2]
@@ -162,7 +162,7 @@ def _held_out(trained: Layers, problem: _Problem) -> tuple[jax.Array, jax.Array]
 
 
 def _losses(logits: jax.Array, problem: _Problem, weight: jax.Array) -> jax.Array:
-    """Weighted cross-entropy of every group [G], members and non-members at equal weight in each."""
+    """The weighted cross-entropy of each group [G]; members and non-members have the same total weight."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, problem.is_member)
     sides = jax.nn.one_hot(problem.is_member, 2) * weight[..., None]  # [G R 2]
     balanced = (sides / jnp.maximum(sides.sum(1, keepdims=True), 1)).sum(-1)
@@ -170,8 +170,8 @@ def _losses(logits: jax.Array, problem: _Problem, weight: jax.Array) -> jax.Arra
 
 
 @partial(jax.jit, static_argnums=0)
-def _train(steps: int, start: Layers, problem: _Problem, rates: jax.Array, kept: jax.Array) -> Layers:
-    """Parameters [L W G ...] after `steps` full-batch Adam updates, for L learning rates and W weightings [W G R]."""
+def _train(steps: int, initial: Layers, problem: _Problem, rates: jax.Array, weights: jax.Array) -> Layers:
+    """Parameters [L W G ...] after `steps` full-batch Adam updates, for L learning rates and `weights` [W G R]."""
 
     def train(rate, weight):
         optimizer = optax.adam(rate)
@@ -184,14 +184,14 @@ def _train(steps: int, start: Layers, problem: _Problem, rates: jax.Array, kept:
             updates, state = optimizer.update(jax.grad(loss)(params), state)
             return optax.apply_updates(params, updates), state
 
-        return jax.lax.fori_loop(0, steps, step, (start, optimizer.init(start)))[0]
+        return jax.lax.fori_loop(0, steps, step, (initial, optimizer.init(initial)))[0]
 
-    return jax.vmap(lambda rate: jax.vmap(lambda weight: train(rate, weight))(kept))(rates)
+    return jax.vmap(lambda rate: jax.vmap(lambda weight: train(rate, weight))(weights))(rates)
 
 
 @jax.jit
 def _log_odds_of_rows(params: Layers, flat: jax.Array, group: jax.Array) -> jax.Array:
     """Log-odds of membership [P] of rows [P F], each by the network of its group [P]."""
-    by_every = jax.vmap(_logits, (0, None))(params, flat)  # [G P 2]
-    logits = jnp.take_along_axis(by_every, group[None, :, None], 0)[0]
+    all_logits = jax.vmap(_logits, (0, None))(params, flat)  # [G P 2]
+    logits = jnp.take_along_axis(all_logits, group[None, :, None], 0)[0]
     return logits[:, 1] - logits[:, 0]

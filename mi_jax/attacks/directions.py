@@ -1,7 +1,8 @@
-"""An orthonormal basis of any dimension whose rows cost an operation a coordinate, and a fast transform into it.
+"""Random orthonormal directions in any dimension, cheap to make one by one, with a fast transform.
 
-The basis is a discrete cosine transform [m m], m odd and small, times (Kronecker) a Hadamard matrix [p p]. With
-random signs on the coordinates every row is a random direction, and any two are orthogonal.
+The basis is the Kronecker product of a discrete cosine transform [m m], m odd and small, and a Hadamard matrix [p p].
+A row costs one operation per coordinate. With random signs on the coordinates every row is a random direction, and
+any two rows are orthogonal.
 """
 
 import jax
@@ -12,38 +13,38 @@ from mi_jax import randomness
 from mi_jax.types import Array
 
 
-def basis(d: int) -> tuple[int, int]:
-    """(m odd, p a power of two) with m * p >= d as small as can be, m <= 31."""
+def basis_shape(d: int) -> tuple[int, int]:
+    """(m, p): m odd and at most 31, p a power of two, with the smallest m * p >= d."""
     sizes = [(m, 1 << max(0, int(np.ceil(np.log2(d / m))))) for m in range(1, 33, 2)]
     return min(sizes, key=lambda size: (size[0] * size[1], size[0]))
 
 
 def cosines(m: int) -> np.ndarray:
-    """An orthonormal basis [m m] with entries of similar size: the discrete cosine transform."""
+    """The discrete cosine transform [m m]: an orthonormal basis with entries of similar size."""
     i, j = np.arange(m)[:, None], np.arange(m)
     basis = np.cos(np.pi * (2 * j + 1) * i / (2 * m)) * np.sqrt(np.where(i == 0, 1, 2) / m)
     return basis.astype(np.float32)
 
 
 def rows(indices: jax.Array, m: int, p: int) -> jax.Array:
-    """Rows [Q D] of the basis, D = m * p, without the signs."""
+    """Rows [Q D] of the basis, D = m * p, without the random signs."""
     parity = jax.lax.population_count((indices % p)[:, None] & jnp.arange(p)) & 1  # [Q p]
     hadamard = (1 - 2 * parity) * np.float32(p**-0.5)
     return (jnp.asarray(cosines(m))[indices // p][:, :, None] * hadamard[:, None]).reshape(len(indices), m * p)
 
 
 def transform(x: jax.Array, cosines: np.ndarray) -> jax.Array:
-    """The basis with `cosines` [m m] in it, times x [m p]: its coefficients; with `cosines.T`, the way back."""
+    """The coefficients [m * p] of x [m * p] in the basis of `cosines` [m m]; with `cosines.T`, the inverse."""
     m, p = len(cosines), len(x) // len(cosines)
     x = x.reshape(m, p)
     for half in (1 << i for i in range(p.bit_length() - 1)):
         pairs = x.reshape(m, -1, 2, half)
         x = jnp.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2).reshape(m, p)
     products = jnp.asarray(cosines * np.float32(p**-0.5))[:, :, None] * x  # [m m p]
-    return total(products.swapaxes(0, 1)).reshape(-1)
+    return pairwise_sum(products.swapaxes(0, 1)).reshape(-1)
 
 
-def total(x: jax.Array) -> jax.Array:
+def pairwise_sum(x: jax.Array) -> jax.Array:
     """The sum of x over its first axis, by halves: XLA's own sums change order, and last bits, with the batch."""
     size = 1 << max(0, len(x) - 1).bit_length()
     x = jnp.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
@@ -55,7 +56,7 @@ def total(x: jax.Array) -> jax.Array:
 
 def norm(x: jax.Array) -> jax.Array:
     """The L2 norm of an array, the same to the bit in every batch."""
-    return jnp.sqrt(total((x * x).ravel()))
+    return jnp.sqrt(pairwise_sum((x * x).ravel()))
 
 
 def signs(key: jax.Array, count: int) -> jax.Array:

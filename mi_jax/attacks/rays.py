@@ -1,4 +1,4 @@
-"""The distance to the decision boundary along the shortest of many random rays: cheap, and nothing but bisection."""
+"""The distance to the decision boundary along the shortest of many random rays, by bisection alone."""
 
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -11,80 +11,82 @@ from mi_jax.attacks import directions
 from mi_jax.attacks.directions import farthest_corner
 from mi_jax.types import Measure, Repeat, Round
 
-LONGEST = 2.0  # a ray ends where its noise has this standard deviation: most of [0, 1] is then clipped
+LONGEST = 2.0  # the length of a ray, in standard deviations of its noise: most of [0, 1] is then clipped
 
 
-class Ray(NamedTuple):
-    """What a point remembers between questions; lengths are standard deviations of the noise a ray goes along."""
+class RayState(NamedTuple):
+    """The state of the search about one example. Lengths along a ray are standard deviations of its noise."""
 
     key: jax.Array
     x: jax.Array  # [*x]
     y: jax.Array
-    course: jax.Array  # [F] L2 distance of the nearest point labelled otherwise, after each query
-    asked: jax.Array
-    direction: jax.Array  # [*x] of the ray in hand
-    near: jax.Array  # bracket of the ray in hand: labelled as x at this length ..
-    shortest: jax.Array  # .. and otherwise at this one, the shortest so far
-    left: jax.Array  # bisections left on this ray; 0: it is new
+    distances: jax.Array  # [F] L2 distance of the nearest adversarial point, after each query
+    queries: jax.Array  # made so far
+    direction: jax.Array  # [*x] of the current ray
+    low: jax.Array  # lower end of the bracket on the current ray: labelled y
+    shortest: jax.Array  # upper end: labelled otherwise, the shortest such length on any ray so far
+    bisections_left: jax.Array  # on the current ray; 0: the ray is new
 
 
-def rays(queries: int, bisections: int = 3) -> Measure:
-    """The L2 distance to the nearest flip met on random rays, F = queries: its course; 0 where x is mislabelled.
+def ray_distance(queries: int, bisections: int = 3) -> Measure:
+    """The L2 distance to the nearest adversarial point on random rays after each query, F = `queries`.
 
-    A ray is x + length * N(0, I), clipped to [0, 1]. A new ray is first asked about at the shortest length so far:
-    most are still labelled y there, are thereby known to be longer, and cost this one query; the others are
-    bisected `bisections` times. A point so spends its queries on as many rays as they allow, and the course of a
-    longer run begins with that of a shorter one. Never below the true distance, but for rounding; the distance to
-    the farthest corner of [0, 1]^d where nothing flips (`boundary.never_flipped`).
+    0 where x is mislabelled. A ray is x + length * N(0, I), clipped to [0, 1]. The first query of a new ray is at the
+    shortest adversarial length so far. Most rays are still labelled y there, so they cannot be shorter, and cost this
+    one query; the others are bisected `bisections` times. The distances of a longer run begin with those of a shorter
+    one. They are never below the true distance, but for rounding. Where nothing flips the label, they are the
+    distance to the farthest corner of [0, 1]^d (`boundary.never_flipped`).
 
-    Clipped Gaussian rays tell members better than rays to uniform noise images (shortest of 32 on digits, n = 100,
-    16 networks of one hidden layer: AUC .671 against .637), and a few coarse bisections of a ray leave more for new
-    ones: with 3, AUC is .650 / .663 / .671 / .672 at 25 / 50 / 100 / 250 queries, where noise at the best of four
-    sigmas has .657 / - / .662 / .669. Raises ValueError for counts below 1. Source: ours.
+    Clipped Gaussian rays separate members better than rays to uniform noise images (shortest of 32 on digits, n = 100,
+    16 networks of one hidden layer: AUC .671 against .637), and a few coarse bisections of a ray leave more queries
+    for new rays: with 3, AUC is .650 / .663 / .671 / .672 at 25 / 50 / 100 / 250 queries, where noise at the best of
+    four sigmas has .657 / - / .662 / .669. Raises ValueError for counts below 1. Source: ours.
     """
     if queries < 1 or bisections < 1:
-        raise ValueError(f"rays({queries}, {bisections}): expected at least 1 query and 1 bisection")
+        raise ValueError(f"ray_distance({queries}, {bisections}): expected at least 1 query and 1 bisection")
     return _rays(queries, bisections)
 
 
 @lru_cache
 def _rays(queries: int, bisections: int) -> Measure:
-    one = Round(lambda key, state: probe(state)[None], partial(tell, bisections), "rays")
-    return Measure(partial(begin, queries), (Repeat(queries, (one,)),), lambda state: state.course)
+    query_round = Round(lambda key, state: next_query(state)[None], partial(tell, bisections), "rays")
+    return Measure(partial(init, queries), (Repeat(queries, (query_round,)),), lambda state: state.distances)
 
 
-def begin(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> Ray:
-    """The state before the first question, with a course of F queries."""
+def init(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> RayState:
+    """The state before the first of F queries."""
     del strength
     longest = jnp.float32(LONGEST)
-    course = jnp.full(F, directions.norm(farthest_corner(x) - x))
-    asked = jnp.int32(0)
-    return Ray(key, x, y, course, asked, _direction(key, asked, x), jnp.float32(0), longest, jnp.int32(0))
+    distances = jnp.full(F, directions.norm(farthest_corner(x) - x))
+    queries = jnp.int32(0)
+    return RayState(
+        key, x, y, distances, queries, _direction(key, queries, x), jnp.float32(0), longest, jnp.int32(0)
+    )  # fmt: skip
 
 
-def _length(state: Ray) -> jax.Array:
-    return jnp.where(state.left > 0, (state.near + state.shortest) / 2, state.shortest)
+def _length(state: RayState) -> jax.Array:
+    return jnp.where(state.bisections_left > 0, (state.low + state.shortest) / 2, state.shortest)
 
 
-def probe(state: Ray) -> jax.Array:
-    """The next question [*x]."""
+def next_query(state: RayState) -> jax.Array:
+    """The next query [*x]."""
     return jnp.clip(state.x + _length(state) * state.direction, 0, 1)
 
 
-def tell(bisections: int, state: Ray, labels: jax.Array) -> Ray:
-    """The state that knows the answer [1], and asks on along this ray or a new one."""
-    flipped, fresh, length = labels[0] != state.y, state.left == 0, _length(state)
-    far = jnp.where(flipped, directions.norm(probe(state) - state.x), jnp.inf)
-    course = jnp.where(jnp.arange(len(state.course)) >= state.asked, jnp.minimum(state.course, far), state.course)
-    left = jnp.where(fresh, jnp.where(flipped, bisections, 0), state.left - 1)
-    asked = state.asked + 1
+def tell(bisections: int, state: RayState, labels: jax.Array) -> RayState:
+    """The state after the label [1] of `next_query(state)`; it goes on along this ray or a new one."""
+    flipped, new_ray, length = labels[0] != state.y, state.bisections_left == 0, _length(state)
+    distance = jnp.where(flipped, directions.norm(next_query(state) - state.x), jnp.inf)
+    not_yet_read = jnp.arange(len(state.distances)) >= state.queries
+    bisections_left = jnp.where(new_ray, jnp.where(flipped, bisections, 0), state.bisections_left - 1)
+    queries = state.queries + 1
     return state._replace(
-        course=course,
-        asked=asked,
-        direction=jnp.where(left == 0, _direction(state.key, asked, state.x), state.direction),
-        near=jnp.where(fresh | flipped, jnp.where(fresh, 0, state.near), length),
+        distances=jnp.where(not_yet_read, jnp.minimum(state.distances, distance), state.distances),
+        queries=queries,
+        direction=jnp.where(bisections_left == 0, _direction(state.key, queries, state.x), state.direction),
+        low=jnp.where(new_ray | flipped, jnp.where(new_ray, 0, state.low), length),
         shortest=jnp.where(flipped, length, state.shortest),
-        left=left,
+        bisections_left=bisections_left,
     )
 
 

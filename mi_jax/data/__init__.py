@@ -1,36 +1,37 @@
-"""Pools of labelled examples, and who is trained on what.
+"""Data sets, and the splits that say which rows each model is trained on.
 
-`load` finds a data set by name (`DATASETS`), `from_arrays` takes yours; `splits` is the only place where membership
-is drawn, `outliers` says which points lie alone. A new data set is one file in `sources/` and one line in
-`sources/originals.py`. `python -m mi_jax.data NAME` prints a card.
+`load` returns a data set by name (`DATASETS`); `from_arrays` makes one from your arrays. `splits` is the only place
+where membership is drawn. `outliers` finds the points that are isolated in a model's feature space. A new data set
+is one file in `sources/` and one line in `catalogue.py`. `python -m mi_jax.data NAME` prints a data set's card.
 """
 
+from mi_jax.data.arrays import check_dataset, from_arrays
 from mi_jax.data.catalogue import (
     DATASETS,
+    ORIGINALS,
     TERMS,
     card,
-    check_dataset,
     digits,
     download,
-    from_arrays,
-    from_generator,
     from_npz,
     from_original,
+    from_synthetic,
     known_names,
     load,
 )
 
 __all__ = [
     "DATASETS",
+    "ORIGINALS",
     "TERMS",
     "card",
     "check_dataset",
     "digits",
     "download",
     "from_arrays",
-    "from_generator",
     "from_npz",
     "from_original",
+    "from_synthetic",
     "known_names",
     "load",
 ]

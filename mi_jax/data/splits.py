@@ -1,4 +1,7 @@
-"""The only place where membership is drawn. A split is made once, stored with every result, and never redrawn."""
+"""Splits: which rows each model is trained on. Membership is drawn here and nowhere else.
+
+A split is drawn once, stored with every result, and never drawn again.
+"""
 
 import hashlib
 
@@ -8,14 +11,14 @@ from mi_jax.types import Split
 
 
 def disjoint(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows: int, num_reference: int = 0) -> Split:
-    """Trials of one target and its shadow models, the shadows on rows disjoint from the target's.
+    """Returns trials of one target and its shadow models, which use rows disjoint from the target's.
 
-    Each trial permutes the pool anew, so trials may share rows with each other. Within a trial the target has n
-    members, n non-members and `num_reference` rows of its own; the shadow models draw the same three sets from
-    what is left: disjoint from one another where the rows suffice, each from its own permutation where not (a row
-    may then serve two shadow models, never the target and a shadow).
+    Each trial permutes the pool anew, so trials may share rows. Within a trial the target has n members, n
+    non-members and `num_reference` reference rows. Each shadow model draws three such sets from the remaining rows.
+    The shadow models' sets are disjoint where the rows suffice. Otherwise each shadow model has its own permutation:
+    a row may then serve two shadow models, but never the target and a shadow model.
 
-    Source: the paper's four disjoint sets (arXiv 2007.14321v2, A.1), with more than one shadow model allowed.
+    Source: the paper's four disjoint sets (arXiv 2007.14321v2, A.1). More than one shadow model is allowed here.
     """
     _check_sizes(n, num_targets, num_shadows, num_reference)
     _check_rows(
@@ -27,52 +30,51 @@ def disjoint(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows:
     )
     size = 2 * n + num_reference
     rows = np.stack([_trial(np.random.default_rng([seed, t]), num_rows, size, num_shadows) for t in range(num_targets)])
-    rows = rows.reshape(-1, size).astype(np.int32)  # [K size], K = T (1 + S), the target of a trial first
+    rows = rows.reshape(-1, size).astype(np.int32)  # [K size], K = T (1 + S), the target of each trial first
     members, nonmembers, reference = np.split(rows, [n, 2 * n], axis=1)
     trials = np.arange(len(rows), dtype=np.int32).reshape(num_targets, 1 + num_shadows)
     return Split(members, nonmembers, reference, trials)
 
 
 def swap(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows: int, num_reference: int = 0) -> Split:
-    """Trials of one target and one shadow model with members and non-members exchanged: 2n rows do for both.
+    """Returns trials of one target and one shadow model on the same 2n rows, with members and non-members exchanged.
 
-    For pools that four disjoint sets do not fit into. The shadow model's members are the target's non-members, its
-    non-members the target's members, in the same order. Each trial permutes the pool anew.
+    This split is for pools that are too small for four disjoint sets. The shadow model's members are the target's
+    non-members, and the reverse, in the same order. Each trial permutes the pool anew.
 
-    What this leaks: the shadow model is trained on the very rows that are the target's non-members, and whoever
-    knows its split knows the target's. An attack that recognised single rows would know every answer; one that only
-    looks at how a model treats a row does not, but its threshold is fitted on the rows it is judged on, with the
-    labels exchanged: the numbers are not those of an attacker who holds other data.
+    Limitation: the shadow model is trained on exactly the target's non-members, so the shadow model's split reveals
+    the target's. An attack that recognises single rows would know every answer. An attack that only measures how a
+    model treats a row does not, but its threshold is fitted on the evaluation rows with exchanged labels. The
+    results are not those of an attacker who holds other data.
 
-    Raises ValueError for num_shadows other than 1: a second one would share members with the target.
+    Raises ValueError for num_shadows other than 1: a second shadow model would share members with the target.
     Source: the paper's CIFAR-100 at n = 30,000 of 60,000 (arXiv 2007.14321v2, A.1).
     """
     if num_shadows != 1:
-        raise ValueError(
-            f"num_shadows={num_shadows}: expected 1 for swap, the model that the target's rows are left to"
-        )
+        raise ValueError(f"num_shadows={num_shadows}: expected 1 for swap, because another would share its members")
     _check_shared(num_rows, n, num_targets, 2, num_reference)
-    drawn = [_shared(np.random.default_rng([seed, t]), num_rows, n, 2, num_reference) for t in range(num_targets)]
-    members, nonmembers, reference = map(np.concatenate, zip(*drawn, strict=True))
+    trials = [_shared(np.random.default_rng([seed, t]), num_rows, n, 2, num_reference) for t in range(num_targets)]
+    members, nonmembers, reference = map(np.concatenate, zip(*trials, strict=True))
     return Split(members, nonmembers, reference, np.arange(2 * num_targets, dtype=np.int32).reshape(num_targets, 2))
 
 
 def balanced(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows: int, num_reference: int = 0) -> Split:
-    """Trials among K = num_shadows + 1 models on the same 2n rows, each row a member of exactly half of the models.
+    """Returns trials among K = num_shadows + 1 models on the same 2n rows; each row is a member of half the models.
 
-    Every model has n members, and the other rows as non-members. The first `num_targets` models are targets in turn,
-    each with all the others as its shadows: K models are trained, however many of them are targets. Rows go in
-    pairs, of which every model is trained on one: members[k, i] and nonmembers[k, i] are pair i for all k, so that
-    the first points of either side (`num_points`) are the same rows for every model, and balanced like the whole.
-    Two models share (K - 2) / (2K - 2) of their members on average: none if K = 2, an exchange as in `swap`, and
-    nearly half if K is large.
+    Every model has n members, and the other n rows as non-members. Each of the first `num_targets` models is the
+    target of one trial, with all other models as its shadow models. So K models are trained for any number of
+    targets. Rows come in pairs, and every model is trained on one row of each pair: members[k, i] and
+    nonmembers[k, i] are pair i for all k. The first points of both sides (`num_points`) are therefore the same rows
+    for every model, and balanced too. Two models share (K - 2) / (2K - 2) of their members on average: none for
+    K = 2 (as in `swap`), and almost half for large K.
 
-    What this leaks: shadow models are trained on the rows the target is judged on, K/2 - 1 of them on a member of
-    the target and K/2 on a non-member, so that whoever counts knows which is which. The attacker meant is one who
-    trains on the candidates and does not count. Trials share models and rows: an interval over them holds for these.
+    Limitation: shadow models are trained on the rows that the target is evaluated on. K/2 - 1 of them are trained on
+    a given member of the target, K/2 on a given non-member, so counting them reveals membership. The threat model is
+    an attacker who trains on the candidates but does not count. Trials share models and rows: a confidence interval
+    over trials covers these models and rows only.
 
-    Raises ValueError for an even num_shadows, or more targets than models.
-    Source: the splits of LiRA (Carlini et al. 2022, arXiv 2112.03570). Deviation: n members exactly, by the pairs.
+    Raises ValueError for an even num_shadows, and for more targets than models.
+    Source: the splits of LiRA (Carlini et al. 2022, arXiv 2112.03570). Deviation: pairs give exactly n members.
     """
     K = num_shadows + 1
     if num_shadows < 1 or K % 2:
@@ -88,13 +90,13 @@ def balanced(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows:
     return Split(*_shared(np.random.default_rng(seed), num_rows, n, K, num_reference), trials)
 
 
-def digest(split: Split) -> str:
-    """Sixteen hex digits that change with any row of the split."""
-    hasher = hashlib.sha256()
+def split_digest(split: Split) -> str:
+    """Returns 16 hex digits that change with any row of the split."""
+    sha = hashlib.sha256()
     for name, rows in zip(split._fields, split, strict=True):
-        hasher.update(f"{name}{rows.shape}".encode())
-        hasher.update(np.ascontiguousarray(rows, np.int64).tobytes())
-    return hasher.hexdigest()[:16]
+        sha.update(f"{name}{rows.shape}".encode())
+        sha.update(np.ascontiguousarray(rows, np.int64).tobytes())
+    return sha.hexdigest()[:16]
 
 
 def _trial(rng: np.random.Generator, num_rows: int, size: int, num_shadows: int) -> np.ndarray:
@@ -107,20 +109,21 @@ def _trial(rng: np.random.Generator, num_rows: int, size: int, num_shadows: int)
 
 
 def _shared(rng: np.random.Generator, num_rows: int, n: int, num_models: int, num_reference: int):
-    """(members [K n], nonmembers [K n], reference [K m]) of K models on 2n rows, in which pair i is column i."""
-    rows, reference = np.split(rng.permutation(num_rows).astype(np.int32), [2 * n])
+    """Returns (members [K n], nonmembers [K n], reference [K m]) of K models on 2n rows, with pair i in column i."""
+    rows, rest = np.split(rng.permutation(num_rows).astype(np.int32), [2 * n])
     pairs = rows.reshape(n, 2)
     half = np.tile(np.arange(num_models) % 2, (n, 1))
-    side = rng.permuted(half, axis=1).T  # [K n] which of pair i model k is trained on
-    own = reference[: num_models * num_reference].reshape(num_models, num_reference)
-    return pairs[np.arange(n), side], pairs[np.arange(n), 1 - side], own
+    side = rng.permuted(half, axis=1).T  # [K n], which row of pair i model k is trained on
+    reference = rest[: num_models * num_reference].reshape(num_models, num_reference)
+    return pairs[np.arange(n), side], pairs[np.arange(n), 1 - side], reference
 
 
 def _check_shared(num_rows: int, n: int, num_targets: int, num_models: int, num_reference: int) -> None:
     _check_sizes(n, num_targets, num_models - 1, num_reference)
-    kept = num_models * num_reference
-    what = "members and non-members, which all models share" + (", and reference rows of each" if kept else "")
-    _check_rows(num_rows, n, 2 * n + kept, what, (num_rows - kept) // 2)
+    all_reference = num_models * num_reference
+    purpose = "members and non-members, which all models share"
+    purpose += ", and reference rows of each" if all_reference else ""
+    _check_rows(num_rows, n, 2 * n + all_reference, purpose, (num_rows - all_reference) // 2)
 
 
 def _check_sizes(n: int, num_targets: int, num_shadows: int, num_reference: int) -> None:
@@ -134,11 +137,10 @@ def _check_sizes(n: int, num_targets: int, num_shadows: int, num_reference: int)
             raise ValueError(f"{name}={value}: expected at least {least}")
 
 
-def _check_rows(num_rows: int, n: int, needed: int, what: str, most: int) -> None:
+def _check_rows(num_rows: int, n: int, needed: int, purpose: str, max_n: int) -> None:
     if num_rows < needed:
-        raise ValueError(
-            f"n_train={n} needs {needed} rows ({what}), but the data set has {num_rows}: at most n_train={max(most, 0)}"
-        )
+        limit = f"at most n_train={max(max_n, 0)}"
+        raise ValueError(f"n_train={n} needs {needed} rows ({purpose}), but the data set has {num_rows}: {limit}")
 
 
 SPLITS = {"disjoint": disjoint, "swap": swap, "balanced": balanced}

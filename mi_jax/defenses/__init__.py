@@ -1,7 +1,8 @@
-"""Defenses: what changes training, or what a trained model shows.
+"""Defenses: changes to the training of a model, or to the outputs of a trained model.
 
-`build` reads NAME:STRENGTH+NAME:STRENGTH; a new defense is a function and a line in `DEFENSES` (`catalogue.py`).
-`penalties` add to the loss, `outputs` change what is shown, `adversarial` is the network of adversarial regularisation.
+`build` parses NAME:STRENGTH+NAME:STRENGTH. A new defense is a function and a line in `DEFENSES` (`catalogue.py`).
+`penalties` are added to the loss. `outputs` change a trained model's answers. `adversarial` is the attack network of
+adversarial regularisation.
 """
 
 from mi_jax.defenses.catalogue import (

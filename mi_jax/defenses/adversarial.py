@@ -1,8 +1,8 @@
-"""The attack network of adversarial regularisation, trained beside a model and seen by the model's loss.
+"""The attack network of adversarial regularisation, trained together with a model; the model's loss includes it.
 
-**Source**: Nasr, Shokri, Houmansadr 2018 (arXiv 1807.05852), algorithm 1 and its figure 3, with the paper's settings
-(arXiv 2007.14321v2, A.2): Adam at 1e-3, one step of the attack network for each step of the model, three epochs
-before either learns from the other. The authors' code tests `step % k == 0` with k = 1, which never trains it.
+**Source**: Nasr, Shokri, Houmansadr 2018 (arXiv 1807.05852), algorithm 1 and figure 3, with the paper's settings (arXiv
+2007.14321v2, A.2): Adam at 1e-3, one step of the attack network per step of the model, and three epochs of warm-up.
+Deviation: the attack network is trained. The authors' code tests `step % k == 0`, and with k = 1 never trains it.
 """
 
 import functools
@@ -19,8 +19,8 @@ _WARM_UP = 3  # epochs
 _OPTIMIZER = optax.adam(1e-3)
 
 
-class _Attacker(nn.Module):
-    """The log-odds [B] of membership from probabilities [B C] and one-hot labels [B C]."""
+class _AttackNetwork(nn.Module):
+    """Maps probabilities [B C] and one-hot labels [B C] to log-odds [B] of membership."""
 
     @nn.compact
     def __call__(self, probabilities: jax.Array, labels: jax.Array) -> jax.Array:
@@ -35,28 +35,28 @@ class _Attacker(nn.Module):
 
 @functools.cache
 def attack_network() -> AdversarialRegularizer:
-    """The network that learns who is a member, and strength * log h(member), which the model's loss adds."""
+    """Returns the regularizer: a membership classifier h, and the term strength * log h(member) of the model's loss."""
     return AdversarialRegularizer(_init, _update, _loss, _WARM_UP)
 
 
 def _init(key: jax.Array, num_classes: int) -> tuple[Any, optax.OptState]:
-    one = jnp.zeros((1, num_classes))
-    params = _Attacker().init(key, one, one)
+    example = jnp.zeros((1, num_classes))
+    params = _AttackNetwork().init(key, example, example)
     return params, _OPTIMIZER.init(params)
 
 
 def _log_odds(params: Any, logits: jax.Array, y: jax.Array) -> jax.Array:
-    return _Attacker().apply(params, nn.softmax(logits), jax.nn.one_hot(y, logits.shape[-1]))
+    return _AttackNetwork().apply(params, nn.softmax(logits), jax.nn.one_hot(y, logits.shape[-1]))
 
 
 def _update(state, members, reference):
-    """One step of Adam on the cross-entropy, members and reference rows at equal weight."""
+    """Returns the state after one Adam step on the cross-entropy, with equal weight for members and reference rows."""
     params, moments = state
 
-    def side(params, sign: float, logits, y, weight):
+    def mean_loss(params, sign: float, logits, y, weight):
         return jnp.sum(weight * nn.softplus(-sign * _log_odds(params, logits, y))) / jnp.sum(weight)
 
-    grads = jax.grad(lambda params: side(params, 1.0, *members) + side(params, -1.0, *reference))(params)
+    grads = jax.grad(lambda params: mean_loss(params, 1.0, *members) + mean_loss(params, -1.0, *reference))(params)
     updates, moments = _OPTIMIZER.update(grads, moments, params)
     return optax.apply_updates(params, updates), moments
 

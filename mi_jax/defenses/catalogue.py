@@ -1,7 +1,7 @@
-"""DEFENSES: name -> a function of a strength that returns a `Defense`. A new defense is one function, one line.
+"""DEFENSES: name -> a function of a strength that returns a `Defense`. A new defense is one function and one line.
 
-Written NAME, NAME:STRENGTH or, for two at once, NAME:STRENGTH+NAME:STRENGTH, as in `--defense=dropout:0.5+l2:0.01`.
-Each sets fields of `types.Defense`; two that set the same field are refused.
+A defense is written NAME or NAME:STRENGTH, and two together NAME:STRENGTH+NAME:STRENGTH, as in
+`--defense=dropout:0.5+l2:0.01`. Each sets fields of `types.Defense`; two that set the same field are refused.
 """
 
 import functools
@@ -25,7 +25,7 @@ _SHIFTS = range(6)  # pixels, as in the paper
 
 
 class DefenseContext(NamedTuple):
-    """What a defense may know of the training it changes."""
+    """What a defense may know about the training that it changes."""
 
     n_train: int
     model: Model
@@ -34,35 +34,35 @@ class DefenseContext(NamedTuple):
     binary: np.ndarray | None = None  # [features] bool; None: an image
     recipe: Recipe = Recipe()
     dataset: str = ""
-    checkpoint: str | None = None  # file that `experiments.pretrain` wrote; None: where it writes by default
+    checkpoint: str | None = None  # file written by `experiments.pretrain`; None: its default path
     clip: float = 1.0  # of private gradients
     delta: float | None = None  # of private training; None: 1/n
-    epochs: int = 30  # of private training, which ends after them
+    epochs: int = 30  # of private training, which has no early stopping
     rate: float | None = None  # learning rate of private training; None: the defense's own
 
 
 class Factory(NamedTuple):
-    """A line of DEFENSES."""
+    """An entry of DEFENSES."""
 
-    make: Callable[..., Defense]  # (strength) or (); where `needs_context`, the DefenseContext after it
-    default: float | None  # strength where none is written; None: it takes none
+    make: Callable[..., Defense]  # (strength) or (); with `needs_context` also the DefenseContext
+    default: float | None  # default strength; None: the defense has no strength
     needs_context: bool = False
 
 
 def build(text: str, context: DefenseContext | None = None) -> Defense:
-    """The defense written in `text`; those whose `Factory` says so need `context`. ValueError names what is wrong."""
+    """Returns the defense written in `text`; some need a `context`. Raises ValueError for an invalid text."""
     if not text:
         raise ValueError(f"unknown defense '': known are {', '.join(DEFENSES)}")
-    return functools.reduce(compose, [_one(name, context) for name in split_names(text)])
+    return functools.reduce(compose, [_build_single(part, context) for part in split_names(text)])
 
 
 def split_names(text: str) -> list[str]:
-    """The defenses that `text` joins, each as written."""
-    # The + of an exponent (1e+3) stands between digits, that of a second defense before a letter.
+    """Returns the defenses that `text` joins by +, each as written."""
+    # A + before a digit is that of an exponent (1e+3); a second defense begins with a letter.
     return re.split(r"\+(?![\d.])", text)
 
 
-def _one(text: str, context: DefenseContext | None) -> Defense:
+def _build_single(text: str, context: DefenseContext | None) -> Defense:
     name, colon, number = text.partition(":")
     if name not in DEFENSES:
         raise ValueError(f"unknown defense {name!r}: known are {', '.join(DEFENSES)}")
@@ -74,74 +74,75 @@ def _one(text: str, context: DefenseContext | None) -> Defense:
     except ValueError:
         raise ValueError(f"defense {text!r}: expected a number after the colon") from None
     if needs_context and context is None:
-        raise ValueError(f"defense {text!r}: expected its context, defenses.build(text, DefenseContext(...))")
-    rest = (context,) if needs_context else ()
+        raise ValueError(f"defense {text!r}: expected a context, defenses.build(text, DefenseContext(...))")
+    arguments = (context,) if needs_context else ()
     if strength is None:
-        return make(*rest)._replace(name=name)
+        return make(*arguments)._replace(name=name)
     with np.errstate(over="ignore"):
-        if not 0 <= np.float32(strength) < math.inf:  # as it is trained with
+        if not 0 <= np.float32(strength) < math.inf:  # float32 is the precision of training
             raise ValueError(f"defense {text!r}: expected a strength >= 0 that is finite in float32")
-    return make(strength, *rest)._replace(name=f"{name}:{strength:g}")
+    return make(strength, *arguments)._replace(name=f"{name}:{strength:g}")
 
 
 _TAKE_STRENGTH = ("init_params", "frozen", "model", "penalty", "mechanism", "output")
 
 
 def compose(a: Defense, b: Defense) -> Defense:
-    """Both at once. ValueError where they set the same field, or where what one does would undo the other."""
+    """Returns both defenses as one. Raises ValueError if they set the same field, or fields that exclude each other."""
     name, (set_by_a, set_by_b) = f"{a.name}+{b.name}", map(checks.fields_set, (a, b))
     checks.check_exclusive(name, set_by_a | set_by_b)
     for field in (field for field in Defense._fields if field in set_by_a & set_by_b):
-        raise ValueError(f"defense {name}: both set the field {field!r}, expected two that do not")
-    both = {}
+        raise ValueError(f"defense {name}: both set the field {field!r}, expected different fields")
+    fields = {}
     for field in Defense._fields[2:-1]:
         i, function = (0, getattr(a, field)) if field in set_by_a else (1, getattr(b, field))
         if function is not None:
-            both[field] = _with_strength(i, function) if field in _TAKE_STRENGTH or field == "adversary" else function
-    return Defense(name, (a.strength, b.strength), **both, random=a.random or b.random)
+            fields[field] = _with_strength(i, function) if field in _TAKE_STRENGTH or field == "adversary" else function
+    return Defense(name, (a.strength, b.strength), **fields, random=a.random or b.random)
 
 
-@functools.lru_cache(maxsize=256)  # one object for the same two, so that compiled programs are found again
+@functools.lru_cache(maxsize=256)  # the same arguments return one object, so compiled programs are reused
 def _with_strength(i: int, function: Any) -> Any:
-    """A field of the i-th of two composed defenses, which takes its strength out of the pair."""
+    """Returns a field of the i-th of two composed defenses, as a function of the pair of their strengths."""
     if isinstance(function, tuple):  # an AdversarialRegularizer
         return function._replace(loss=_with_strength(i, function.loss))
     return lambda strengths, *arguments: function(strengths[i], *arguments)
 
 
 def defense_mechanism(defense: Defense) -> privacy.Mechanism:
-    """The mechanism of a private defense with its clip and noise, as `privacy.epsilon` takes it."""
+    """Returns the mechanism of a private defense with its clip and noise, for `privacy.epsilon`."""
     return defense.mechanism(defense.strength)
 
 
 def none() -> Defense:
-    """No defense."""
+    """Returns no defense: training and outputs are unchanged."""
     return Defense()
 
 
 def dropout(strength: float) -> Defense:
-    """Each hidden unit at the model's dropout slots is 0 with this probability in every training step.
+    """Returns dropout with this probability at the model's dropout slots.
 
-    The slots are those of the authors' code: before and behind the CNN's layer of 512; of an MLP the input and each
-    hidden layer.
+    The slots are those of the authors' code: before and after the CNN's layer of 512; the input and each hidden layer
+    of an MLP.
     """
-    if not 0 <= np.float32(strength) < 1:  # as it is trained with: float32 makes 1 of 0.99999999
+    if not 0 <= np.float32(strength) < 1:  # in the precision of training: float32 rounds 0.99999999 to 1
         raise ValueError(f"defense dropout:{strength:.10g}: expected a probability in [0, 1)")
     return Defense(strength=strength, model=_with_dropout)
 
 
 def _with_dropout(rate, model: Model) -> Model:
     if "dropout" not in inspect.signature(model.apply).parameters:
-        raise ValueError(f"model {model.name}: its apply takes no `dropout`, expected one with dropout slots")
+        raise ValueError(f"model {model.name}: apply has no argument `dropout`, expected a model with dropout slots")
     return model._replace(apply=functools.partial(model.apply, dropout=rate))
 
 
 def augmentation(strength: float) -> Defense:
-    """Every epoch trains on each image and on its shifts by all (i, j) with |i| + |j| = strength, 0 to 5 pixels.
+    """Returns training on each image and its shifts by all (i, j) with |i| + |j| = strength, 0 to 5 pixels.
 
-    These 4 strength + 1 images are those that the translation attack of the same d queries; shifts by fewer pixels are
-    not among them. Shadow models are trained like their target. It raises test accuracy and closes the gap between
-    train and test, and makes the target leak more to an attacker who queries shifts (the paper, figure 3).
+    Each epoch has all these 4 strength + 1 images. They are the queries of the translation attack with d = strength;
+    shifts by fewer pixels are not included. Shadow models are trained like their target. This raises test accuracy and
+    closes the gap between train and test accuracy, but the target leaks more to an attacker who queries shifts (the
+    paper, figure 3).
 
     Source: section 6.1, "all translations of each image" in an epoch, with the translations of section 3.3.
     """
@@ -150,26 +151,27 @@ def augmentation(strength: float) -> Defense:
     return Defense(augmentation=perturbations.translate(strength))
 
 
-def random_augmentation(strength: float) -> Defense:
-    """Every epoch sees each image once, mirrored or not, shifted by up to `strength` pixels and with a square cut out.
+def fixmatch_augmentation(strength: float) -> Defense:
+    """Returns training on each image once per epoch, mirrored at random, shifted at random and with cutout.
 
-    Source: the augmentations of FixMatch's supervised part (figure 4 of the paper), with 4 pixels.
+    Shifts are up to `strength` pixels. Source: the augmentations of FixMatch's supervised part (figure 4 of the paper),
+    with 4 pixels.
     """
     return Defense(augmentation=perturbations.mirror_shift_cutout(strength))
 
 
 def transfer_full(context: DefenseContext) -> Defense:
-    """Training begins with the layers of a network trained on other data, its last layer new; all of them go on.
+    """Returns fine-tuning of all layers of a network that was pre-trained on other data, with a new last layer.
 
-    Source: the paper, section 6.2, its network pre-trained on CIFAR-100 (`python -m experiments.pretrain`).
+    Source: the paper, section 6.2, with pre-training on CIFAR-100 (`python -m experiments.pretrain`).
     """
     return Defense(strength=pretrained.load_body(context), init_params=_replace_body)
 
 
 def transfer_last(context: DefenseContext) -> Defense:
-    """The same, and only the last layer is trained: the rest never learns from the private rows.
+    """Returns training of only the last layer; the pre-trained layers below it never learn from the private rows.
 
-    The layers that stand still see each row once, without dropout or augmentation; neither goes with this defense.
+    The frozen layers see each row once, so this defense excludes dropout and augmentation.
     """
     return Defense(strength=pretrained.load_body(context), frozen=_body)
 
@@ -183,19 +185,23 @@ def _body(body: dict) -> dict:
 
 
 def dp_sgd(strength: float, context: DefenseContext) -> Defense:
-    """DP-SGD to epsilon = strength at delta = 1/n: Poisson samples, clipped per-example gradients, Gaussian noise.
+    """Returns DP-SGD with epsilon = strength at delta = 1/n: Poisson samples, clipped gradients, Gaussian noise.
 
-    The number of steps is fixed and the noise is solved for the epsilon (`privacy.py`); nothing is decided by the
-    loss, which would not be private. Its learning rate of 1, at a clip of 1, was chosen on digits (one hidden
-    layer, n = 100, epsilon 8, 30 epochs: test accuracy 0.60 / 0.72 / 0.77 with 0.5 / 1 / 2; at epsilon 1 0.37 / 0.34 /
-    0.26), which epsilon does not count. Source: arXiv 1607.00133.
+    The number of steps is fixed, and the noise is solved for epsilon (`privacy.solve_noise`). There is no early
+    stopping, which would not be private. The learning rate of 1, at a clip of 1, was chosen on digits, and epsilon does
+    not account for that choice (one hidden layer, n = 100, 30 epochs; test accuracy with rates 0.5 / 1 / 2: 0.60 / 0.72
+    / 0.77 at epsilon 8, 0.37 / 0.34 / 0.26 at epsilon 1).
+
+    Source: arXiv 1607.00133.
     """
     return _private(strength, context, optimizer="sgd", learning_rate=1.0)
 
 
 def dp_adam(strength: float, context: DefenseContext) -> Defense:
-    """The same gradients with Adam, as in the paper's code. Rates of 0.003 / 0.01 / 0.03 gave 0.25 / 0.54 / 0.75
-    on the digits above."""
+    """Returns Adam on the gradients of `dp_sgd`, as in the paper's code.
+
+    Rates of 0.003 / 0.01 / 0.03 gave test accuracies of 0.25 / 0.54 / 0.75 on digits, in the setting of `dp_sgd`.
+    """
     return _private(strength, context, optimizer="adam", learning_rate=0.01)
 
 
@@ -209,39 +215,40 @@ def _private(target_epsilon: float, context: DefenseContext, **changes) -> Defen
 def mechanism_for(
     n: int, recipe: Recipe, *, clip: float = 1.0, noise: float = 1.0, delta: float | None = None
 ) -> privacy.Mechanism:
-    """The mechanism of a training on n rows by `recipe`; delta is 1/n if nothing else is said."""
-    batch = min(recipe.batch_size, n)
-    steps = recipe.max_epochs * -(-n // batch)
-    return privacy.Mechanism(n, batch, steps, clip, noise, 1 / n if delta is None else delta)
+    """Returns the mechanism of a training on n rows by `recipe`; delta is 1/n by default."""
+    batch_size = min(recipe.batch_size, n)
+    steps = recipe.max_epochs * -(-n // batch_size)
+    return privacy.Mechanism(n, batch_size, steps, clip, noise, 1 / n if delta is None else delta)
 
 
 def private_training(mechanism: privacy.Mechanism, recipe: Recipe) -> Defense:
-    """Training by `recipe` whose every gradient is made by `mechanism`; its clip and noise are the strength."""
+    """Returns training by `recipe` with the gradients of `mechanism`, whose clip and noise are the strength."""
     return Defense(
         strength={"clip": mechanism.clip, "noise": mechanism.noise},
-        recipe=_constant(recipe),
-        mechanism=_mechanism(mechanism._replace(clip=None, noise=None)),
+        recipe=_constant_recipe(recipe),
+        mechanism=_mechanism_of_strength(mechanism._replace(clip=None, noise=None)),
     )
 
 
 @functools.cache
-def _constant(recipe: Recipe) -> Callable[[Recipe], Recipe]:
-    return lambda asked: recipe
+def _constant_recipe(recipe: Recipe) -> Callable[[Recipe], Recipe]:
+    return lambda _: recipe
 
 
 @functools.cache
-def _mechanism(shape: privacy.Mechanism) -> Callable[[dict], privacy.Mechanism]:
-    return lambda strength: shape._replace(**strength)
+def _mechanism_of_strength(sampling: privacy.Mechanism) -> Callable[[dict], privacy.Mechanism]:
+    return lambda strength: sampling._replace(**strength)
 
 
 def adversarial(strength: float) -> Defense:
-    """Adversarial regularisation: the loss has strength * log of what an attack network gives for membership.
+    """Returns adversarial regularisation: the loss has the term strength * log of an attack network's membership score.
 
-    The attack network is trained beside the model, one step a step, on members and on the reference rows of the
-    split, after three epochs without it. In the authors' code with the paper's k = 1 it is never trained, which
-    leaves a random penalty; here it is. Training stops after 100 epochs without improvement, because two networks
-    that learn from each other improve slowly (the authors' code looks at no loss before epoch 100 either).
-    Source: Nasr et al. 2018 (arXiv 1807.05852), algorithm 1; the paper, A.2.
+    After a warm-up of three epochs the attack network takes one step per step of the model, on members and on the
+    reference rows of the split. Early stopping waits for 100 epochs without improvement, because the two networks
+    improve slowly together (the authors' code ignores the loss before epoch 100 too).
+
+    Deviation: in the authors' code, with the paper's k = 1, the attack network is never trained, and the term is a
+    random penalty. Here it is trained. Source: Nasr et al. 2018 (arXiv 1807.05852), algorithm 1; the paper, A.2.
     """
     return Defense(strength=strength, recipe=_patient, adversary=attack_network())
 
@@ -251,8 +258,10 @@ def _patient(recipe: Recipe) -> Recipe:
 
 
 def double_dip(strength: float, context: DefenseContext) -> Defense:
-    """Transfer of all layers and, where it is asked, `ldl` with this noise. Source: arXiv 2402.01114, whose frozen
-    depth and noise are not said: here all layers go on and the noise is the strength."""
+    """Returns `transfer_full` together with `ldl` at this strength.
+
+    Source: arXiv 2402.01114, which does not state the number of frozen layers and the noise. Here no layer is frozen.
+    """
     return compose(transfer_full(context), ldl(strength, context))
 
 
@@ -265,7 +274,7 @@ DEFENSES: dict[str, Factory] = {
     "weight_decay": Factory(weight_decay, 5e-4),
     "dropout": Factory(dropout, 0.5),
     "augmentation": Factory(augmentation, 1),
-    "random_augmentation": Factory(random_augmentation, 4),
+    "random_augmentation": Factory(fixmatch_augmentation, 4),
     "transfer_full": Factory(transfer_full, None, needs_context=True),
     "transfer_last": Factory(transfer_last, None, needs_context=True),
     "dp_sgd": Factory(dp_sgd, 8, needs_context=True),

@@ -1,4 +1,4 @@
-"""Defenses that add a term of the parameters to every training loss."""
+"""Defenses that add a function of the parameters to every training loss."""
 
 import jax
 import jax.numpy as jnp
@@ -7,27 +7,27 @@ from mi_jax.types import Defense, Params
 
 
 def l1(strength: float) -> Defense:
-    """strength * sum |w| over dense kernels, added to every training loss (the placement of the paper's code)."""
+    """Returns the penalty strength * sum |w| over the kernels of dense layers, as in the paper's code."""
     return Defense(strength=strength, penalty=_l1)
 
 
 def l2(strength: float) -> Defense:
-    """strength * sum w^2 over dense kernels, added to every training loss (the placement of the paper's code)."""
+    """Returns the penalty strength * sum w^2 over the kernels of dense layers, as in the paper's code."""
     return Defense(strength=strength, penalty=_l2)
 
 
 def l1_all(strength: float) -> Defense:
-    """strength * sum |w| over all weights, biases and convolutions included, as the paper's text has it."""
+    """Returns the penalty strength * sum |w| over all parameters, as in the paper's text."""
     return Defense(strength=strength, penalty=_l1_all)
 
 
 def l2_all(strength: float) -> Defense:
-    """strength * sum w^2 over all weights, as the paper's text has it."""
+    """Returns the penalty strength * sum w^2 over all parameters, as in the paper's text."""
     return Defense(strength=strength, penalty=_l2_all)
 
 
 def weight_decay(strength: float) -> Defense:
-    """strength / 2 * sum w^2 over the kernels of all layers, as FixMatch has it with 5e-4."""
+    """Returns the penalty strength / 2 * sum w^2 over the kernels of all layers, as in FixMatch, which has 5e-4."""
     return Defense(strength=strength, penalty=_weight_decay)
 
 

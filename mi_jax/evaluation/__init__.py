@@ -1,7 +1,8 @@
-"""What scores are worth, and how it is shown.
+"""Metrics of attack scores, comparisons, figures, and the report of a run.
 
-`metrics` has thresholds, rates and intervals (NumPy and SciPy only), `paired` two attacks compared on the same points,
-`plots` the figures, `report` a run on disk. A new metric is a function in `metrics`.
+`metrics` has thresholds, rates and intervals (NumPy and SciPy only), `paired` compares attacks on the same points,
+`precision` groups of points, `pareto` defenses; `epsilon` is a lower bound from many models. `plots` draws the figures,
+`report` writes and reads a run. A new metric is a function in `metrics`.
 """
 
-__all__ = ["metrics", "paired", "plots", "report"]
+__all__ = ["epsilon", "metrics", "paired", "pareto", "plots", "precision", "report"]

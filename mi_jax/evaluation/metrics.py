@@ -1,8 +1,8 @@
-"""What scores are worth: thresholds, accuracies, ROC curves, intervals. NumPy and SciPy only.
+"""Metrics of attack scores: thresholds, accuracies, ROC curves, intervals. NumPy and SciPy only.
 
-One rule holds throughout: a point is called a member iff its score >= threshold. Scores of label-only attacks are
-heavily tied, so nothing here breaks ties, drops a point of a curve or interpolates between two of them. Scores may
-be infinite (a point no start could flip); NaN is refused.
+One rule holds throughout: a point is predicted a member iff its score >= threshold. Scores of label-only attacks have
+many ties, so nothing here breaks ties, drops a point of a curve or interpolates between two of them. Scores may be
+infinite; NaN is refused.
 """
 
 import math
@@ -15,24 +15,24 @@ from scipy import stats
 def best_threshold(scores: np.ndarray, is_member: np.ndarray) -> float:
     """Returns the threshold with the highest balanced accuracy, half-way between two scores.
 
-    Exact: every score is tried, and so is +inf, which calls nobody a member. Of equals the largest counts, which
-    accuses the fewest points; where no score separates at all (all tied, say) it is therefore +inf. O(n log n).
+    Exact: every score is tried, and +inf, which predicts no members. Of equally good thresholds the largest is taken,
+    with the fewest positives; where no score separates the two (all are tied, say) it is therefore +inf. O(n log n).
 
-    Half-way from the lowest score that is called a member to the next lower one, where both are finite: the scores
-    a threshold is chosen on and those it is applied to may come from two networks (held out and final), whose values
-    for the same answers differ a little. At an attained score everybody tied there could fall to the other side.
+    The threshold is half-way from the lowest positive score to the next lower one, where both are finite. The scores
+    it is chosen on and those it is applied to may come from two networks (held out and final) whose values for the
+    same answers differ a little; a threshold equal to a score could then exclude all points tied there.
 
     Args:
       scores: [P], rising with membership.
       is_member: [P] bool, with at least one member and one nonmember.
 
     Raises:
-      ValueError: NaN scores, unequal lengths, no members or no nonmembers; so for every function of scores here.
+      ValueError: NaN scores, unequal lengths, no members or no nonmembers; as every function of scores here.
     """
     scores, is_member = _checked(scores, is_member)
     thresholds, true, false = _counts(scores, is_member)
     members, nonmembers = is_member.sum(), (~is_member).sum()
-    # 2 * balanced accuracy - 1, times members * nonmembers: whole numbers, so that equal is equal.
+    # (2 * balanced accuracy - 1) * members * nonmembers: whole numbers, so ties are exact.
     best = np.argmax(true * nonmembers - false * members)  # argmax: the first, so the largest
     attained, lower = thresholds[best], thresholds[min(best + 1, len(thresholds) - 1)]
     half_way = attained / 2 + lower / 2
@@ -40,10 +40,10 @@ def best_threshold(scores: np.ndarray, is_member: np.ndarray) -> float:
 
 
 def most_precise_threshold(scores: np.ndarray, is_member: np.ndarray, *, least: int) -> float:
-    """Returns the threshold with the highest precision of those that call at least `least` points members.
+    """Returns the threshold with the highest precision of those with at least `least` positives.
 
-    Of several the smallest, which calls the most; the points may all be members, or none. Without `least` the maximum
-    tends to rest on a single point.
+    Of several the smallest, with the most positives. The points may all be members, or none. Without `least` the
+    maximum tends to rest on a single point.
     """
     scores, is_member = _checked(scores, is_member, both=False)
     if not 1 <= least <= scores.size:
@@ -57,26 +57,26 @@ def most_precise_threshold(scores: np.ndarray, is_member: np.ndarray, *, least: 
 def balanced_precision(
     true: int, members: int, false: int, nonmembers: int, level: float = 0.95
 ) -> dict[str, float] | None:
-    """Returns {"mean", "low", "high"} of the precision, were there as many nonmembers as members: tpr / (tpr + fpr).
+    """Returns {"mean", "low", "high"} of the precision at equal numbers of members and nonmembers: tpr / (tpr + fpr).
 
-    Of `members` `true` and of `nonmembers` `false` points were called members by a threshold fixed on other data. The
-    interval is the exact one for the share of members among those called, carried over; it is about other points.
-    None if nobody was called, or if there are no members or no nonmembers.
+    `true` of the `members` and `false` of the `nonmembers` were predicted members, at a threshold fixed on other data.
+    The interval is the exact one for the share of members among positives, converted; it is about other points. None
+    without positives, members or nonmembers.
     """
     if not (0 <= true <= members and 0 <= false <= nonmembers):
         raise ValueError(f"{true} of {members} and {false} of {nonmembers}, expected parts of the whole")
     if true + false == 0 or members == 0 or nonmembers == 0:
         return None
     share, (low, high) = true / (true + false), clopper_pearson(true, true + false, level)
-    even = (p * nonmembers / (p * nonmembers + (1 - p) * members) for p in (share, low, high))
-    return dict(zip(("mean", "low", "high"), even, strict=True))
+    balanced = (p * nonmembers / (p * nonmembers + (1 - p) * members) for p in (share, low, high))
+    return dict(zip(("mean", "low", "high"), balanced, strict=True))
 
 
 def independent_difference(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
-    """Returns {"mean", "low", "high"}: what is estimated by a less what is by b, on points of their own.
+    """Returns {"mean", "low", "high"}: estimate a minus estimate b, from independent points.
 
-    From the intervals of both ({"mean", "low", "high"}), which need not lie evenly, at their level. Source: square
-    and add, Newcombe 1998 (Statistics in Medicine 17, 873), method 10.
+    a and b are {"mean", "low", "high"}, with intervals that may be asymmetric; the result has their level. Source:
+    square and add, Newcombe 1998 (Statistics in Medicine 17, 873), method 10.
     """
     mean = a["mean"] - b["mean"]
     below = math.hypot(a["mean"] - a["low"], b["high"] - b["mean"])
@@ -87,14 +87,14 @@ def independent_difference(a: dict[str, float], b: dict[str, float]) -> dict[str
 def epsilon_lower_bound(
     true: int, members: int, false: int, nonmembers: int, delta: float, level: float = 0.95
 ) -> float:
-    """Returns an epsilon that a mechanism with (epsilon, delta) below it would contradict with confidence `level`.
+    """Returns a lower bound of epsilon for a mechanism with this delta, at confidence `level`; at least 0.
 
-    From how often members (`true` of `members`) and nonmembers (`false` of `nonmembers`) were called members by a
-    test fixed beforehand: (epsilon, delta)-differential privacy implies tpr <= e^epsilon fpr + delta, and the same of
-    the complements. Both rates are taken at the end of their exact interval that counts against the bound, each at
-    confidence (1 + level) / 2, one-sided, so that all of it holds at `level`. At least 0.
+    From how often members (`true` of `members`) and nonmembers (`false` of `nonmembers`) were predicted members by a
+    test fixed beforehand: (epsilon, delta)-differential privacy implies tpr <= e^epsilon fpr + delta, and the same for
+    the complements. Each rate is replaced by the conservative end of its exact interval, one-sided at confidence
+    (1 + level) / 2, so that both together hold at `level`.
 
-    Every trial is taken as independent. Members and nonmembers of one model are not quite that, so the bound of a
+    All points are assumed independent. Members and nonmembers of one model are not quite that, so the bound of a
     single training is about its rows; see `experiments/dp_audit.py`.
     Source: Jagielski et al. 2020 (arXiv 2006.07709), Nasr et al. 2021 (arXiv 2101.04535).
     """
@@ -110,23 +110,23 @@ def balanced_accuracy(scores: np.ndarray, is_member: np.ndarray, threshold: floa
     scores, is_member = _checked(scores, is_member)
     if np.isnan(threshold):
         raise ValueError(f"threshold {threshold}, expected a number or an infinity")
-    called = scores >= threshold
-    return float(0.5 + (called[is_member].mean() - called[~is_member].mean()) / 2)
+    positive = scores >= threshold
+    return float(0.5 + (positive[is_member].mean() - positive[~is_member].mean()) / 2)
 
 
 def auc(scores: np.ndarray, is_member: np.ndarray) -> float:
     """Returns P(member's score > nonmember's) + P(equal) / 2 over all pairs: the area under the ROC curve."""
     scores, is_member = _checked(scores, is_member)
     members, nonmembers = int(is_member.sum()), int((~is_member).sum())
-    ranks = stats.rankdata(scores)  # ties share their mean rank, which makes each tied pair count one half
+    ranks = stats.rankdata(scores)  # ties share their mean rank, so that each tied pair counts one half
     return float((ranks[is_member].sum() - members * (members + 1) / 2) / (members * nonmembers))
 
 
 def roc(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (fpr, tpr, thresholds), every attainable point of the curve, thresholds falling from +inf.
+    """Returns (fpr, tpr, thresholds): every attainable point of the curve, thresholds falling from +inf.
 
-    One point for each distinct score and one for +inf; between two neighbouring points nothing is attainable. The
-    curve runs from (0, 0), unless a score is +inf, to (1, 1).
+    There is one point for each distinct score and one for +inf; nothing between two points is attainable. The curve
+    goes from (0, 0), unless a score is +inf, to (1, 1).
     """
     scores, is_member = _checked(scores, is_member)
     thresholds, true, false = _counts(scores, is_member)
@@ -136,12 +136,12 @@ def roc(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def tpr_at_fpr(scores: np.ndarray, is_member: np.ndarray, fpr: float) -> tuple[float, float] | None:
     """Returns (tpr, achieved_fpr) at the largest attainable false positive rate <= fpr, or None.
 
-    None where nonmembers * fpr < 1: so few points cannot resolve that rate. Ties may leave the achieved rate far
-    below the one asked for, down to (0.0, 0.0); nothing is interpolated. The threshold is read off these very
-    scores, as is the custom for a curve, so this is no estimate of a rate at a threshold fixed beforehand.
+    None where nonmembers * fpr < 1: so few points cannot resolve that rate. With ties the achieved rate may be far
+    below `fpr`, down to (0.0, 0.0); nothing is interpolated. The threshold is chosen on these scores, as is usual for
+    a ROC curve, so this does not estimate the rate at a threshold fixed beforehand.
 
     Args:
-      fpr: the rate allowed, in (0, 1].
+      fpr: the largest allowed rate, in (0, 1].
     """
     scores, is_member = _checked(scores, is_member)
     if not 0 < fpr <= 1:
@@ -160,7 +160,7 @@ def mean_interval(
 ) -> dict[str, float | list[float] | None]:
     """Returns {"mean", "low", "high", "values"}: the mean and Student's t interval for it.
 
-    The values are taken as independent and about normal, one for each target model; the interval is about other
+    The values, one for each target model, are assumed independent and roughly normal. The interval is about other
     targets, not about other points of these. One value has no interval: low and high are None.
 
     Args:
@@ -170,39 +170,40 @@ def mean_interval(
     Raises:
       ValueError: no values, a value that is not finite, a level outside (0, 1).
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"values {values.tolist()}, expected a list of at least one finite number")
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        raise ValueError(f"values {array.tolist()}, expected a list of at least one finite number")
     _check_level(level)
-    mean, low, high = float(values.mean()), None, None
-    if values.size > 1:
-        half = stats.t.ppf((1 + level) / 2, values.size - 1) * stats.sem(values)
+    mean, low, high = float(array.mean()), None, None
+    if array.size > 1:
+        half = stats.t.ppf((1 + level) / 2, array.size - 1) * stats.sem(array)
         low, high = np.clip([mean - half, mean + half], *(bounds or (-np.inf, np.inf))).tolist()
-    return {"mean": mean, "low": low, "high": high, "values": values.tolist()}
+    return {"mean": mean, "low": low, "high": high, "values": array.tolist()}
 
 
 def summary(values: Sequence[float | None], level: float = 0.95) -> dict[str, float | list[float] | None] | None:
-    """Returns the mean_interval of rates, clipped to [0, 1]; None (null in a report) if any value is None."""
-    return None if any(value is None for value in values) else mean_interval(values, level, bounds=(0, 1))
+    """Returns the `mean_interval` of rates, clipped to [0, 1]; None (null in a report) if any value is None."""
+    known = [value for value in values if value is not None]
+    return mean_interval(known, level, bounds=(0, 1)) if len(known) == len(values) else None
 
 
 def paired_interval(
     a: Sequence[float], b: Sequence[float], level: float = 0.95
 ) -> dict[str, float | list[float] | None]:
-    """Returns the mean_interval of the differences a - b, taken target by target."""
+    """Returns the `mean_interval` of the differences a - b, target by target."""
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values, expected pairs: one of each for every target")
-    return mean_interval(np.subtract(a, b), level)
+    return mean_interval(np.subtract(a, b).tolist(), level)
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, is_member: np.ndarray, level: float = 0.95) -> dict[str, float]:
-    """Returns {"mean", "low", "high"}: the balanced accuracy of hits a less that of hits b, and its normal interval.
+    """Returns {"mean", "low", "high"}: the balanced accuracy of attack a minus that of b, and its normal interval.
 
-    The interval is about other points of the same models. Pairing takes out what is common to both: points that
-    either attack gets right, or neither.
+    The interval is about other points of the same models. Pairing removes the variance that is common to both: points
+    that both attacks predict correctly, or neither.
 
     Args:
-      a, b: [P] bool, whether each attack is right about each point.
+      a, b: [P] bool, whether each attack predicts each point correctly.
       is_member: [P] bool, with at least two members and two nonmembers.
 
     Raises:
@@ -221,7 +222,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, is_member: np.ndarray, level
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Returns (low, high), the exact interval for a probability after k successes in n independent trials.
 
-    Covers at least `level`, whatever the probability. For a rate at a threshold that was fixed on other data.
+    Its coverage is at least `level` for every probability. For a rate at a threshold that was fixed on other data.
     """
     if n < 1 or not 0 <= k <= n or k != int(k) or n != int(n):
         raise ValueError(f"k={k} of n={n}, expected whole numbers with n >= 1 and 0 <= k <= n")

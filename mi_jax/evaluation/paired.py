@@ -1,4 +1,4 @@
-"""What attacks are worth on points of the same models, and one less another on the points both were put to."""
+"""Balanced accuracies of attacks, and their differences, on points of the same models."""
 
 import itertools
 from typing import NamedTuple
@@ -9,47 +9,51 @@ from mi_jax.evaluation import metrics
 
 
 class Hits(NamedTuple):
-    """What an attack made of each target: rows of the pool, who of them is a member, and was it right about them?"""
+    """The points of each target that an attack finished, and whether it predicted their membership correctly."""
 
-    rows: list[np.ndarray]  # [T] of [2P]
+    rows: list[np.ndarray]  # [T] of [2P], rows of the pool
     is_member: list[np.ndarray]  # [T] of [2P] bool
-    right: list[np.ndarray]  # [T] of [2P] bool
+    correct: list[np.ndarray]  # [T] of [2P] bool
 
 
 def hits(name: str, record: dict, scores: dict[str, np.ndarray]) -> Hits:
-    """Of one attack in the record and scores of `audit.audit`, without the points a cap left unfinished."""
-    thresholds, found = record["attacks"][name]["tuned"]["threshold"], Hits([], [], [])
-    for t, threshold in enumerate(thresholds):
-        own = scores[f"attack/{name}/scores"][t]
-        done, is_member = ~np.isnan(own), scores["is_member"][t]
-        found.rows.append(scores["rows"][t][done])
-        found.is_member.append(is_member[done])
-        found.right.append(((own >= threshold) == is_member)[done])
-    return found
+    """The hits of one attack in the record and scores of `audit.audit`, without points beyond a cap."""
+    result = Hits([], [], [])
+    for t, threshold in enumerate(record["attacks"][name]["tuned"]["threshold"]):
+        target_scores, is_member = scores[f"attack/{name}/scores"][t], scores["is_member"][t]
+        finished = ~np.isnan(target_scores)
+        result.rows.append(scores["rows"][t][finished])
+        result.is_member.append(is_member[finished])
+        result.correct.append(((target_scores >= threshold) == is_member)[finished])
+    return result
 
 
 def difference(a: Hits, b: Hits) -> dict[str, float | int]:
-    """{"mean", "low", "high", "points", "trials"}: balanced accuracy of a less that of b, and its 95 % interval.
+    """{"mean", "low", "high", "points", "trials"}: balanced accuracy of a minus that of b, and its 95 % interval.
 
-    It is taken on the points both were asked about, of the trials both were put to; the interval is about other
-    points of the same models (`metrics.paired_difference`). `points` are those of all these trials.
+    Taken on the points and trials that both have. The interval is about other points of the same models
+    (`metrics.paired_difference`). `points` counts the points of all these trials.
     """
-    found, points = [], 0
+    by_trial, points = [], 0
     for t in range(min(len(a.rows), len(b.rows))):
         _, i, j = np.intersect1d(a.rows[t], b.rows[t], return_indices=True)
-        found.append(metrics.paired_difference(a.right[t][i], b.right[t][j], a.is_member[t][i]))
+        by_trial.append(metrics.paired_difference(a.correct[t][i], b.correct[t][j], a.is_member[t][i]))
         points += len(i)
-    mean = float(np.mean([one["mean"] for one in found]))
-    half = float(np.sqrt(np.sum([(one["high"] - one["mean"]) ** 2 for one in found])) / len(found))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "points": points, "trials": len(found)}
+    mean = float(np.mean([trial["mean"] for trial in by_trial]))
+    half = float(np.sqrt(np.sum([(trial["high"] - trial["mean"]) ** 2 for trial in by_trial])) / len(by_trial))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "points": points, "trials": len(by_trial)}
 
 
-def accuracies(found: dict[str, Hits]) -> dict[str, dict]:
-    """name -> balanced accuracy as `difference` tells it: its interval is about other points of the same models."""
-    nothing = {name: one._replace(right=[np.zeros_like(right) for right in one.right]) for name, one in found.items()}
-    return {name: difference(one, nothing[name]) for name, one in found.items()}
+def accuracies(hits_by_attack: dict[str, Hits]) -> dict[str, dict]:
+    """name -> balanced accuracy, in the form of `difference`; the interval is about other points of the same models."""
+    return {name: difference(hits, _none_correct(hits)) for name, hits in hits_by_attack.items()}
 
 
-def differences(found: dict[str, Hits]) -> dict[str, dict]:
+def differences(hits_by_attack: dict[str, Hits]) -> dict[str, dict]:
     """ "a - b" -> `difference` of every two attacks, the later one first."""
-    return {f"{a} - {b}": difference(found[a], found[b]) for b, a in itertools.combinations(found, 2)}
+    pairs = itertools.combinations(hits_by_attack, 2)
+    return {f"{a} - {b}": difference(hits_by_attack[a], hits_by_attack[b]) for b, a in pairs}
+
+
+def _none_correct(hits: Hits) -> Hits:
+    return hits._replace(correct=[np.zeros_like(correct) for correct in hits.correct])

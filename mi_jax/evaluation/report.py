@@ -1,33 +1,33 @@
 """A run on disk: `report.json`, `scores.npz`, and the table, figures and page drawn from these two alone.
 
-report.json, stable: others read it. M = {"mean", "low", "high", "values"}: the mean over targets, its two-sided
-95 % Student interval (null for a single target) and one value per target.
+report.json is stable, since other programs read it. M = {"mean", "low", "high", "values"}: the mean over targets, its
+two-sided 95 % Student interval (null for a single target) and one value per target.
 
-    {"config": {...},                         every flag of the run, as resolved; of `audit.audit` alone what it knows
+    {"config": {...},                         every flag of the run, resolved; `audit.audit` alone writes what it knows
      "environment": {"python", "jax", ..., "device", "commit",
-                     "run_digest",            changes with settings, data, versions and code: the key of resumption
-                     "parts_found"},          finished parts a resumed run began with; `seconds` leaves theirs out
+                     "run_digest",            changes with settings, data, versions and code: the key of the cache
+                     "parts_found"},          cached results when the run began; `seconds` excludes their time
      "split_digest": "...",                   changes with any row of the split
-     "models": {"train_accuracy": M, "test_accuracy": M,     of the evaluated members and non-members
-                "flip_rate": M,                              answers that changed when asked again
+     "models": {"train_accuracy": M, "test_accuracy": M,     on the attacked members and non-members
+                "flip_rate": M,                              share of answers that changed when queried again
                 "epochs": [one per model],
-                "privacy": {"epsilon", "delta", "statement", "dropped"}},    of a private training only
+                "privacy": {"epsilon", "delta", "statement", "dropped"}},    with private training only
      "attacks": {NAME: {"access": "label" | "confidence" | "gradient",
-                        "points": int,                       members of each target it was put to, and as many others
-                        "queries_per_example": float,        mean bill of the target, misclassified points included
+                        "points": int,                       attacked members of each target, and as many non-members
+                        "queries_per_example": float,        mean number of queries, misclassified points included
                         "balanced_accuracy": M, "auc": M,
-                        "tpr_at_fpr": {"0.1": M, "0.01": M, "0.001": M},     null: cannot be resolved with the
-                        "achieved_fpr": {the same keys},                     non-members at hand
-                        "finished": float,                   share of points a cap on queries left finished
+                        "tpr_at_fpr": {"0.1": M, "0.01": M, "0.001": M},     null: not resolvable with so few
+                        "achieved_fpr": {the same keys},                     non-members
+                        "finished": float,                   share of points finished before a cap on queries
                         "tuned": {"settings": [one per target], "threshold": [one per target],
-                                  "shadow_accuracy": [one per target, by thresholds of the other half of its rows]}}},
+                                  "shadow_accuracy": [one per target, thresholds from the other half of rows]}}},
      "seconds": {...}}
 
-A TPR is that of the largest attainable FPR not above the one asked for; nothing is interpolated. Where an attack's
-scores are so tied that only "nobody" is below it, TPR and achieved FPR are both 0. A threshold that predicts nobody
-a member is written "inf".
+A TPR is that of the largest attainable FPR not above the named one; nothing is interpolated. Where scores are so coarse
+that every threshold with a positive exceeds that FPR, TPR and achieved FPR are both 0. A threshold above all scores is
+written "inf".
 
-scores.npz: `rows`, `labels`, `is_member` [T 2n]; `attack/NAME/scores`, `attack/NAME/queries` [T 2n]; and of the
+scores.npz: `rows`, `labels`, `is_member` [T 2n]; `attack/NAME/scores`, `attack/NAME/queries` [T 2n]; and for the
 shadow models `shadow/rows`, `shadow/labels`, `shadow/is_member`, `shadow/attack/NAME/scores` [T S*2n] (held out).
 """
 
@@ -46,7 +46,7 @@ FILES = ("report.json", "scores.npz", "roc.png", "scores.png", "report.html")
 
 
 def write(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
-    """Writes the five files of a run; each appears whole or not at all."""
+    """Writes the five files of a run, each completely or not at all."""
     buffer, text = io.BytesIO(), json.dumps(jsonable(record), indent=1, allow_nan=False)
     np.savez_compressed(buffer, **scores)
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,16 +64,16 @@ def read(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
         record = json.loads((folder / "report.json").read_text())
         with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
             scores = dict(arrays)
-    except Exception as error:  # a damaged file makes zipfile, zlib and NumPy raise whatever they come across
+    except Exception as error:  # zipfile, zlib and NumPy raise many exceptions for a damaged file
         raise ValueError(f"--from={folder}: the record cannot be read ({error})") from None
     missing = _missing(record, scores)
     if missing:
-        raise ValueError(f"--from={folder}: the record of a run lacks {missing[0]}")
+        raise ValueError(f"--from={folder}: expected the record of a run, {missing[0]} is missing")
     return record, scores
 
 
 def _missing(record, scores: dict[str, np.ndarray]) -> list[str]:
-    """What `draw` needs and is not there."""
+    """The keys and arrays that `draw` needs and that are missing."""
     keys = ("config", "environment", "split_digest", "models", "attacks", "seconds")
     if not isinstance(record, dict) or not all(key in record for key in keys):
         return [key for key in keys if not isinstance(record, dict) or key not in record]
@@ -81,12 +81,12 @@ def _missing(record, scores: dict[str, np.ndarray]) -> list[str]:
 
 
 def draw(folder: Path, into: Path | None = None) -> dict:
-    """Draws the figures and the page from the record in `folder`, and returns the record."""
+    """The record in `folder`; draws its figures and page into `into` (default: the same folder)."""
     record, scores = read(folder)
     into = into or folder
     into.mkdir(parents=True, exist_ok=True)
     images = {
-        "roc.png": plots.png(plots.roc(record, scores)),
+        "roc.png": plots.png(plots.roc_curves(record, scores)),
         "scores.png": plots.png(plots.score_histograms(record, scores)),
     }
     for name, image in images.items():
@@ -101,7 +101,7 @@ def table(record: dict) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as plain text, the first of them the header."""
+    """Rows of cells as plain text; the first row is the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -121,11 +121,14 @@ def _cells(entry: dict) -> list[str]:
 
 
 def _tpr(entry: dict) -> str:
-    """The TPR at 1 % FPR, or why there is none."""
+    """The TPR at 1 % FPR, or why it is 0 or cannot be resolved."""
+    return "0 at FPR <= 1 % (scores too coarse)" if _too_coarse(entry) else percent(entry["tpr_at_fpr"]["0.01"])
+
+
+def _too_coarse(entry: dict) -> bool:
+    """True where every threshold with a positive exceeds 1 % FPR, because too many points share the highest score."""
     achieved = entry["achieved_fpr"]["0.01"]
-    if achieved is not None and max(achieved["values"]) == 0 and entry["tpr_at_fpr"]["0.01"]["mean"] == 0:
-        return "none (tied scores)"
-    return percent(entry["tpr_at_fpr"]["0.01"])
+    return achieved is not None and max(achieved["values"]) == 0 and entry["tpr_at_fpr"]["0.01"]["mean"] == 0
 
 
 def percent(m: dict | None) -> str:
@@ -141,54 +144,57 @@ def _number(m: dict) -> str:
     return f"{m['mean']:.3f}{interval}"
 
 
-SEEN = {
+ACCESS = {
     "label": "predicted labels alone",
     "confidence": "the probability vector",
-    "gradient": "parameters and gradients (no label-only attack, a bound on them)",
+    "gradient": "parameters and gradients (a baseline, not a label-only attack)",
 }
 
 
 _SHADOW_ROWS = {
     "disjoint": " on rows disjoint from its own",
-    "swap": " on its own rows with members and non-members exchanged (stronger than an attacker without these rows)",
-    "balanced": " on random halves of the rows it is attacked on (stronger than an attacker without these rows)",
+    "swap": " on its own rows with members and non-members exchanged (a stronger attacker than one without these rows)",
+    "balanced": " on random halves of the rows it is attacked on (a stronger attacker than one without these rows)",
 }
 
 
 def findings(record: dict) -> list[str]:
-    """What was found, with what access, at what cost, and what was not tested: one plain sentence each."""
+    """The results by access, with their query counts, and what was not tested: one sentence each."""
     attacks, config, models = record["attacks"], record["config"], record["models"]
     T = len(models["train_accuracy"]["values"])
-    said = [
+    sentences = [
         f"The {_count(T, 'target model')} label{'s' if T == 1 else ''} {percent(models['train_accuracy'])} of members "
-        f"and {percent(models['test_accuracy'])} of non-members rightly."
+        f"and {percent(models['test_accuracy'])} of non-members correctly."
     ]
     if "privacy" in models:
-        said.append(f"Training was private: {models['privacy']['statement']}.")
-    for access, seen in SEEN.items():
-        found = {name: entry for name, entry in attacks.items() if entry["access"] == access}
-        if found:
-            best = max(found, key=lambda name: found[name]["balanced_accuracy"]["mean"])
-            said.append(_said(best, found[best], seen))
-    said.append(_against_gap(attacks))
-    cut = [f"{name} ({1 - e['finished']:.0%})" for name, e in attacks.items() if e["finished"] < 1]
-    if cut:
-        said.append(f"The cap on queries left points unfinished, which count nowhere: {', '.join(cut)}.")
-    if record["models"]["flip_rate"]["mean"] > 0:
-        said.append(f"Asked again, targets changed {percent(record['models']['flip_rate'])} of their answers.")
-    said.append(
-        f"Attacks were tuned and thresholded on {_count(config['num_shadows'], 'shadow model')} per target, trained "
-        f"like it{_SHADOW_ROWS.get(config.get('split'), '')}. An attacker with less data, or another "
-        "architecture, may do worse."
-    )
-    said.append(
-        f"Not tested: {_untested(attacks)}; {_undefended(config.get('defense'))}; rows singled out as outliers; an "
-        "attacker who can poison the training set. A low number here bounds these attacks, not every attack."
-    )
-    return said
+        sentences.append(f"Training was private: {models['privacy']['statement']}.")
+    for access, description in ACCESS.items():
+        entries = {name: entry for name, entry in attacks.items() if entry["access"] == access}
+        if entries:
+            best = max(entries, key=lambda name: entries[name]["balanced_accuracy"]["mean"])
+            sentences.append(_best_attack(best, entries[best], description))
+    sentences.append(_gap_baseline(attacks))
+    capped = [f"{name} ({1 - e['finished']:.0%})" for name, e in attacks.items() if e["finished"] < 1]
+    if capped:
+        sentences.append(f"The cap on queries left points unfinished, which no number includes: {', '.join(capped)}.")
+    if models["flip_rate"]["mean"] > 0:
+        sentences.append(f"Queried again, targets changed {percent(models['flip_rate'])} of their answers.")
+    return [*sentences, *_limits(attacks, config)]
 
 
-def _undefended(defense: str | None) -> str:
+def _limits(attacks: dict, config: dict) -> list[str]:
+    """What the attacker knew, and what was not tested."""
+    shadows = _count(config["num_shadows"], "shadow model")
+    return [
+        f"Attacks were tuned and thresholded on {shadows} per target, trained "
+        f"like it{_SHADOW_ROWS.get(config.get('split', ''), '')}. An attacker with less data, or another "
+        "architecture, may do worse.",
+        f"Not tested: {_untested(attacks)}; {_untested_defenses(config.get('defense'))}; rows selected as outliers; an "
+        "attacker who can poison the training set. A low number bounds leakage to these attacks, not to every attack.",
+    ]
+
+
+def _untested_defenses(defense: str | None) -> str:
     if defense is None:  # trained elsewhere
         return "defenses other than the targets' own"
     return "any defense" if defense == "none" else f"defenses other than {defense}"
@@ -198,31 +204,36 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _said(name: str, entry: dict, seen: str) -> str:
+def _best_attack(name: str, entry: dict, access: str) -> str:
+    """The sentence about the best attack with an access."""
     accuracy = entry["balanced_accuracy"]
-    verdict = "tells members from non-members"
+    verdict = "distinguishes members from non-members"
     if accuracy["low"] is None:
-        verdict = "was tried on one target, which does not show how reliably it tells members from non-members"
+        verdict = "ran on one target, which does not show how reliably it distinguishes members from non-members"
     elif accuracy["low"] <= 0.5:
-        verdict = "does not reliably tell members from non-members"
-    tpr = _tpr(entry)
-    low = f" At 1 % false positives it finds {tpr} of the members."
-    if not tpr[0].isdigit():
-        why = "so many points share its highest score" if tpr.startswith("none") else "too few points were attacked"
-        low = f" Nothing can be said at 1 % false positives: {why}."
+        verdict = "does not reliably distinguish members from non-members"
     return (
-        f"From {seen}, the best attack ({name.replace('_', ' ')}) {verdict}: {percent(accuracy)} of balanced "
-        f"guesses are right (50 % is chance), with {entry['queries_per_example']:.1f} queries per example.{low}"
+        f"From {access}, the best attack ({name.replace('_', ' ')}) {verdict}: {percent(accuracy)} balanced attack "
+        f"accuracy (50 % is chance), with {entry['queries_per_example']:.1f} queries per example. {_low_fpr(entry)}"
     )
 
 
-def _against_gap(attacks: dict) -> str:
+def _low_fpr(entry: dict) -> str:
+    """The sentence about the TPR at 1 % FPR."""
+    if entry["tpr_at_fpr"]["0.01"] is None:
+        return "Its TPR at 1 % FPR is not resolvable: too few points were attacked."
+    if _too_coarse(entry):
+        return "Its TPR is 0 at FPR <= 1 %: its scores are too coarse, since too many points share the highest one."
+    return f"At 1 % false positives it finds {_tpr(entry)} of the members."
+
+
+def _gap_baseline(attacks: dict) -> str:
     if "gap" not in attacks:
-        return "The gap attack (member iff labelled rightly) was not run, so what more queries add cannot be said."
+        return "The gap attack (member iff labelled correctly) was not run, so there is no baseline for more queries."
     accuracy = attacks["gap"]["balanced_accuracy"]
     return (
-        f"Guessing 'member' whenever the label is right is right {percent(accuracy)} of the time and costs one query; "
-        "only what is above that is leakage beyond the train-test gap."
+        f"The gap attack (member iff labelled correctly) has {percent(accuracy)} balanced attack accuracy with one "
+        "query; only accuracy above that is leakage beyond the train-test gap."
     )
 
 
@@ -235,7 +246,7 @@ def _untested(attacks: dict) -> str:
 
 
 def page(record: dict, images: dict[str, bytes]) -> str:
-    """One self-contained HTML page: findings, table, figures, how it was made."""
+    """One self-contained HTML page: findings, table, figures, settings."""
     escape = html.escape
     body = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(record))
     head = "".join(f"<th>{escape(cell)}</th>" for cell in HEADER)
@@ -244,18 +255,18 @@ def page(record: dict, images: dict[str, bytes]) -> str:
         for name, entry in record["attacks"].items()
     )
     figures = "".join(f'<img alt="{escape(name)}" src="{plots.data_url(image)}">' for name, image in images.items())
-    made = "".join(
+    details = "".join(
         f"<h3>{title}</h3><table>{_rows(record[key])}</table>"
         for title, key in (("Settings", "config"), ("Environment", "environment"), ("Seconds", "seconds"))
     )
     title = f"Label-only membership audit: {escape(str(record['config']['dataset']))}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f"<h1>{title}</h1><h2>What was found</h2><ul>{body}</ul>"
+        f"<h1>{title}</h1><h2>Findings</h2><ul>{body}</ul>"
         f"<h2>Attacks</h2><table class=attacks><tr>{head}</tr>{rows}</table>"
-        "<p class=note>Mean over target models, with 95 % intervals. Queries: the mean bill of the target per example, "
-        "misclassified points included. TPR is that of the largest attainable FPR not above 1 %.</p>"
-        f"<h2>Figures</h2>{figures}<h2>How it was made</h2>{made}"
+        "<p class=note>Means over target models with 95 % intervals. Queries: the mean number of queries per example, "
+        "misclassified points included. TPR: at the largest attainable FPR not above 1 %.</p>"
+        f"<h2>Figures</h2>{figures}<h2>Settings and environment</h2>{details}"
         f"<p class=note>Split {escape(record['split_digest'])}.</p></html>\n"
     )
 
@@ -269,12 +280,12 @@ _STYLE = (
 
 
 def _rows(entries: dict) -> str:
-    shown = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in entries.items()}
-    return "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in shown.items())
+    texts = {k: ", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for k, v in entries.items()}
+    return "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(v)}</td></tr>" for k, v in texts.items())
 
 
 def jsonable(value):
-    """The record with infinite numbers as text, which JSON has no other word for."""
+    """The record with infinite numbers as text, since JSON has no infinity."""
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list):

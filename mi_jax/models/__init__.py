@@ -1,7 +1,8 @@
-"""Classifiers as pairs of pure functions.
+"""Classifiers as pairs of pure functions, `init` and `apply`.
 
-`build` makes one of `MODELS`; a new one is a function and a line in that dict (`architectures.py`). `heads` takes the
-last layer apart from the others, `pretrained` keeps networks that transfer learning begins from.
+`build` returns one of `MODELS` by name. A new model is a function and a line in that dict (`architectures.py`).
+`heads` separates the last layer from the layers below it. `pretrained` reads and writes the networks that transfer
+learning starts from.
 """
 
 from mi_jax.models.architectures import MODELS, build, cnn, conv3x3, max_pool, mlp, wide_resnet

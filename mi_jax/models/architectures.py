@@ -1,7 +1,7 @@
 """The classifiers of the paper, each as a `Model`: two pure functions over a pytree of parameters.
 
-**Source**: section 5.2 and appendix A.1 of arXiv 2007.14321v2, with the layers of the authors' code (its dropout
-belongs to a defense and is not here). Kernels are Glorot-uniform and biases zero, as Keras draws them.
+**Source**: section 5.2 and appendix A.1 of arXiv 2007.14321v2, with the layers of the authors' code. Dropout is a
+defense here and off by default. Kernels are Glorot-uniform and biases zero, as in Keras.
 """
 
 import functools
@@ -17,7 +17,7 @@ from mi_jax import randomness
 from mi_jax.types import Array, Model, Params
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-_SMALLEST_IMAGE = 10  # of the cnn: (10 - 2) / 2 - 2 = 2 pixels reach its second pooling, which needs 2
+_SMALLEST_IMAGE = 10  # for the cnn: its second 2x2 pooling sees (10 - 2) / 2 - 2 = 2 pixels
 _WIDTH = 128  # of every hidden layer of the paper's fully connected models
 
 
@@ -26,7 +26,7 @@ def _convolve(x: jax.Array, w: jax.Array, padding: int) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve_own_gradient(x: jax.Array, w: jax.Array, padding: int) -> jax.Array:
+def _convolve_with_custom_gradient(x: jax.Array, w: jax.Array, padding: int) -> jax.Array:
     return _convolve(x, w, padding)
 
 
@@ -35,33 +35,35 @@ def _forward(x: jax.Array, w: jax.Array, padding: int):
 
 
 def _backward(padding: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The gradients for x and w, both as plain convolutions: the first with the kernel turned by 180 degrees, the
-    second of the images with g as their kernel, channels and batch having changed places."""
+    """Returns the gradients for x and w, both as plain convolutions.
+
+    The first convolves g with the kernel rotated by 180 degrees. The second convolves x with g as the kernel, after
+    exchanging the batch and channel axes.
+    """
     x, w = residuals
     dx = _convolve(g, w[::-1, ::-1].transpose(0, 1, 3, 2), 2 - padding)
     dw = _convolve(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), padding)  # [I 3 3 O]
     return dx, dw.transpose(1, 2, 0, 3)
 
 
-_convolve_own_gradient.defvjp(_forward, _backward)
+_convolve_with_custom_gradient.defvjp(_forward, _backward)
 
 
 def conv3x3(x: jax.Array, w: jax.Array, padding: int) -> jax.Array:
-    """[B H W O] from x [B H W I] and w [3 3 I O]: padding 1 keeps the size ("same"), 0 loses a pixel a side.
+    """Returns [B H W O] from x [B H W I] and w [3 3 I O]. Padding 1 keeps the size; 0 loses a pixel on each side.
 
-    On CPU it brings its own gradient. The one that autodiff makes of a convolution is written with unusual layouts
-    and dilations, which XLA:CPU compiles to a loop of scalars wherever it stands inside a scan: 39x slower. Other
-    backends rewrite the ordinary gradient to their vendor's kernels and keep it.
+    On CPU it has a custom gradient. The gradient from autodiff has unusual layouts and dilations, which XLA:CPU
+    compiles to a scalar loop inside a scan, 39x slower. Other backends map the ordinary gradient to vendor kernels.
     """
-    return _convolve_own_gradient(x, w, padding) if jax.default_backend() == "cpu" else _convolve(x, w, padding)
+    return _convolve_with_custom_gradient(x, w, padding) if jax.default_backend() == "cpu" else _convolve(x, w, padding)
 
 
 def max_pool(x: jax.Array, training: bool) -> jax.Array:
-    """[B H/2 W/2 C], the maximum of each 2x2 square; an odd last row or column is dropped.
+    """Returns [B H/2 W/2 C], the maximum of each 2x2 square; an odd last row or column is dropped.
 
-    Two formulations of the same values: the gradient of strided slices is an order of magnitude cheaper on CPU than
-    that of a window reduction, whose forward pass is the cheaper one. Among equal maxima the two split the
-    gradient differently, so training uses the first alone.
+    There are two implementations with the same values. On CPU the gradient of strided slices is an order of
+    magnitude faster than that of a window reduction, but the forward pass of the window reduction is faster. They
+    split the gradient differently among equal maxima, so training always uses strided slices.
     """
     if not training:
         return nn.max_pool(x, (2, 2), strides=(2, 2))
@@ -71,6 +73,8 @@ def max_pool(x: jax.Array, training: bool) -> jax.Array:
 
 
 class Conv3x3(nn.Module):
+    """`conv3x3` with a kernel [3 3 I O] and a bias [O]."""
+
     features: int
     padding: int
     kernel_init: Callable = nn.initializers.glorot_uniform()
@@ -83,7 +87,7 @@ class Conv3x3(nn.Module):
         return conv3x3(x, kernel, self.padding) + bias
 
 
-Drop = Callable[[jax.Array], jax.Array]  # what stands at a model's dropout slots; each is its own
+Drop = Callable[[jax.Array], jax.Array]  # applied at every dropout slot of a model, with a fresh mask each time
 
 
 class _Cnn(nn.Module):
@@ -125,28 +129,32 @@ class _WideResnet(nn.Module):
         for stage in range(3):
             features = 16 * self.width * 2**stage
             for i in range((self.depth - 4) // 6):
-                apart = 2 if stage and not i else 1
-                x = self.block(conv(features), conv(features), x, features, apart, drop)
-        return nn.Dense(self.num_classes)(_activated(x).mean((1, 2)))
+                stride = 2 if stage and not i else 1
+                x = self.block(conv(features), conv(features), x, features, stride, drop)
+        return nn.Dense(self.num_classes)(_norm_and_activate(x).mean((1, 2)))
 
-    def block(self, first: nn.Module, second: nn.Module, x: jax.Array, features: int, apart: int, drop: Drop):
-        """x + two convolutions of it. Every second pixel is taken behind the first one: a convolution with strides
-        has a gradient that no compiler flag makes fast on CPU."""
-        inner = _activated(x)
+    def block(self, first: nn.Module, second: nn.Module, x: jax.Array, features: int, stride: int, drop: Drop):
+        """Returns x + two convolutions of it.
+
+        A stride takes every second pixel after the first convolution, because the gradient of a strided convolution
+        is slow on CPU whatever the compiler flags.
+        """
+        inner = _norm_and_activate(x)
         if x.shape[-1] != features:
-            x = nn.Dense(features, use_bias=False, name=f"shortcut_{features}")(inner[:, ::apart, ::apart])
-        return x + second(drop(_activated(first(inner)[:, ::apart, ::apart])))
+            x = nn.Dense(features, use_bias=False, name=f"shortcut_{features}")(inner[:, ::stride, ::stride])
+        return x + second(drop(_norm_and_activate(first(inner)[:, ::stride, ::stride])))
 
 
-def _activated(x: jax.Array) -> jax.Array:
-    """Normalised over pixels and groups of channels of each example, so that no answer depends on its neighbours in
-    the batch, which BatchNorm would bring about."""
+def _norm_and_activate(x: jax.Array) -> jax.Array:
+    """Returns x after GroupNorm and leaky ReLU. Unlike BatchNorm, GroupNorm keeps the rows of a batch independent."""
     return nn.leaky_relu(nn.GroupNorm(num_groups=8)(x), 0.1)
 
 
-def _dropping(key: jax.Array | None, rate: float | jax.Array) -> Drop:
-    """Sets each unit to 0 with probability `rate` and scales the others up by 1 / (1 - rate); the k-th slot that
-    asks draws with the k-th key. `rate` may be traced, which flax's own Dropout refuses."""
+def _make_drop(key: jax.Array | None, rate: float | jax.Array) -> Drop:
+    """Returns a Drop that sets each unit to 0 with probability `rate` and scales the others by 1 / (1 - rate).
+
+    The k-th call uses the k-th key. `rate` may be traced, which flax's Dropout does not allow.
+    """
     if key is None or isinstance(rate, float | int) and rate == 0:
         return lambda x: x
     slots = itertools.count()
@@ -163,20 +171,20 @@ def _as_model(net: nn.Module, name: str) -> Model:
         return net.init(key, x, training=False, drop=lambda x: x)["params"]
 
     def apply(params: Params, x: Array, key: jax.Array | None = None, dropout: float | jax.Array = 0.0) -> jax.Array:
-        return net.apply({"params": params}, x, training=key is not None, drop=_dropping(key, dropout))
+        return net.apply({"params": params}, x, training=key is not None, drop=_make_drop(key, dropout))
 
     return Model(init, apply, name)
 
 
 def mlp(example_shape: tuple[int, ...], num_classes: int, *, hidden: tuple[int, ...] = (_WIDTH,)) -> Model:
-    """A Model of fully connected tanh layers of the `hidden` widths; images are flattened."""
+    """Returns a Model of fully connected tanh layers of the `hidden` widths; images are flattened."""
     if not hidden or any(width < 1 for width in hidden):
         raise ValueError(f"hidden={hidden}: expected one or more widths of at least 1")
     return _as_model(_Mlp(tuple(hidden), num_classes), "mlp:" + ",".join(map(str, hidden)))
 
 
 def cnn(example_shape: tuple[int, ...], num_classes: int) -> Model:
-    """The paper's Model for CIFAR and MNIST: four 3x3 convolutions, two poolings, a layer of 512 and the logits."""
+    """Returns the paper's Model for CIFAR and MNIST: four 3x3 convolutions, two poolings, a dense layer of 512."""
     if len(example_shape) != 3:
         raise ValueError(f"cnn: examples of shape {example_shape}, expected images [height width channels]")
     if min(example_shape[:2]) < _SMALLEST_IMAGE:
@@ -186,11 +194,15 @@ def cnn(example_shape: tuple[int, ...], num_classes: int) -> Model:
 
 
 def wide_resnet(example_shape: tuple[int, ...], num_classes: int, *, depth: int = 28, width: int = 2) -> Model:
-    """A pre-activation wide residual network as a Model, WRN-28-2 by default: three stages of (depth - 4) / 6 blocks.
+    """Returns a pre-activation wide residual network, WRN-28-2 by default: three stages of (depth - 4) / 6 blocks.
 
-    Deviations from FixMatch's: GroupNorm with 8 groups in place of BatchNorm; He's initial kernels by their inputs, not
-    their outputs, and flax's for the head; images in [0, 1], not standardised; every shortcut that widens takes the
-    activated input, theirs only the first. Dropout slots are between the two convolutions of a block.
+    Deviations from FixMatch's network:
+    * GroupNorm with 8 groups instead of BatchNorm;
+    * He initialisation by the number of inputs, not outputs, and flax's default for the last layer;
+    * images in [0, 1], not standardised;
+    * every widening shortcut takes the activated input, in theirs only the first one.
+
+    Dropout slots are between the two convolutions of a block.
     Source: arXiv 1605.07146; arXiv 2001.07685 for the leaky ReLU.
     """
     if depth < 10 or depth % 6 != 4 or width < 1:
@@ -210,20 +222,20 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], Model]] = {
 
 @functools.cache
 def build(name: str, example_shape: tuple[int, ...], num_classes: int) -> Model:
-    """The Model called `name` for examples of this shape: one of MODELS, "mlp:64,64" for hidden widths or
-    "wide_resnet:28,2" for depth and width of choice.
+    """Returns the Model called `name` for examples of this shape.
 
-    The same arguments return the identical object, so that functions compiled for it are found again.
+    A name is one of MODELS, "mlp:64,64" (hidden widths) or "wide_resnet:28,2" (depth and width). The same arguments
+    return the identical object, so functions compiled for it are reused.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes}: expected at least 2")
     if name in MODELS:
         return MODELS[name](example_shape, num_classes)
-    kind, _, written = name.partition(":")
-    numbers = tuple(int(number) for number in written.split(",") if number.isdecimal())
-    if kind == "mlp" and len(numbers) == written.count(",") + 1:
+    family, _, sizes = name.partition(":")
+    numbers = tuple(int(number) for number in sizes.split(",") if number.isdecimal())
+    if family == "mlp" and len(numbers) == sizes.count(",") + 1:
         return mlp(example_shape, num_classes, hidden=numbers)
-    if kind == "wide_resnet" and len(numbers) == 2 and written.count(",") == 1:
+    if family == "wide_resnet" and len(numbers) == 2 and sizes.count(",") == 1:
         return wide_resnet(example_shape, num_classes, depth=numbers[0], width=numbers[1])
-    choices = "mlp:64,64 for widths, wide_resnet:28,2 for depth and width of choice"
-    raise ValueError(f"model {name!r}: expected one of {', '.join(MODELS)}, or {choices}")
+    patterns = "mlp:64,64 (hidden widths), wide_resnet:28,2 (depth and width)"
+    raise ValueError(f"model {name!r}: expected one of {', '.join(MODELS)}, or {patterns}")

@@ -1,6 +1,6 @@
-"""Networks trained on other data, from which transfer learning starts: their files, and their layers below the last.
+"""Pre-trained networks, from which transfer learning starts: their files, and their layers below the last one.
 
-`python -m experiments.pretrain` writes them.
+`python -m experiments.pretrain` writes the files.
 """
 
 import os
@@ -13,72 +13,72 @@ import numpy as np
 from flax import traverse_util
 
 from mi_jax import store
-from mi_jax.data.sources import cache
+from mi_jax.data.sources import prepare
 from mi_jax.models import heads
 from mi_jax.types import Params
 
-SOURCE, SHAPE = "cifar100", (32, 32, 3)  # what the paper's network was pre-trained on
+SOURCE, SHAPE = "cifar100", (32, 32, 3)  # the paper's pre-training data
 
 
 def default_path(source: str, model: str, example_shape: tuple[int, ...]) -> Path:
-    """The file of a network trained on the data set `source` where nothing else is said."""
+    """Returns the default file of a network that was trained on the data set `source`."""
     shape = "x".join(map(str, example_shape))
-    return (
-        cache.cache_folder()
-        / f"pretrained-{source.replace(':', '-')}-{model.replace(':', '-').replace(',', '-')}-{shape}.npz"
-    )
+    model = model.replace(":", "-").replace(",", "-")
+    return prepare.cache_folder() / f"pretrained-{source.replace(':', '-')}-{model}-{shape}.npz"
 
 
 def save(path: Path, params: Params, source: str) -> None:
-    """Writes the parameters of one network and the name of its data, whole or not at all."""
+    """Writes the parameters of one network and the name of its training data, whole or not at all."""
     flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/") | {"source": np.array(source)}
     path.parent.mkdir(parents=True, exist_ok=True)
     store.write_file(path, store.npz_bytes(flat))
 
 
 def load_body(context: Any) -> dict:
-    """The layers of the pre-trained network below its last one, as a `defenses.DefenseContext` needs them.
+    """Returns the layers of the pre-trained network below its last one; `context` is a `defenses.DefenseContext`.
 
-    ValueError where there is no such file, one of a network of another shape, or one that has seen the very data set
-    it is to be transferred to: members and non-members alike, whatever is done afterwards.
+    Raises ValueError for a missing or damaged file and for a network of another shape. A network that was trained on
+    the data set itself is refused too, because it has already seen members and non-members.
     """
-    path = (
-        Path(context.checkpoint)
-        if context.checkpoint
-        else default_path(SOURCE, context.model.name, context.example_shape)
-    )
+    default = default_path(SOURCE, context.model.name, context.example_shape)
+    path = Path(context.checkpoint) if context.checkpoint else default
+    flat, params, source = _read(path, context)
+    if _canonical_name(source) == _canonical_name(context.dataset):
+        raise ValueError(f"checkpoint {os.fspath(path)}: trained on {source} itself, expected one of other data")
+    mismatch = heads.describe_mismatch(context.model, context.example_shape, params)
+    if mismatch is not None:
+        raise ValueError(f"checkpoint {os.fspath(path)}: {mismatch}")
+    _check_numbers(path, flat)
+    last = heads.last_layer_name(context.model, context.example_shape)
+    return jax.tree.map(jnp.asarray, {name: layer for name, layer in params.items() if name != last})
+
+
+def _read(path: Path, context: Any) -> tuple[dict[str, np.ndarray], dict, str]:
+    """Returns (path -> leaf, the same as nested dictionaries, the name of the training data)."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             flat = dict(stored)
         source = str(flat.pop("source"))
-        params = traverse_util.unflatten_dict(flat, sep="/")
-    except Exception:  # not there, or whatever NumPy, zipfile and flax raise over what is no such file
-        how = f"python -m experiments.pretrain --model={context.model.name} writes one of {SOURCE}"
+        return flat, traverse_util.unflatten_dict(flat, sep="/"), source
+    except Exception:  # a missing file; NumPy, zipfile and flax raise many types of exception for a damaged one
+        command = f"python -m experiments.pretrain --model={context.model.name} writes one of {SOURCE}"
         if context.example_shape != SHAPE:
-            shape = "x".join(map(str, context.example_shape))
-            how = (
-                f"python -m experiments.pretrain --dataset=OTHER writes one of {shape} examples, named by --checkpoint"
-            )
-        raise ValueError(f"checkpoint {os.fspath(path)}: expected parameters that can be read; {how}") from None
-    if _place(source) == _place(context.dataset):
-        raise ValueError(f"checkpoint {os.fspath(path)}: trained on {source} itself, expected one of other data")
-    wrong = heads.mismatch(context.model, context.example_shape, params)
-    if wrong is not None:
-        raise ValueError(f"checkpoint {os.fspath(path)}: {wrong}")
+            examples = f"{'x'.join(map(str, context.example_shape))} examples"
+            command = f"python -m experiments.pretrain --dataset=OTHER writes one of {examples}, named by --checkpoint"
+        expected = f"expected parameters that can be read; {command}"
+        raise ValueError(f"checkpoint {os.fspath(path)}: {expected}") from None
+
+
+def _check_numbers(path: Path, flat: dict[str, np.ndarray]) -> None:
     for name, leaf in flat.items():
+        leaf_name = f"checkpoint {os.fspath(path)}: {name}"
         if not np.issubdtype(leaf.dtype, np.floating):
-            raise ValueError(
-                f"checkpoint {os.fspath(path)}: {name} holds {leaf.dtype}, expected floating-point numbers"
-            )
+            raise ValueError(f"{leaf_name} holds {leaf.dtype}, expected floating-point numbers")
         if not np.isfinite(leaf).all():
-            raise ValueError(
-                f"checkpoint {os.fspath(path)}: {name} is NaN or infinite in part, expected finite numbers"
-            )
-    last = heads.last_layer(context.model, context.example_shape)
-    return jax.tree.map(jnp.asarray, {name: layer for name, layer in params.items() if name != last})
+            raise ValueError(f"{leaf_name} is NaN or infinite in part, expected finite numbers")
 
 
-def _place(source: str) -> str:
-    """The name of a data set, of a user's file wherever it is named from."""
-    kind, _, file = source.partition(":")
-    return f"npz:{os.path.realpath(file)}" if kind == "npz" else source
+def _canonical_name(dataset: str) -> str:
+    """Returns the name of a data set; for a user's file with its real path, so that two names of a file are equal."""
+    kind, _, file = dataset.partition(":")
+    return f"npz:{os.path.realpath(file)}" if kind == "npz" else dataset

@@ -1,6 +1,6 @@
-"""Differentially private training: `Mechanism` holds sampler, clip and noise, `epsilon` what follows from them.
+"""Differentially private training: a `Mechanism` holds sampler, clip and noise, and `epsilon` follows from it.
 
-`per_example` has the sums of clipped gradients that a private step is made of.
+`per_example` computes the sums of clipped per-example gradients that a private step is made of.
 """
 
 from mi_jax.privacy.dp_sgd import (
@@ -8,13 +8,13 @@ from mi_jax.privacy.dp_sgd import (
     batch_size,
     check_mechanism,
     epsilon,
-    gradient,
-    noisy,
-    rate,
-    sample,
+    noisy_mean,
+    poisson_sample,
+    private_gradient,
+    sampling_rate,
     solve_noise,
     statement,
-    truncation,
+    truncation_bound,
 )
 
 __all__ = [
@@ -22,11 +22,11 @@ __all__ = [
     "batch_size",
     "check_mechanism",
     "epsilon",
-    "gradient",
-    "noisy",
-    "rate",
-    "sample",
+    "noisy_mean",
+    "poisson_sample",
+    "private_gradient",
+    "sampling_rate",
     "solve_noise",
     "statement",
-    "truncation",
+    "truncation_bound",
 ]

@@ -1,23 +1,23 @@
-"""DP-SGD: the sampler, the noise and the epsilon that follows from them and the clip, all read off one `Mechanism`.
+"""DP-SGD: the Poisson sampler, the Gaussian noise, and epsilon, all computed from one `Mechanism`.
 
-A step draws a Poisson sample of the rows, sums the gradients of its examples, each scaled down to L2 norm C over
-all parameters together, adds Gaussian noise of standard deviation noise * C to every coordinate and divides by the
-EXPECTED size of the sample. The realised size is itself about the data and is divided by nowhere.
+A step draws a Poisson sample of the rows and sums their gradients, each scaled down to L2 norm C over all parameters
+together. It adds Gaussian noise of standard deviation noise * C to every coordinate and divides by the EXPECTED sample
+size. It never divides by the realised size, which depends on the data.
 
-The guarantee is for two training sets that differ by ONE ROW ADDED OR REMOVED, the larger of `rows` rows, and for
-the released parameters only: losses, norms and counts of a step are for the owner of the data.
+The guarantee holds for two training sets that differ by ONE ROW ADDED OR REMOVED; the larger set has `rows` rows. It
+covers the released parameters only. Losses, norms and counts of a step are not private.
 
-Shapes are static, so a sample is cut off at `batch_size` rows. Let E be the event that in some step the rows that
-both sets share fill the batch by themselves. E does not depend on the row in dispute and has the same probability
-under either set; without it nothing is cut off and every step is the Poisson-sampled Gaussian mechanism. By joint
-convexity of the hockey-stick divergence, delta is at most that mechanism's plus P(E), without a factor e^epsilon,
-whichever rows are cut off. `batch_size` keeps P(E) below a hundredth of delta.
+Shapes are static, so a sample is truncated to `batch_size` rows. Let E be the event that in some step the rows that
+both sets share fill the batch. E does not depend on the row that differs and has the same probability for both sets.
+Without E nothing is truncated, and every step is the Poisson-sampled Gaussian mechanism. By joint convexity of the
+hockey-stick divergence, delta is at most the delta of that mechanism plus P(E), without a factor e^epsilon, whichever
+rows are truncated. `batch_size` keeps P(E) below a hundredth of delta.
 
-Not defended against: what floating-point numbers reveal beyond real ones, and a guess of the generator's key. Models
-of one grid of strengths share their key, that is first weights, samples and normals: epsilon is that of publishing
-one of them, and of two the noise could be cancelled. Records hold the seed: they are for research, not for release.
+Not covered: leakage through floating-point rounding, and an attacker who guesses the generator's key. Models of one
+grid of strengths share their key, and so initial weights, samples and normals. Epsilon is that of publishing one of
+them; with two of them the noise could be cancelled. Records hold the seed: they are for research, not for release.
 
-**Source**: arXiv 1607.00133 (the algorithm), 1906.03049 (the accountant). The clipped sums are in `per_example.py`.
+**Source**: arXiv 1607.00133 (the algorithm), 1906.03049 (the accountant).
 """
 
 import functools
@@ -25,6 +25,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,114 +33,117 @@ from jax.flatten_util import ravel_pytree
 from scipy import stats
 
 from mi_jax import randomness
-from mi_jax.privacy.per_example import Batch, Clipped
+from mi_jax.privacy.per_example import Batch, ClippedSum
 from mi_jax.types import Array, Params
 
-_TRUNCATION_SHARE = 0.01  # of delta, spent on samples that are cut off
-_INTERVALS = (1e-4, 1e-3)  # of the discretised privacy loss; an upper bound whatever it is
-_NOISES = (-2, 10)  # powers of 2 between which `solve_noise` looks
+_TRUNCATION_SHARE = 0.01  # of delta, reserved for truncated samples
+_INTERVALS = (1e-4, 1e-3)  # bounds of the discretisation of the privacy loss; any value gives an upper bound
+_NOISE_POWERS = (-2, 10)  # powers of 2 between which `solve_noise` searches
 
 
 class Mechanism(NamedTuple):
     """Everything that epsilon depends on, and everything that a step needs.
 
-    `clip` and `noise` may be arrays, traced or vmapped over members; the rest is static. A Mechanism is a pytree:
-    close over it and `_replace(clip=..., noise=...)` under jit, rather than passing it through as an argument.
+    `clip` and `noise` may be arrays, traced or vmapped over members; all other fields are static. A Mechanism is a
+    pytree. Under jit, close over it and `_replace(clip=..., noise=...)`; as an argument its fields would be traced.
     """
 
     rows: int  # n, of the training set
-    expected: float  # rows in a sample on average; the sampling rate is expected / rows
+    expected: float  # expected sample size; the sampling rate is expected / rows
     steps: int
     clip: float | Array = 1.0  # C, the largest L2 norm of one example's gradient; inf clips nothing
     noise: float | Array = 1.0  # the noise multiplier sigma: the standard deviation in units of the clip
     delta: float = 1e-5
 
 
-def rate(mechanism: Mechanism) -> float:
-    """The probability with which each row enters a sample, independently of all others."""
+def sampling_rate(mechanism: Mechanism) -> float:
+    """Returns the probability with which each row enters a sample, independently of all others."""
     return mechanism.expected / mechanism.rows
 
 
 def batch_size(mechanism: Mechanism) -> int:
-    """The static size of a sample: a multiple of 16 which P(E) <= delta / 100 allows, at most the number of rows."""
+    """Returns the static size of a sample: a multiple of 16 with P(E) <= delta / 100, at most the number of rows."""
     _check_sampling(mechanism)
     rows, steps = mechanism.rows, mechanism.steps
-    size = 1 + int(stats.binom.isf(_TRUNCATION_SHARE * mechanism.delta / steps, rows - 1, rate(mechanism)))
-    return min(-(-size // 16) * 16, rows)  # such batches are the faster ones on CPU
+    size = 1 + int(stats.binom.isf(_TRUNCATION_SHARE * mechanism.delta / steps, rows - 1, sampling_rate(mechanism)))
+    return min(-(-size // 16) * 16, rows)  # multiples of 16 are faster on CPU
 
 
-def truncation(mechanism: Mechanism) -> float:
-    """A bound on P(E), that any of the steps is cut off: steps * P(Binomial(rows - 1, rate) >= batch_size)."""
+def truncation_bound(mechanism: Mechanism) -> float:
+    """Returns a bound on P(E), that any step is truncated: steps * P(Binomial(rows - 1, rate) >= batch_size)."""
     size = batch_size(mechanism)
-    # Exactly 0 where the size is the number of rows: the others alone cannot fill it.
-    return float(mechanism.steps * stats.binom.sf(size - 1, mechanism.rows - 1, rate(mechanism)))
+    # Exactly 0 if the size is the number of rows, which the other rows alone cannot fill.
+    return float(mechanism.steps * stats.binom.sf(size - 1, mechanism.rows - 1, sampling_rate(mechanism)))
 
 
 def epsilon(mechanism: Mechanism) -> float:
-    """Epsilon at the mechanism's delta, for one row added or removed; inf without noise.
+    """Returns epsilon at the mechanism's delta, for one row added or removed; inf without noise.
 
-    An upper bound by the privacy loss distribution of the Poisson-sampled Gaussian mechanism, composed `steps` times,
-    at delta less `truncation`. Takes a Mechanism of numbers. ValueError for settings that make no sense.
+    This is an upper bound from the privacy loss distribution of the Poisson-sampled Gaussian mechanism, composed
+    `steps` times, at delta minus `truncation_bound`. `clip` and `noise` must be numbers. Raises ValueError as
+    `check_mechanism` does.
     """
     check_mechanism(mechanism)
     if mechanism.noise == 0:
         return math.inf
-    return _epsilon(rate(mechanism), float(mechanism.noise), mechanism.steps, mechanism.delta - truncation(mechanism))
+    delta = mechanism.delta - truncation_bound(mechanism)
+    return _epsilon(sampling_rate(mechanism), float(mechanism.noise), mechanism.steps, delta)
 
 
 @functools.lru_cache(maxsize=1024)
-def _epsilon(sampling_rate: float, noise: float, steps: int, delta: float) -> float:
-    import dp_accounting  # here, because it takes two seconds that whoever trains without noise need not wait
+def _epsilon(rate: float, noise: float, steps: int, delta: float) -> float:
+    import dp_accounting  # takes two seconds, and only private training needs it
     from dp_accounting import pld
 
     relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
-    step = dp_accounting.PoissonSampledDpEvent(sampling_rate, dp_accounting.GaussianDpEvent(noise))
-    interval = float(np.clip(0.05 * sampling_rate / noise, *_INTERVALS))  # a step's loss is of order rate / noise
+    step = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
+    interval = float(np.clip(0.05 * rate / noise, *_INTERVALS))  # a step's privacy loss is of order rate / noise
     accountant = pld.PLDAccountant(neighboring_relation=relation, value_discretization_interval=interval)
     accountant.compose(dp_accounting.SelfComposedDpEvent(step, steps))
     return float(accountant.get_epsilon(delta))
 
 
 def solve_noise(mechanism: Mechanism, target_epsilon: float) -> Mechanism:
-    """The mechanism with the noise whose epsilon is at most `target_epsilon`, and at least 0.99 of it.
+    """Returns the mechanism with a noise whose epsilon is at most `target_epsilon`, and at least 0.99 of it.
 
-    ValueError where no noise multiplier between 1/4 and 1024 does that.
+    Raises ValueError if no noise multiplier between 1/4 and 1024 has such an epsilon.
     """
     check_mechanism(mechanism._replace(noise=1.0))
     if not 0 < target_epsilon < math.inf:
         raise ValueError(f"target epsilon {target_epsilon}: expected more than 0 and finite")
-    (low, high), reached = _NOISES, 0.0  # powers of 2; `reached` is the epsilon at `high`, and falls as that rises
-    while high - low > 1e-3 and reached < 0.995 * target_epsilon:
+    (low, high), value_at_high = _NOISE_POWERS, 0.0  # bisection over powers of 2; epsilon falls as the power rises
+    while high - low > 1e-3 and value_at_high < 0.995 * target_epsilon:
         middle = (low + high) / 2
         value = epsilon(mechanism._replace(noise=2.0**middle))
-        low, high, reached = (low, middle, value) if value <= target_epsilon else (middle, high, reached)
-    if reached < 0.99 * target_epsilon:
-        setting = f"{mechanism.steps} steps at rate {rate(mechanism):.4g} and delta {mechanism.delta:g}"
-        reachable = f"expected one that a noise multiplier in {2.0 ** _NOISES[0]:g}..{2.0 ** _NOISES[1]:g} gives"
-        raise ValueError(f"target epsilon {target_epsilon}: {reachable} with {setting}")
+        low, high, value_at_high = (low, middle, value) if value <= target_epsilon else (middle, high, value_at_high)
+    if value_at_high < 0.99 * target_epsilon:
+        setting = f"{mechanism.steps} steps at rate {sampling_rate(mechanism):.4g} and delta {mechanism.delta:g}"
+        least, most = (2.0**power for power in _NOISE_POWERS)
+        expected = f"expected one that a noise multiplier in {least:g}..{most:g} gives"
+        raise ValueError(f"target epsilon {target_epsilon}: {expected} with {setting}")
     return mechanism._replace(noise=2.0**high)
 
 
 def statement(mechanism: Mechanism) -> str:
-    """One line with epsilon and all that it depends on, to stand wherever an epsilon is printed."""
+    """Returns one line with epsilon and everything it depends on, to be printed wherever epsilon is printed."""
     guarantee = f"epsilon {epsilon(mechanism):.4g} at delta {mechanism.delta:.3g} for one row added or removed"
-    sampler = f"{mechanism.steps} steps, Poisson samples at rate {rate(mechanism):.4g} of {mechanism.rows} rows"
+    rate = f"{sampling_rate(mechanism):.4g}"
+    sampler = f"{mechanism.steps} steps, Poisson samples at rate {rate} of {mechanism.rows} rows"
     return f"{guarantee} ({sampler}, clip {mechanism.clip:.4g}, noise multiplier {mechanism.noise:.4g}, PLD accountant)"
 
 
 def check_mechanism(mechanism: Mechanism) -> None:
-    """Raises ValueError, naming the value, for a mechanism that makes no sense; clip and noise may be arrays."""
+    """Raises ValueError, naming the value, for an invalid mechanism; clip and noise may be arrays."""
     _check_sampling(mechanism)
-    with np.errstate(over="ignore"):  # in the precision of training
+    with np.errstate(over="ignore"):  # checked in float32, the precision of training
         clip, noise = np.float32(mechanism.clip), np.float32(mechanism.noise)
     if not np.all(clip > 0):
         raise ValueError(f"clip={mechanism.clip}: expected more than 0")
     if not np.all((noise >= 0) & np.isfinite(noise)):
         raise ValueError(f"noise={mechanism.noise}: expected a finite multiplier of at least 0")
     if np.any((noise > 0) & np.isinf(clip)):
-        raise ValueError(
-            f"clip={mechanism.clip}: expected a finite one where there is noise, {mechanism.noise} times it"
-        )
+        expected = f"expected a finite clip where noise={mechanism.noise} is not 0"
+        raise ValueError(f"clip={mechanism.clip}: {expected}")
 
 
 def _check_sampling(mechanism: Mechanism) -> None:
@@ -149,15 +153,16 @@ def _check_sampling(mechanism: Mechanism) -> None:
     if not 0 < expected <= rows:
         raise ValueError(f"expected={expected} rows in a sample of {rows}: expected a sampling rate in (0, 1]")
     if not 0 < delta <= 1 / rows:
-        reason = "at 1/n, the paper's, publishing one row at random counts as private already"
+        reason = "at 1/n, the paper's value, publishing one random row already counts as private"
         raise ValueError(f"delta={delta}: expected more than 0 and at most 1/{rows}; {reason}")
 
 
-def sample(key: jax.Array, rows: int, rate: float, size: int) -> tuple[jax.Array, jax.Array]:
-    """Row numbers [size] of a Poisson sample of 0..rows-1, and their weights [size]: 1, or 0 for what pads it.
+def poisson_sample(key: jax.Array, rows: int, rate: float, size: int) -> tuple[jax.Array, jax.Array]:
+    """Returns row numbers [size] of a Poisson sample of 0..rows-1, and weights [size]: 1, or 0 for padding.
 
     Each row is drawn with probability `rate`, rounded down to a multiple of 2^-32, independently of all others. The
-    sampled rows come first, in rising order; what pads them is row 0; rows beyond `size` are cut off.
+    sampled rows come first, in ascending order. Padding has row number 0. A sample of more than `size` rows is
+    truncated.
     """
     if not 0 < rate <= 1:
         raise ValueError(f"rate={rate}: expected more than 0 and at most 1")
@@ -167,28 +172,33 @@ def sample(key: jax.Array, rows: int, rate: float, size: int) -> tuple[jax.Array
     return indices, (jnp.arange(size) < jnp.sum(drawn)).astype(jnp.float32)
 
 
-def noisy(key: jax.Array, total: Params, *, clip: float | jax.Array, noise: float | jax.Array,
-          expected: float) -> Params:  # fmt: skip
-    """(total + noise * clip * standard normals) / expected, every coordinate of every leaf drawn independently.
+def noisy_mean(key: jax.Array, total: Params, *, clip: float | jax.Array, noise: float | jax.Array,
+               expected: float) -> Params:  # fmt: skip
+    """Returns (total + noise * clip * standard normals) / expected, with an independent normal for each coordinate.
 
-    Each normal is made of two draws, because a single one ends at 5.3: it would leave out one part in ten million,
-    which is not small beside delta.
+    Each normal is the sum of two draws, because a single float32 draw ends at 5.3 standard deviations. That would
+    omit a tail of probability 1e-7, which is not negligible compared with delta.
     """
     flat, unravel = ravel_pytree(total)
     normals = randomness.normal(key, (2, flat.size)).sum(0) * np.float32(np.sqrt(0.5))
-    deviation = jnp.where(jnp.asarray(noise) > 0, noise * clip, 0.0)  # 0 * inf is no noise, not NaN
+    deviation = jnp.where(jnp.asarray(noise) > 0, noise * clip, 0.0)  # 0 * inf must be no noise, not NaN
     return unravel((flat + deviation * normals) / expected)
 
 
-def gradient(key: jax.Array, sum_of: Callable[[Batch, jax.Array, Any], Clipped],
-             batch_of: Callable[[jax.Array], Batch], mechanism: Mechanism) -> tuple[Params, Clipped]:  # fmt: skip
-    """The private estimate of the mean gradient for one step, and the sum it was made from, which is not private.
+def private_gradient(key: jax.Array, clipped_sum: Callable[[Batch, jax.Array, Any], ClippedSum],
+                     gather: Callable[[jax.Array], Batch],
+                     mechanism: Mechanism) -> tuple[Params, ClippedSum]:  # fmt: skip
+    """Returns the private estimate of the mean gradient for one step, and the clipped sum, which is not private.
 
-    `batch_of(row numbers [B])` gathers rows 0..rows-1 of the training set; `sum_of(batch, weight, clip)` is
-    `clipped_sum` or `book_kept_sum` with a loss and parameters. One fresh key a step, `mechanism.steps` steps.
+    `gather(row numbers [B])` returns those rows of the training set, numbered 0..rows-1. `clipped_sum(batch, weight,
+    clip)` is `per_example.clipped_sum` or `bookkeeping_sum` for a loss and parameters. Each of the `mechanism.steps`
+    steps needs a fresh key.
     """
     sample_key, noise_key = jax.random.split(key)
-    indices, weight = sample(sample_key, mechanism.rows, rate(mechanism), batch_size(mechanism))
-    clipped = sum_of(batch_of(indices), weight, mechanism.clip)
+    size = batch_size(mechanism)
+    indices, weight = poisson_sample(sample_key, mechanism.rows, sampling_rate(mechanism), size)
+    batch = gather(indices)
+    chex.assert_tree_shape_prefix((batch, weight), (size,))
+    total = clipped_sum(batch, weight, mechanism.clip)
     _, expected, _, clip, noise, _ = mechanism
-    return noisy(noise_key, clipped.total, clip=clip, noise=noise, expected=expected), clipped
+    return noisy_mean(noise_key, total.total, clip=clip, noise=noise, expected=expected), total

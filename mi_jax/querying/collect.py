@@ -1,18 +1,18 @@
-"""Collects what a model answers about the rows it is attacked on, in chunks that a cache may hold already."""
+"""Collects the answers of a model for the rows of the pool it is attacked on, in cached chunks."""
 
 import re
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mi_jax import store
-from mi_jax.querying import driver, oracle, white_box
+from mi_jax.querying import driver, white_box
 from mi_jax.types import Answers, Attack, Dataset, Split
 
-CHUNK = 10 * driver.POINTS  # points of a cache entry; their answers take a large network minutes
+CHUNK = 10 * driver.POINTS  # points per cache entry; a large network takes minutes for them
 
 
 class Points(NamedTuple):
@@ -21,10 +21,10 @@ class Points(NamedTuple):
     rows: np.ndarray  # [2n]
     is_member: np.ndarray  # [2n] bool
 
-    def first(self, most: int) -> "Points":
-        """The first `most` members and the first `most` non-members."""
+    def first(self, count: int) -> "Points":
+        """The first `count` members and the first `count` non-members."""
         rank = np.where(self.is_member, np.cumsum(self.is_member), np.cumsum(~self.is_member))
-        return Points(self.rows[rank <= most], self.is_member[rank <= most])
+        return Points(self.rows[rank <= count], self.is_member[rank <= count])
 
 
 def select_points(split: Split, k: int, num_points: int | None) -> Points:
@@ -34,8 +34,8 @@ def select_points(split: Split, k: int, num_points: int | None) -> Points:
     return Points(np.concatenate([members, nonmembers]), is_member)
 
 
-Collect = Callable[..., Answers]  # (attack, model, points, cap=None) -> what that model answers about these points
-Target = Callable[[int, str], oracle.Oracle | white_box.WhiteBox]  # (model, access) -> that model as an attack sees it
+Collect = Callable[..., Answers]  # (attack, k, points, cap=None) -> the answers of model k for these points
+Target = Callable[[int, str], Any]  # (model, access) -> its Oracle, or its WhiteBox for "gradient"
 
 
 def collector(
@@ -46,10 +46,10 @@ def collector(
     cache: store.Cache = store.no_cache,
     progress: Callable[[int], None] = lambda queries: None,
 ) -> Collect:
-    """A `Collect` about rows of the pool, in chunks of CHUNK points that `cache` may hold already.
+    """A `Collect` for rows of the pool, in chunks of CHUNK points, each an entry of `cache`.
 
-    `progress` is called with the queries made since its last call; a finished chunk counts as what it costs if all
-    of its points are labelled correctly.
+    `progress` is called with the queries made since its last call. A finished chunk counts as if all of its points
+    were labelled correctly, so that the total is the planned one.
     """
 
     def collect(attack: Attack, k: int, points: Points, cap: int | None = None) -> Answers:
@@ -64,15 +64,15 @@ def collector(
                 progress(queries)
 
             def compute(rows=rows, left=left, report=report) -> store.Entry:
-                seen, x, y = target(k, attack.access), dataset.x[rows], dataset.y[rows]
+                model, x, y = target(k, attack.access), dataset.x[rows], dataset.y[rows]
                 if attack.access == "gradient":
-                    return _entry(white_box.distances(seen, x, y))
+                    return _entry(white_box.distances(model, x, y))
                 model_key = jax.random.fold_in(key, k)
-                return _entry(driver.query(seen, attack, model_key, x, y, rows, cap=left, progress=report))
+                return _entry(driver.query(model, attack, model_key, x, y, rows, cap=left, progress=report))
 
             chunks.append(_answers(cache(_entry_name(attack, cap, k, points.rows, start), compute)))
             progress(len(rows) * max_cost(dataset, attack) - reported)
-            if cap is not None:
+            if left is not None:
                 left = left - int(chunks[-1].queries.sum()) if chunks[-1].finished.all() else 0
         return _concatenated(chunks)
 
@@ -80,39 +80,40 @@ def collector(
 
 
 def _entry_name(attack: Attack, cap: int | None, k: int, rows: np.ndarray, start: int) -> str:
-    """The name of a cache entry. Its checksum separates what only signs or brackets differ in: -0.1 and 0.1."""
+    """The name of a cache entry. The checksum separates settings that differ only in punctuation, as -0.1 and 0.1."""
     settings = attack.settings | ({"cap": cap} if cap else {})
     settings = " ".join(f"{name} {value}" for name, value in settings.items())
-    asked = f"model {k} points {start} of {len(rows)} {zlib.crc32(rows.tobytes()):08x}"
-    full = f"{attack.name} {settings} {asked}"
+    points = f"model {k} points {start} of {len(rows)} {zlib.crc32(rows.tobytes()):08x}"
+    full = f"{attack.name} {settings} {points}"
     readable = re.sub(r"[^\w.]+", "-", full)
     return f"{readable}-{zlib.crc32(full.encode()):08x}"
 
 
 def check_cap(attack: Attack, cap: int | None) -> None:
-    """ValueError for an attack that no cap on queries bounds."""
+    """Raises ValueError for a cap on an attack that makes no queries."""
     if cap is not None and attack.access == "gradient":
         raise ValueError(f"cap={cap}: expected none with {attack.name}, which computes gradients")
 
 
 def cache_by_model(cache_of: Callable[[int], store.Cache]) -> store.Cache:
-    """A Cache that leaves what model k answered to `cache_of(k)`."""
+    """A Cache that keeps the answers of model k in `cache_of(k)`."""
 
     def cache(name: str, compute: Callable[[], store.Entry]) -> store.Entry:
-        return cache_of(int(re.search(r"-model-(\d+)-points-", name)[1]))(name, compute)
+        (k,) = re.findall(r"-model-(\d+)-points-", name)
+        return cache_of(int(k))(name, compute)
 
     return cache
 
 
 def max_cost(dataset: Dataset, attack: Attack) -> int:
-    """The most queries, or gradients, that one point may take."""
+    """The largest number of queries, or of gradients, for one point."""
     if attack.access == "gradient":
         return white_box.Settings().searches * white_box.Settings().iterations
     return driver.max_queries(attack, dataset.x.shape[1:], dataset.num_classes)
 
 
 def _entry(answers: Answers) -> store.Entry:
-    phases = {f"phase {name}": np.int64(queries) for name, queries in answers.phases.items()}
+    phases = {f"phase {name}": np.asarray(queries, np.int64) for name, queries in answers.phases.items()}
     return {"features": answers.features, "queries": answers.queries, "finished": answers.finished, **phases}
 
 
@@ -122,6 +123,7 @@ def _answers(entry: store.Entry) -> Answers:
 
 
 def _concatenated(chunks: list[Answers]) -> Answers:
-    arrays = [np.concatenate(columns) for columns in zip(*(chunk[:3] for chunk in chunks), strict=True)]
+    features, queries, finished = map(np.concatenate, zip(*(chunk[:3] for chunk in chunks), strict=True))
     names = dict.fromkeys(name for chunk in chunks for name in chunk.phases)
-    return Answers(*arrays, {name: sum(chunk.phases.get(name, 0) for chunk in chunks) for name in names})
+    phases = {name: sum(chunk.phases.get(name, 0) for chunk in chunks) for name in names}
+    return Answers(features, queries, finished, phases)

@@ -1,9 +1,9 @@
-"""The driver that every attack runs through: it batches queries, counts them and stops at a cap.
+"""The driver that runs every attack: it batches queries, counts them and stops at a cap.
 
 It loops on the host: ask (jitted, vmapped over points), query the oracle, tell (jitted). Caps and counts are
-therefore plain Python and exact, whatever answers. Three dispatches a round cost well under a millisecond beside the
-forward passes between them (`experiments/benchmarks/queries.py`), so there is no second driver that loops on the
-device.
+therefore plain Python and exact for any target. The three dispatches of a round cost well under a millisecond, little
+against the forward passes between them (`experiments/benchmarks/queries.py`), so there is no second driver that loops
+on the device.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,11 +18,11 @@ import numpy as np
 from mi_jax.querying.oracle import Oracle, chunks, refuse_nan
 from mi_jax.types import Answers, Attack, Measure, Perturbation, Repeat, Round
 
-POINTS = 256  # queried at once
+POINTS = 256  # measured together
 
 
-class _Exchange(NamedTuple):
-    """One call of `query`: whom it asks, about what, and the count it runs on."""
+class _Call(NamedTuple):
+    """The arguments of one call of `query`, and its query count."""
 
     oracle: Oracle
     attack: Attack
@@ -34,11 +34,11 @@ class _Exchange(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """What an attack asks and reads, known from shapes alone."""
+    """The sizes of an attack, inferred without a query."""
 
     neighbours: int  # M
     features: int  # F
-    queries: int  # of each copy that is measured, the gate's not included
+    queries: int  # of the measure for each copy, the gate's not included
 
 
 def query(
@@ -53,38 +53,39 @@ def query(
     cap: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Answers:
-    """What the oracle answers to an attack about examples x [P *x] with labels y [P]: features [P M F] and counts.
+    """The features [P M F] of an attack on examples x [P *x] with labels y [P], and the query counts.
 
-    The paper's rule, and the batching it allows: each neighbour's label is queried once, and only copies that are
-    labelled correctly go on to the measure, in full chunks of `points_at_once`; the others read 0. `rows` [P]
-    are pool rows: a point's key is folded from its row, so its features are the same to the bit alone, in any
-    batch, order or chunk (tested). Memory is bounded by the chunk: points_at_once x Q queries at a time.
+    By the paper's rule each neighbour's label is queried once, and only correctly labelled copies go on to the
+    measure, in full chunks of `points_at_once`; the features of the others are 0. `rows` [P] are pool rows: a point's
+    key is folded from its row, so its features are the same to the bit alone and in any batch, order or chunk
+    (tested). Memory is bounded by the chunk: points_at_once x Q queries at a time.
 
-    `cap` bounds the total number of queries. A chunk that might exceed it is not begun; what was finished is
-    kept, the rest is NaN and `finished` says which. `progress` is called with the queries made since its last call.
+    `cap` bounds the total number of queries. A chunk that might exceed it is not begun: the points before it keep
+    their features, those of the rest are NaN and `finished` is False. `progress` is called with the queries made
+    since its last call.
 
-    Raises ValueError, before anything is asked, for examples that are not numbers in [0, 1], labels that are not
-    integers, lengths that differ, and a perturbation that fails or returns another shape or dtype; and where an
-    answer is not a label or a probability vector.
+    Raises ValueError, before the first query, for examples that are not numbers in [0, 1], labels that are not
+    integers, lengths that differ, and a perturbation that fails or returns another shape or dtype; and later for an
+    answer that is not a label or a probability vector.
     """
     if oracle.access != attack.access:
         raise ValueError(f"attack {attack.name} needs {attack.access} access, the oracle grants {oracle.access}")
     _check_points(x, y, rows)
     count = _QueryCount(cap, progress or (lambda queries: None))
     keys = _point_keys(key, jnp.asarray(rows, jnp.uint32))
-    exchange = _Exchange(oracle, attack, keys, x, y, points_at_once, count)
-    shape = _shape(attack, x.shape[1:], oracle.num_classes)
-    if attack.measure.gated:
-        correct, asked = _gate(exchange, shape.neighbours)
-        queries = asked.sum(1).astype(np.int64)
+    call = _Call(oracle, attack, keys, x, y, points_at_once, count)
+    measure, shape = _measure_of(attack), _shape(attack, x.shape[1:], oracle.num_classes)
+    if measure.gated:
+        correct, queried = _gate(call, shape.neighbours)
+        queries = queried.sum(1).astype(np.int64)
     else:
-        correct = asked = np.ones((len(x), shape.neighbours), bool)
+        correct = queried = np.ones((len(x), shape.neighbours), bool)
         queries = np.zeros(len(x), np.int64)
-    features = np.where(asked[..., None], 0.0, np.nan).astype(np.float32).repeat(shape.features, 2)  # [P M F]
-    features[correct] = _measure(exchange, np.argwhere(correct), shape) if shape.queries else 1.0
-    finished = ~np.isnan(features).any(2)  # [P M]
+    features = np.where(queried[..., None], 0.0, np.nan).astype(np.float32).repeat(shape.features, 2)  # [P M F]
+    features[correct] = _measure(call, np.argwhere(correct), shape) if shape.queries else 1.0
+    finished = np.logical_not(np.isnan(features).any(2))  # [P M]
     queries += shape.queries * (correct & finished).sum(1)
-    return Answers(features, queries, finished.all(1), count.phases)
+    return Answers(features, queries, np.all(finished, axis=1), count.phases)
 
 
 def _check_points(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> None:
@@ -92,21 +93,21 @@ def _check_points(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> None:
         raise ValueError(f"x, y and rows: {len(x)}, {len(y)} and {len(rows)} of them, expected as many of each")
     x, y = np.asarray(x), np.asarray(y)
     if not np.issubdtype(x.dtype, np.floating) or (x.size and not (x.min() >= 0 and x.max() <= 1)):  # NaN: neither
-        found = f"{x.dtype} {x.min()}..{x.max()}" if x.size else str(x.dtype)
-        raise ValueError(f"x: {found}, expected floats in [0, 1], which every query is kept in")
+        values = f"{x.dtype} {x.min()}..{x.max()}" if x.size else str(x.dtype)
+        raise ValueError(f"x: {values}, expected floats in [0, 1], the range of every query")
     if not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"y: {y.dtype}, expected integers")
 
 
 class _QueryCount:
-    """Counts the queries put to the target, by phase, and says whether the cap allows more."""
+    """The number of queries to the target by phase, and whether the cap allows more."""
 
     def __init__(self, cap: int | None, progress: Callable[[int], None]):
         self.left, self.progress, self.phases = np.inf if cap is None else cap, progress, {}
 
     def allows(self, queries: int) -> bool:
         if queries > self.left:
-            self.left = 0  # a capped run ends here; later, smaller chunks do not slip through
+            self.left = 0  # a capped run ends here: no smaller chunk may follow
             return False
         return True
 
@@ -116,10 +117,10 @@ class _QueryCount:
         self.progress(queries)
 
 
-def _gate(exchange: _Exchange, M: int) -> tuple[np.ndarray, np.ndarray]:
+def _gate(call: _Call, M: int) -> tuple[np.ndarray, np.ndarray]:
     """(labelled correctly [P M], queried [P M]): each neighbour's label, queried once."""
-    oracle, attack, keys, x, y, points_at_once, count = exchange
-    correct, asked = np.zeros((len(x), M), bool), np.zeros((len(x), M), bool)
+    oracle, attack, keys, x, y, points_at_once, count = call
+    correct, queried = np.zeros((len(x), M), bool), np.zeros((len(x), M), bool)
     for start, live, rows in chunks(len(x), points_at_once):
         if not count.allows(live * M):
             break
@@ -129,35 +130,35 @@ def _gate(exchange: _Exchange, M: int) -> tuple[np.ndarray, np.ndarray]:
         labels = answers.reshape(len(rows), M)[:live]
         refuse_nan(labels)
         correct[start : start + live] = labels == y[rows[:live], None]
-        asked[start : start + live] = True
-    return correct, asked
+        queried[start : start + live] = True
+    return correct, queried
 
 
-def _measure(exchange: _Exchange, copies: np.ndarray, shape: _Shape) -> np.ndarray:
-    """Features [copies F] of copies [copies 2] (point, neighbour); NaN where the cap allowed no more."""
-    attack, measure, count = exchange.attack, exchange.attack.measure, exchange.count
+def _measure(call: _Call, copies: np.ndarray, shape: _Shape) -> np.ndarray:
+    """Features [copies F] of copies [copies 2] (point, neighbour); NaN for those beyond the cap."""
+    attack, measure, count = call.attack, _measure_of(call.attack), call.count
     features = np.full((len(copies), shape.features), np.nan, np.float32)
-    for start, live, chosen in chunks(len(copies), exchange.points_at_once):
+    for start, live, chosen in chunks(len(copies), call.points_at_once):
         if not count.allows(live * shape.queries):
             break
         point, m = copies[chosen].T
-        keys, x = _pick(attack.neighbours, exchange.keys[point], exchange.x[point], jnp.asarray(m))
-        state = _init(measure.init, measure.strength, keys, x, jnp.asarray(exchange.y[point]))
-        state = _run_rounds(exchange.oracle, measure, keys, state, live, count)
-        read = np.asarray(_read(measure.read, state))[:live]  # [live F]
-        refuse_nan(read)
-        features[start : start + live] = read
+        keys, x = _pick(attack.neighbours, call.keys[point], call.x[point], jnp.asarray(m))
+        state = _init(measure.init, measure.strength, keys, x, jnp.asarray(call.y[point]))
+        state = _run_rounds(call.oracle, measure, keys, state, live, count)
+        values = np.asarray(_read(measure.read, state))[:live]  # [live F]
+        refuse_nan(values)
+        features[start : start + live] = values
     return features
 
 
 def _run_rounds(oracle: Oracle, measure: Measure, keys, state, live: int, count: _QueryCount):
-    for step, turn in enumerate(_unrolled(measure.rounds)):
-        questions = _ask(turn.ask, keys, step, state)  # [P Q *x]
-        P, Q = questions.shape[:2]
-        # Points that are padding stand last, so the live queries come first.
-        answers = jnp.asarray(oracle.answer(questions.reshape(P * Q, *questions.shape[2:]), live * Q))
-        state = _tell(turn.tell, state, answers.reshape(P, Q, *answers.shape[1:]))
-        count.add(live * Q, turn.phase)
+    for step, query_round in enumerate(_unrolled(measure.rounds)):
+        queries = _ask(query_round.ask, keys, step, state)  # [P Q *x]
+        P, Q = queries.shape[:2]
+        # Padding points come last, so the live queries come first.
+        answers = jnp.asarray(oracle.answer(queries.reshape(P * Q, *queries.shape[2:]), live * Q))
+        state = _tell(query_round.tell, state, answers.reshape(P, Q, *answers.shape[1:]))
+        count.add(live * Q, query_round.phase)
     return state
 
 
@@ -171,38 +172,45 @@ def _unrolled(rounds: tuple[Round | Repeat, ...]) -> Iterator[Round]:
 
 
 def max_queries(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> int:
-    """The most queries that one example may take: what it takes where all of its copies are labelled correctly."""
+    """The largest query count of one example, reached where all of its copies are labelled correctly."""
     shape = _shape(attack, example_shape, num_classes)
-    return shape.neighbours * (attack.measure.gated + shape.queries)
+    return shape.neighbours * (_measure_of(attack).gated + shape.queries)
+
+
+def _measure_of(attack: Attack) -> Measure:
+    if attack.measure is None:
+        raise ValueError(f"attack {attack.name} makes no queries, expected an attack with a measure")
+    return attack.measure
 
 
 def _shape(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> _Shape:
-    one = jax.ShapeDtypeStruct(example_shape, jnp.float32)
-    M = _num_neighbours(attack.name, attack.neighbours, one)
+    example = jax.ShapeDtypeStruct(example_shape, jnp.float32)
+    M = _num_neighbours(attack.name, attack.neighbours, example)
     answer = ((), jnp.int32) if attack.access == "label" else ((num_classes,), jnp.float32)
-    strength, tree = jax.tree.flatten(jax.eval_shape(lambda strength: strength, attack.measure.strength))
-    return _Shape(M, *_infer_shapes(attack.measure._replace(strength=tree), tuple(strength), one, answer))
+    measure = _measure_of(attack)
+    strength, tree = jax.tree.flatten(jax.eval_shape(lambda strength: strength, measure.strength))
+    return _Shape(M, *_infer_shapes(measure._replace(strength=tree), tuple(strength), example, answer))
 
 
 @lru_cache(maxsize=64)  # the candidates of a grid are one entry: strengths differ in value, not in shape
-def _infer_shapes(measure: Measure, strength: tuple, one: jax.ShapeDtypeStruct, answer: tuple) -> tuple[int, int]:
-    """(F, queries of a copy) of a measure."""
-    key, label, (tail, dtype) = jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32), answer
+def _infer_shapes(measure: Measure, strength: tuple, example: jax.ShapeDtypeStruct, answer: tuple) -> tuple[int, int]:
+    """(F, queries per copy) of a measure."""
+    key, label, (answer_shape, dtype) = jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32), answer
 
-    def after(rounds, state):
+    def run(rounds, state):
         queries = 0
         for item in rounds:
             if isinstance(item, Repeat):
-                once, state = after(item.rounds, state)
-                queries += item.times * once
+                per_repeat, state = run(item.rounds, state)
+                queries += item.times * per_repeat
             else:
                 Q = jax.eval_shape(item.ask, key, state).shape[0]
-                state = jax.eval_shape(item.tell, state, jax.ShapeDtypeStruct((Q, *tail), dtype))
+                state = jax.eval_shape(item.tell, state, jax.ShapeDtypeStruct((Q, *answer_shape), dtype))
                 queries += Q
         return queries, state
 
-    state = jax.eval_shape(measure.init, jax.tree.unflatten(measure.strength, strength), key, one, label)
-    queries, state = after(measure.rounds, state)
+    state = jax.eval_shape(measure.init, jax.tree.unflatten(measure.strength, strength), key, example, label)
+    queries, state = run(measure.rounds, state)
     return jax.eval_shape(measure.read, state).shape[0], queries
 
 
@@ -214,7 +222,7 @@ def _point_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
 @partial(jax.jit, static_argnums=0)
 def _neighbours(neighbours, keys, x):
     chex.assert_equal_shape_prefix((keys, x), 1)
-    return jax.vmap(lambda key, one: neighbours(jax.random.split(key)[0], one))(keys, x)
+    return jax.vmap(lambda key, example: neighbours(jax.random.split(key)[0], example))(keys, x)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -222,11 +230,11 @@ def _pick(neighbours, keys, x, m):
     """(keys [P], copies [P *x]): neighbour m of each point, and the key of its measure."""
     chex.assert_equal_shape_prefix((keys, x, m), 1)
 
-    def one(key, x, m):
-        for_neighbours, for_measure = jax.random.split(key)
-        return jax.random.fold_in(for_measure, m), neighbours(for_neighbours, x)[m]
+    def pick(key, x, m):
+        neighbours_key, measure_key = jax.random.split(key)
+        return jax.random.fold_in(measure_key, m), neighbours(neighbours_key, x)[m]
 
-    return jax.vmap(one)(keys, x, m)
+    return jax.vmap(pick)(keys, x, m)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -252,17 +260,17 @@ def _read(read, state):
     return jax.vmap(read)(state)
 
 
-def _num_neighbours(name: str, neighbours: Perturbation, one: jax.ShapeDtypeStruct) -> int:
+def _num_neighbours(name: str, neighbours: Perturbation, example: jax.ShapeDtypeStruct) -> int:
     try:
-        copies = jax.eval_shape(neighbours, jax.random.key(0), one)
-    except ValueError:  # a perturbation's own words
+        copies = jax.eval_shape(neighbours, jax.random.key(0), example)
+    except ValueError:  # the perturbation's own message
         raise
     except Exception as error:  # a plugged-in function may raise anything
-        first = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"the perturbation of {name} failed when traced: {type(error).__name__}: {first}") from error
-    shape, expected = getattr(copies, "shape", None), f"(M, {', '.join(map(str, one.shape))}) with M >= 1"
-    if shape is None or shape[1:] != one.shape or len(shape) != len(one.shape) + 1 or shape[0] < 1:
+        message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise ValueError(f"the perturbation of {name} failed when traced: {message}") from error
+    shape, expected = getattr(copies, "shape", None), f"(M, {', '.join(map(str, example.shape))}) with M >= 1"
+    if shape is None or shape[1:] != example.shape or len(shape) != len(example.shape) + 1 or shape[0] < 1:
         raise ValueError(f"the perturbation of {name} returned shape {shape}, expected {expected}")
-    if copies.dtype != one.dtype:
-        raise ValueError(f"the perturbation of {name} returned dtype {copies.dtype}, expected {one.dtype}")
+    if copies.dtype != example.dtype:
+        raise ValueError(f"the perturbation of {name} returned dtype {copies.dtype}, expected {example.dtype}")
     return shape[0]

@@ -1,7 +1,7 @@
 """The only interface from a model to an attack: it answers labels or, for baselines, probabilities.
 
-A target may be anything that answers arrays: a network of ours under a defense, a scikit-learn pipeline, a remote
-endpoint. `driver.py` queries it and counts.
+A target may be any function of arrays: a network of ours under a defense, a scikit-learn pipeline, a remote endpoint.
+`driver.py` makes and counts the queries.
 """
 
 import functools
@@ -16,19 +16,19 @@ import numpy as np
 
 from mi_jax.types import Array, Defense, Model, Params
 
-# The inner forward batch has one fixed padded shape. XLA rounds batches of different size differently, so a score
-# would otherwise depend on how many points were attacked together; chunking only ever happens outside of it. Blocks
-# of 128, 256 and 512 are equally fast (the paper's CNN, two cores), those of 64 a tenth slower.
-BLOCK = 128  # rows a forward pass
+# Every forward pass has one fixed, padded shape. XLA rounds differently for different batch sizes, so a score would
+# otherwise depend on how many points are attacked together. Blocks of 128, 256 and 512 are equally fast (the paper's
+# CNN, two cores), blocks of 64 a tenth slower.
+BLOCK = 128  # rows per forward pass
 NO_DEFENSE = Defense()
-_KEY = 0  # of what defenses draw; a draw differs by the query or, for random defenses, by the call
+_KEY = 0  # of a defense's randomness; random defenses also fold in the number of the call
 
 
 class Oracle(NamedTuple):
     """A target as an attack sees it."""
 
     answer: Callable[[Array, int], Array]
-    # (x [R *x], live) -> labels [R] int32 or probabilities [R C]; rows from `live` on are padding, not queries
+    # (x [R *x], live) -> labels [R] int32 or probabilities [R C]; only the first `live` rows are queries, then padding
     access: str  # "label" | "confidence"
     num_classes: int
 
@@ -41,19 +41,19 @@ def model_oracle(
     access: str = "label",
     defense: Defense = NO_DEFENSE,
 ) -> Oracle:
-    """A network of ours as an oracle; the `output` of a defense decides what it answers.
+    """A network of ours as an oracle; the `output` of a defense, if it has one, makes its answers.
 
-    One compiled program serves every model of an ensemble and every strength of a defense: both are arguments. A row
-    with a NaN logit is answered -1 (probabilities: NaN), which `query` refuses. A `random` defense draws anew for
-    every call.
+    One compiled program serves every model of an ensemble and every strength of a defense: both are arguments. The
+    answer to a row with a NaN logit is -1 (probabilities: NaN), which `query` refuses. A `random` defense draws new
+    randomness in every call.
     """
     _check_access(access)
     calls = itertools.count() if defense.random else itertools.repeat(0)
-    shown = {"apply": model.apply, "output": defense.output, "random": defense.random, "access": access}
+    static = {"apply": model.apply, "output": defense.output, "random": defense.random, "access": access}
 
     def answer(x: Array, live: int) -> jax.Array:
-        del live  # padding costs a network nothing that a fixed shape does not save
-        return _answer(params, () if defense.output is None else defense.strength, next(calls), x, **shown)
+        del live  # the fixed shape of a forward pass saves more than padding costs
+        return _answer(params, () if defense.output is None else defense.strength, next(calls), x, **static)
 
     return Oracle(answer, access, num_classes)
 
@@ -65,10 +65,10 @@ def function_oracle(
     access: str = "label",
     rows_per_call: int = 4096,
 ) -> Oracle:
-    """Any callable on NumPy arrays as an oracle: labels = f(x [B *x]), or probabilities for access="confidence".
+    """Any function of NumPy arrays as an oracle: labels = f(x [B *x]), or probabilities for access="confidence".
 
     It is called with at most `rows_per_call` rows at a time and never with padding, so a counter inside it agrees
-    with the count of queries. Answers are checked: integers of shape [B] in 0..C-1, or probabilities [B C] that sum
+    with the query count. Answers are checked: integers of shape [B] in 0..C-1, or probabilities [B C] that sum
     to 1.
     """
     _check_access(access)
@@ -110,17 +110,17 @@ def _answer(params: Params, strength, call: int, x: Array, *, apply, output, ran
     x = jnp.pad(x, [(0, -R % BLOCK)] + [(0, 0)] * (x.ndim - 1))
     key = jax.random.key(_KEY)
 
-    def forward(numbered):
-        number, block = numbered  # [BLOCK *x]
+    def forward(numbered_block):
+        number, block = numbered_block  # block [BLOCK *x]
         if output is None:
             logits = apply(params, block)
-            shown = jax.nn.softmax(logits) if access == "confidence" else logits
+            outputs = jax.nn.softmax(logits) if access == "confidence" else logits
         else:
-            draw = jax.random.fold_in(jax.random.fold_in(key, call), number) if random else key
-            shown = output(strength, draw, functools.partial(apply, params), block)
+            block_key = jax.random.fold_in(jax.random.fold_in(key, call), number) if random else key
+            outputs = output(strength, block_key, functools.partial(apply, params), block)
         if access == "confidence":
-            return shown
-        return jnp.where(jnp.isnan(shown).any(-1), -1, shown.argmax(-1)).astype(jnp.int32)
+            return outputs
+        return jnp.where(jnp.isnan(outputs).any(-1), -1, outputs.argmax(-1)).astype(jnp.int32)
 
     blocks = x.reshape(-1, BLOCK, *x.shape[1:])
     answers = jax.lax.map(forward, (jnp.arange(len(blocks)), blocks))
@@ -128,7 +128,7 @@ def _answer(params: Params, strength, call: int, x: Array, *, apply, output, ran
 
 
 def refuse_nan(answers: np.ndarray) -> None:
-    """Raises ValueError for labels below 0, which stand for NaN logits, and for numbers that are NaN."""
+    """Raises ValueError for labels below 0, which mean NaN logits, and for NaN numbers."""
     if answers.dtype.kind == "i" and (answers < 0).any() or np.isnan(answers).any():
         raise ValueError("the target answered NaN: expected finite logits for inputs in [0, 1]")
 

@@ -14,7 +14,7 @@ TABLE_ATTACKS = ("gap", "noise", "confidence_threshold", "confidence_network")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run, as its flags say; None: the data set's own default, resolved before anything is computed."""
+    """The flags of one run; None: the data set's default, resolved before anything is computed."""
 
     dataset: str = "digits"
     data_dir: str | None = None
@@ -38,35 +38,48 @@ class Config:
     preset: str = "cpu"
 
 
+@dataclasses.dataclass(frozen=True)
+class Resolved(Config):
+    """A `Config` in which the data set's defaults stand for what was None; `resolve` makes it."""
+
+    model: str = ""
+    n_train: int = 0
+    num_targets: int = 0
+    num_shadows: int = 0
+    num_points: int = 0
+    attacks: tuple[str, ...] = ()
+    budget: int = 0
+
+
 HELP = {
     "dataset": f"{', '.join(data.DATASETS)}, or npz:FILE with arrays x [N ...] in [0, 1] and y [N]",
-    "data_dir": "folder with the originals of the data set; default $MI_JAX_DATA/DATASET",
+    "data_dir": "folder with the original files of the data set; default: $MI_JAX_DATA/DATASET",
     "model": "mlp (one hidden layer of 128), mlp2 (two), mlp:64,32 (any), cnn, wide_resnet (depth 28, width 2), "
     "wide_resnet:16,1 (any); default: the data set's",
     "n_train": "training rows of each model",
-    "num_targets": "target models, each with shadow models of its own",
+    "num_targets": "number of target models",
     "num_shadows": "shadow models per target",
-    "num_points": "members, and as many non-members, attacked of each model; default: all n_train",
-    "attacks": f"comma-separated, of: {', '.join(attacks.ATTACKS)}",
-    "split": "disjoint (shadow models on rows of their own), swap (on the target's, sides exchanged: needs half the "
-    "rows), balanced (every row in half of the models)",
+    "num_points": "members, and as many non-members, attacked of each model; default: n_train",
+    "attacks": f"comma-separated names, of: {', '.join(attacks.ATTACKS)}",
+    "split": "disjoint (shadow models are trained on other rows than the target), swap (on the target's rows with "
+    "members and non-members exchanged; needs half the rows), balanced (every row is a member of half of the models)",
     "defense": f"NAME, NAME:STRENGTH or NAME:STRENGTH+NAME:STRENGTH, of: {', '.join(defenses.DEFENSES)}",
-    "checkpoint": "network that transfer begins from; default: where experiments.pretrain writes it",
-    "clip": "L2 norm that the gradient of one example is scaled down to in private training",
-    "delta": "of private training; default: 1/n_train",
-    "private_epochs": "epochs of private training, which no loss ends",
-    "private_rate": "learning rate of private training; default: the defense's own",
-    "budget": "queries per example of attacks that can spend any number (noise, boundary, rays, random_augmentation; "
-    "each copy of combined)",
-    "cap": "queries an attack may put to one target in all; what it leaves unfinished is marked; default: no cap",
-    "allow_random_target": "go on although a target answers the same input differently when asked again; implied by "
-    "defenses that answer at random",
-    "seed": "of the split, of training and of every attack",
-    "preset": "smoke (seconds), cpu (the default run), paper (the paper's sizes; in an audit its targets, shadow "
-    "models and budget, n_train being the data set's)",
+    "checkpoint": "pretrained network of transfer learning; default: the file that experiments.pretrain writes",
+    "clip": "private training: largest L2 norm of the gradient of one example",
+    "delta": "private training: the delta of (epsilon, delta); default: 1/n_train",
+    "private_epochs": "private training: number of epochs",
+    "private_rate": "private training: learning rate; default: the defense's",
+    "budget": "queries per example, for attacks that can use any number (noise, boundary, rays, random_augmentation; "
+    "for combined: queries per copy)",
+    "cap": "largest number of queries of one attack to one target; points beyond it stay unfinished; default: no cap",
+    "allow_random_target": "attack a target although it answers the same input differently when queried again; "
+    "implied by defenses with random answers",
+    "seed": "random seed of the split, of training and of all attacks",
+    "preset": "smoke (takes seconds), cpu (the default), paper (the paper's sizes; in an audit its numbers of targets "
+    "and shadow models and its budget, with the data set's n_train)",
 }
 
-# What a bare --dataset=NAME runs. Location's four sets at the paper's 1,600 do not exist (5,010 rows).
+# The settings of --dataset=NAME alone. Location's 5,010 rows do not suffice for four sets of the paper's 1,600.
 DEFAULTS = {
     "digits": {
         "model": "mlp",
@@ -95,7 +108,7 @@ PRESETS = {
 
 
 def defaults_for(dataset: Dataset) -> dict:
-    """The settings of a data set that has none of its own: an npz of the user's."""
+    """The default settings of a data set; without an entry in DEFAULTS (npz files) they fit its number of rows."""
     known = DEFAULTS.get(dataset.name, {})
     image = dataset.binary is None
     return {
@@ -108,26 +121,26 @@ def defaults_for(dataset: Dataset) -> dict:
     } | known
 
 
-def resolve(config: Config, dataset: Dataset) -> Config:
-    """The config without a None: the data set's defaults, then the preset's, then what was said; checked."""
+def resolve(config: Config, dataset: Dataset) -> Resolved:
+    """The config with every default filled in, and checked: flags override the preset, the preset the data set."""
     if config.split not in splits.SPLITS:
         raise ValueError(f"unknown split {config.split!r}: known are {', '.join(splits.SPLITS)}")
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}: known are {', '.join(PRESETS)}")
-    said = {key: value for key, value in dataclasses.asdict(config).items() if value is not None}
-    values = defaults_for(dataset) | PRESETS[config.preset] | said
+    given = {key: value for key, value in dataclasses.asdict(config).items() if value is not None}
+    values = defaults_for(dataset) | PRESETS[config.preset] | given
     values.setdefault("num_points", values["n_train"])
     for name in ("n_train", "num_targets", "num_shadows", "num_points", "budget", "private_epochs"):
         if values[name] < 1:
             raise ValueError(f"{name}={values[name]}: expected at least 1")
-    for name, most in (("clip", np.inf), ("private_rate", np.inf), ("delta", 1)):
-        if values.get(name) is not None and not 0 < values[name] < most:
-            raise ValueError(f"{name}={values[name]}: expected more than 0 and less than {most:g}")
+    for name, limit in (("clip", np.inf), ("private_rate", np.inf), ("delta", 1)):
+        if values.get(name) is not None and not 0 < values[name] < limit:
+            raise ValueError(f"{name}={values[name]}: expected more than 0 and less than {limit:g}")
     if config.cap is not None and config.cap < 1:
         raise ValueError(f"cap={config.cap}: expected at least 1")
     if values["num_points"] * values["num_shadows"] < 2:
         raise ValueError(
-            f"num_points={values['num_points']}: expected at least 2 with num_shadows=1, a half of them to choose by"
+            f"num_points={values['num_points']}: expected at least 2 with num_shadows=1, since tuning holds out a half"
         )
     if values["num_points"] > values["n_train"]:
         raise ValueError(f"num_points={values['num_points']}: expected at most n_train={values['n_train']}")
@@ -135,4 +148,4 @@ def resolve(config: Config, dataset: Dataset) -> Config:
         raise ValueError(f"attacks={','.join(values['attacks'])}: expected at least one, none of them twice")
     if not 0 <= values["seed"] < 2**32:
         raise ValueError(f"seed={values['seed']}: expected a whole number in 0..{2**32 - 1}")
-    return dataclasses.replace(config, **values)
+    return Resolved(**vars(config) | values)

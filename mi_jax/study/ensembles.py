@@ -1,7 +1,8 @@
-"""The trained models of a study: defenses that train together, their ensemble, its oracles and its record."""
+"""The trained models of a study: which defenses train together, their ensembles, oracles and training records."""
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,13 +12,13 @@ from mi_jax.models import heads
 from mi_jax.privacy import per_example
 from mi_jax.querying import oracle, white_box
 from mi_jax.querying.collect import Target
-from mi_jax.study.config import Config
+from mi_jax.study.config import Resolved
 from mi_jax.study.runs import ProgressBar
 from mi_jax.types import Dataset, Defense, Model, Params, Recipe, Split
 
 
 def build_defenses(
-    config: Config, dataset: Dataset, names: Sequence[str], recipe: Recipe = Recipe()
+    config: Resolved, dataset: Dataset, names: Sequence[str], recipe: Recipe = Recipe()
 ) -> tuple[Model, list[Defense]]:
     """The model of a resolved config and each of the defenses `names`. ValueError where one cannot be built."""
     model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
@@ -26,11 +27,11 @@ def build_defenses(
         dataset=dataset.name, checkpoint=config.checkpoint, clip=config.clip, delta=config.delta,
         epochs=config.private_epochs, rate=config.private_rate,
     )  # fmt: skip
-    found = [defenses.build(name, context) for name in names]
-    if config.checkpoint is not None and not any(map(starts_pretrained, found)):
+    grid = [defenses.build(name, context) for name in names]
+    if config.checkpoint is not None and not any(map(starts_pretrained, grid)):
         given = f"checkpoint={config.checkpoint}: expected none"
         raise ValueError(f"{given}, {' and '.join(names)} starts from no pretrained network")
-    return model, found
+    return model, grid
 
 
 def starts_pretrained(defense: Defense) -> bool:
@@ -39,15 +40,15 @@ def starts_pretrained(defense: Defense) -> bool:
 
 
 def strength_changes_training(defense: Defense) -> bool:
-    """True where the strength of a defense matters before its models are queried."""
+    """True where the strength of a defense changes training, not only the answers to queries."""
     fields = ("init_params", "frozen", "model", "penalty", "adversary", "mechanism")
     return any(getattr(defense, field) is not None for field in fields)
 
 
-def group_by_training(found: list[Defense]) -> list[list[int]]:
-    """The indices of defenses whose training differs in strength alone, together, in the order of the first."""
+def group_by_training(grid: list[Defense]) -> list[list[int]]:
+    """Groups of indices of defenses whose training differs only in strength, in the order of first appearance."""
     groups: dict[tuple, list[int]] = {}
-    for i, defense in enumerate(found):
+    for i, defense in enumerate(grid):
         shape = jax.tree.structure(defense.strength) if strength_changes_training(defense) else None
         training_fields = defense._replace(name="", strength=(), output=None, random=False)
         groups.setdefault((training_fields, shape), []).append(i)
@@ -64,7 +65,7 @@ def train_grid(
     *,
     cache: store.Cache = store.no_cache,
 ) -> list[tuple[Params, training.History]]:
-    """For each of these defenses, which differ in strength alone, parameters [K ...] and History; under a bar."""
+    """Parameters [K ...] and History for each of these defenses, which differ only in strength; with a progress bar."""
     strengths, several = None, len(grid) > 1 and strength_changes_training(grid[0])
     if several:
         strengths = jax.tree.map(lambda *leaves: np.stack(leaves), *(defense.strength for defense in grid))
@@ -89,7 +90,7 @@ def train_grid(
 
 
 def target_oracles(model: Model, params: Params, dataset: Dataset, defense: Defense = Defense()) -> Target:
-    """(k, access) -> model k of the ensemble as an attack may see it under a defense."""
+    """A `Target`: (k, access) -> model k of the ensemble under a defense, as an attack sees it."""
 
     def target(k: int, access: str) -> oracle.Oracle | white_box.WhiteBox:
         params_k = jax.tree.map(lambda leaf: leaf[k], params)
@@ -102,9 +103,9 @@ def target_oracles(model: Model, params: Params, dataset: Dataset, defense: Defe
 
 def training_record(
     defense: Defense, history: training.History, model: Model, params: Params, dataset: Dataset
-) -> dict[str, object]:
-    """What a record says of a training: epochs, and where it applies `privacy` and the checksum `begun_from`."""
-    record = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]}
+) -> dict[str, Any]:
+    """The training in a record: `epochs`, `privacy` for private training, `begun_from` for transfer learning."""
+    record: dict[str, Any] = {"epochs": [int(epochs) for epochs in np.asarray(history.epochs)]}
     if defense.mechanism is not None:
         record["privacy"] = privacy_record(defense, history, model, params, dataset)
     network = initial_network(defense)
@@ -113,21 +114,24 @@ def training_record(
 
 def privacy_record(
     defense: Defense, history: training.History, model: Model, params: Params, dataset: Dataset
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Epsilon with all it depends on, how gradients were clipped, and how many examples were dropped."""
-    mechanism, one, x = defenses.defense_mechanism(defense), jax.tree.map(lambda leaf: leaf[0], params), dataset.x[:1]
+    mechanism, x = defenses.defense_mechanism(defense), dataset.x[:1]
+    first = jax.tree.map(lambda leaf: leaf[0], params)
     if defense.frozen is None:
-        slow = per_example.obstacle(model, one, x)
+        reason = per_example.unsupported_reason(model, first, x)
     else:
-        head = heads.head_of(model, x.shape[1:])
-        slow = per_example.obstacle(head, one[heads.last_layer(model, x.shape[1:])], heads.penultimate(model, one, x))
+        head = heads.last_layer_model(model, x.shape[1:])
+        last = first[heads.last_layer_name(model, x.shape[1:])]
+        activations = heads.penultimate_activations(model, first, x)
+        reason = per_example.unsupported_reason(head, last, activations)
     return {
         "epsilon": privacy.epsilon(mechanism),
         "delta": mechanism.delta,
         "statement": privacy.statement(mechanism),
         "gradients": "gradients clipped by one batched backward pass"
-        if slow is None
-        else f"gradients clipped one example at a time: {slow}",
+        if reason is None
+        else f"gradients clipped one example at a time: {reason}",
         "dropped": [int(count) for count in np.asarray(history.dropped)],
     }
 
@@ -135,7 +139,7 @@ def privacy_record(
 def initial_network(defense: Defense) -> str | None:
     """A checksum of the network that training starts from, or None.
 
-    It is over the arrays of the defense's strength; scalars are strengths of what it is combined with.
+    It covers the arrays of the defense's strength; scalars are strengths of the defenses it is combined with.
     """
     if not starts_pretrained(defense):
         return None

@@ -1,4 +1,4 @@
-"""A study: data, split, trained models and the attacks run on them, resumable. Every experiment starts from one."""
+"""A study: data, split, trained models and attacks on them, resumable. Every experiment starts from one."""
 
 import dataclasses
 import itertools
@@ -16,31 +16,31 @@ from mi_jax.data import splits
 from mi_jax.querying import driver
 from mi_jax.querying.collect import Target, cache_by_model, check_cap
 from mi_jax.study import ensembles, runs
-from mi_jax.study.config import Config, resolve
+from mi_jax.study.config import Config, Resolved, resolve
 from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
 
 
 class Study(NamedTuple):
-    """Trained models, and all that attacking them needs."""
+    """Trained models, and everything that attacks on them need."""
 
-    config: Config  # resolved
+    config: Resolved
     dataset: Dataset
     split: Split
     model: Model
     params: Params  # [K ...]
     target: Target
     context: attacks.AttackContext
-    key: jax.Array  # of the attacks
+    key: jax.Array  # of all attacks
     cache: store.Cache
     environment: dict
-    trained: dict  # epochs of each model, and of a private training its `privacy`, for the record
-    seconds: float  # that preparing took
+    trained: dict  # `ensembles.training_record`
+    seconds: float  # of preparation
 
 
 class _Setup(NamedTuple):
-    """What all studies of a grid share, checked."""
+    """What all studies of a grid share, after all checks."""
 
-    config: Config  # resolved
+    config: Resolved
     dataset: Dataset
     split: Split
     model: Model
@@ -51,10 +51,10 @@ class _Setup(NamedTuple):
 
 
 def prepare(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -> Study:
-    """Data, split and trained models of a config.
+    """The study of a config: data, split and trained models.
 
-    Every name in it is looked up, and every attack traced on an example, before the first model is trained.
-    Finished members and answers are cached in `out`, where the same run finds them again.
+    Every name is looked up, and every attack is traced on an example, before the first model is trained. Trained
+    models and answers are cached in `out`, so that an interrupted run resumes.
     """
     return prepare_grid(config, (config.defense,), recipe=recipe, out=out)[0]
 
@@ -63,10 +63,10 @@ def prepare_grid(config: Config, names: Sequence[str], *, recipe: Recipe = Recip
                  reference: bool = False, separate_targets: bool = False) -> list[Study]:  # fmt: skip
     """The studies of a config under each of the defenses `names`, on the same split.
 
-    Strengths of one defense train as one ensemble, in one compiled program. Each study is, to the bit, the one that
-    `prepare` makes of it alone with as many reference rows. With `reference` these are set aside although no defense
-    asks for them, so that the split is that of one that does. With `separate_targets` a split whose targets are also
-    shadow models, which `non_adaptive` cannot take, is refused at once.
+    Strengths of one defense train as one ensemble, in one compiled program. Each study is the same to the bit as that
+    of `prepare` with as many reference rows. With `reference`, reference rows are set aside even if no defense needs
+    them, for the same split as with a defense that does. With `separate_targets`, a split whose targets are also
+    shadow models is refused at once, since `non_adaptive` cannot use it.
     """
     started = time.perf_counter()
     setup = _set_up(config, tuple(names), recipe, reference=reference)
@@ -84,17 +84,17 @@ def _set_up(config: Config, names: tuple[str, ...], recipe: Recipe, *, reference
         if name not in attacks.ATTACKS:
             raise ValueError(f"unknown attack {name!r}: known are {', '.join(attacks.ATTACKS)}")
     dataset = data.load(config.dataset, config.data_dir)
-    config = resolve(config, dataset)
-    model, defenses = ensembles.build_defenses(config, dataset, names, recipe)
-    context = attacks.AttackContext(dataset.x.shape[1:], dataset.num_classes, dataset.binary, config.budget)
-    _check_traced(config, context, defenses)
+    resolved = resolve(config, dataset)
+    model, defenses = ensembles.build_defenses(resolved, dataset, names, recipe)
+    context = attacks.AttackContext(dataset.x.shape[1:], dataset.num_classes, dataset.binary, resolved.budget)
+    _check_traced(resolved, context, defenses)
     reference = reference or any(defense.adversary for defense in defenses)
-    split = draw_split(config, dataset, reference=reference)
-    return _Setup(config, dataset, split, model, recipe, names, defenses, context)
+    split = draw_split(resolved, dataset, reference=reference)
+    return _Setup(resolved, dataset, split, model, recipe, names, defenses, context)
 
 
-def _check_traced(config: Config, context: attacks.AttackContext, defenses: list[Defense]) -> None:
-    """Shows an example's shape to every attack and augmentation, which refuse what they cannot take."""
+def _check_traced(config: Resolved, context: attacks.AttackContext, defenses: list[Defense]) -> None:
+    """Traces every attack and augmentation on the shape of an example; each raises ValueError for a wrong shape."""
     for attack in itertools.chain(*(attacks.build(name, context) for name in config.attacks)):
         check_cap(attack, config.cap)
         if attack.measure is not None:
@@ -106,18 +106,18 @@ def _check_traced(config: Config, context: attacks.AttackContext, defenses: list
 
 
 def _train_group(setup: _Setup, group: list[int], out: Path | None) -> list[Study]:
-    """The studies of defenses that train together."""
+    """The studies of defenses that train as one ensemble."""
     grid = [setup.defenses[i] for i in group]
     configs = [_defended_config(setup, i) for i in group]
     environments = [
-        runs.run_environment(config, setup.dataset, setup.recipe, defense, split=splits.digest(setup.split))
+        runs.run_environment(config, setup.dataset, setup.recipe, defense, split=splits.split_digest(setup.split))
         for config, defense in zip(configs, grid, strict=True)
     ]
     caches = [
         runs.open_cache(out and study_folder(out, setup.names, i), environment)
         for i, environment in zip(group, environments, strict=True)
     ]
-    # Where no strength matters in training, the models are the first defense's, whatever shares them.
+    # If no strength changes training, all defenses share the models of the first.
     shared = environments if ensembles.strength_changes_training(grid[0]) else environments[:1]
     training_key, key = jax.random.split(jax.random.key(setup.config.seed))
     cache = runs.grid_cache(caches[0], shared)
@@ -138,30 +138,30 @@ def _train_group(setup: _Setup, group: list[int], out: Path | None) -> list[Stud
     return studies
 
 
-def _defended_config(setup: _Setup, i: int) -> Config:
-    """The config under defense i; one that answers at random implies allow_random_target."""
+def _defended_config(setup: _Setup, i: int) -> Resolved:
+    """The config under defense i; a defense with random answers implies allow_random_target."""
     random = setup.config.allow_random_target or setup.defenses[i].random
     return dataclasses.replace(setup.config, defense=setup.names[i], allow_random_target=random)
 
 
 def defense_folder(name: str) -> str:
-    """A defense as the name of a folder."""
+    """The folder name of a defense."""
     return name.replace(":", "-").replace("+", "_")
 
 
 def study_folder(out: Path, names: Sequence[str], i: int) -> Path:
-    """Where the results of defense i are cached: in a folder of its own if it is not the only one."""
+    """The folder of the cached results of defense i: a folder in `out`, or `out` itself if it is the only defense."""
     return out / defense_folder(names[i]) if len(names) > 1 else out
 
 
 def study_environments(out: Path, studies: list[Study]) -> dict[Path, dict]:
-    """The folder of each study of a grid -> what `records.clear` needs to know to remove its cache."""
+    """The folder of each study of a grid -> the part of its record with which `records.clear` removes its cache."""
     names = [study.config.defense for study in studies]
     return {study_folder(out, names, i): {"environment": study.environment} for i, study in enumerate(studies)}
 
 
-def draw_split(config: Config, dataset: Dataset, *, reference: bool) -> Split:
-    """Who is trained on what; with `reference` rows, as many as members or as the pool has left."""
+def draw_split(config: Resolved, dataset: Dataset, *, reference: bool) -> Split:
+    """The split of a config; with `reference`, as many reference rows as members or as the pool has left."""
     rows, n = len(dataset.x), config.n_train
     left = rows // 2 - 2 * n if config.split == "disjoint" else (rows - 2 * n) // (config.num_shadows + 1)
     counts = {"num_targets": config.num_targets, "num_shadows": config.num_shadows}
@@ -170,7 +170,7 @@ def draw_split(config: Config, dataset: Dataset, *, reference: bool) -> Split:
 
 
 def non_adaptive(defended: Study, plain: Study) -> Study:
-    """The targets of one study and the shadow models of another: an attacker who does not know of the defense."""
+    """The study of an attacker who does not know of the defense: defended targets, undefended shadow models."""
     check_separate_targets(defended.config, defended.split)
     targets = set(defended.split.trials[:, 0].tolist())
 
@@ -182,10 +182,10 @@ def non_adaptive(defended: Study, plain: Study) -> Study:
 
 
 def check_separate_targets(config: Config, split: Split) -> None:
-    """ValueError where a target is also a shadow model, which cannot be defended and undefended at once."""
+    """Raises ValueError where a target is also a shadow model, which cannot be both defended and undefended."""
     if set(split.trials[:, 0].tolist()) & set(split.trials[:, 1:].ravel().tolist()):
-        found = f"split={config.split}: a target is another trial's shadow model"
-        raise ValueError(f"{found}, expected none where shadow models are to be undefended")
+        shared = f"split={config.split}: a target is another trial's shadow model"
+        raise ValueError(f"{shared}, expected separate models for undefended shadow models")
 
 
 def attack(
@@ -196,7 +196,7 @@ def attack(
     num_points: int | None = None,
     num_trials: int | None = None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
-    """`audit.audit` of a study under a progress bar, on all of its points and trials or the first of them."""
+    """The result of `audit.audit` on a study, on all or the first of its points and trials; shows a progress bar."""
     config = study.config
     with runs.ProgressBar(title, unit="query") as progress:
         return audit.audit(
@@ -214,7 +214,7 @@ def attack(
 
 
 def run(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -> tuple[dict, dict[str, np.ndarray]]:
-    """(record, scores) of a config's attacks, as `report.py` documents them."""
+    """(record, scores) of the attacks of a config, as documented in `report.py`."""
     started, study = time.perf_counter(), prepare(config, recipe=recipe, out=out)
     record, scores = attack(study, {name: attacks.build(name, study.context) for name in study.config.attacks})
     seconds = {"training": round(study.seconds, 2), **record.pop("seconds")}

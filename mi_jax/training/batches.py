@@ -1,5 +1,4 @@
-"""What an epoch goes over: all rows in a random order or, where a defense asks for augmented data, all pairs of a row
-and one of its neighbours, in batches of one size."""
+"""The batches of an epoch: all rows of a member in random order or, with augmentation, all (row, neighbour) pairs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,53 +9,59 @@ import jax.numpy as jnp
 from mi_jax.types import Array, Perturbation
 
 
-class Epoch(NamedTuple):
-    """The sizes of an epoch; all of them known when it is compiled."""
+class EpochSizes(NamedTuple):
+    """The sizes of an epoch, all known at compile time."""
 
-    copies: int  # M, neighbours of a row
-    pairs: int  # n M
-    size: int  # pairs of a batch
-    steps: int  # batches
-
-
-def plan_epoch(n: int, batch_size: int, augmentation: Perturbation | None, x_pool: Array) -> Epoch:
-    """The Epoch of a member with n rows. The last batch may hold fewer pairs, and is filled with some twice."""
-    copies = 1 if augmentation is None else neighbours_shape(augmentation, x_pool.shape[1:])[0]
-    size = min(batch_size, n * copies)
-    return Epoch(copies, n * copies, size, -(-n * copies // size))
+    num_neighbours: int  # M, of each row
+    num_pairs: int  # n M
+    batch_size: int  # pairs in a batch
+    num_steps: int  # batches
 
 
-def shuffled(key: jax.Array, epoch: Epoch) -> tuple[jax.Array, jax.Array]:
-    """(pairs, weights), both [steps size]: pair p is neighbour p % M of row p // M, of weight 1.
+def plan_epoch(n: int, batch_size: int, augmentation: Perturbation | None, x_pool: Array) -> EpochSizes:
+    """Returns the sizes of an epoch over n rows. The last batch may hold fewer pairs; padding then fills it up."""
+    num_neighbours = 1 if augmentation is None else neighbours_shape(augmentation, x_pool.shape[1:])[0]
+    num_pairs = n * num_neighbours
+    batch_size = min(batch_size, num_pairs)
+    return EpochSizes(num_neighbours, num_pairs, batch_size, -(-num_pairs // batch_size))
 
-    The last batch is filled up with rows of the same member, of weight 0.
+
+def shuffle_pairs(key: jax.Array, sizes: EpochSizes) -> tuple[jax.Array, jax.Array]:
+    """Returns (pairs, weights), both [num_steps batch_size]; pair p is neighbour p % M of row p // M.
+
+    Every pair has weight 1. The last batch is filled up with pairs of the same member, of weight 0.
     """
-    pairs = jnp.resize(jax.random.permutation(key, epoch.pairs), (epoch.steps, epoch.size))
-    weights = (jnp.arange(pairs.size) < epoch.pairs).astype(jnp.float32).reshape(pairs.shape)
+    shape = (sizes.num_steps, sizes.batch_size)
+    pairs = jnp.resize(jax.random.permutation(key, sizes.num_pairs), shape)
+    weights = (jnp.arange(pairs.size) < sizes.num_pairs).astype(jnp.float32).reshape(shape)
     return pairs, weights
 
 
-def reader(key: jax.Array, rows: jax.Array, x_pool: jax.Array, y_pool: jax.Array, augmentation: Perturbation | None,
-           copies: int) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:  # fmt: skip
-    """Pairs [B] -> (x [B *x], y [B]) of a member's rows; random neighbours have the key's and the pair's randomness."""
+def pair_reader(key: jax.Array, rows: jax.Array, x_pool: jax.Array, y_pool: jax.Array,
+                augmentation: Perturbation | None,
+                num_neighbours: int) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:  # fmt: skip
+    """Returns a function: pairs [B] -> (x [B *x], y [B]) of a member's rows.
 
-    def one(pair: jax.Array, x: jax.Array) -> jax.Array:
-        return augmentation(jax.random.fold_in(key, pair), x)[pair % copies]
+    Random neighbours depend on `key` and on the number of the pair only.
+    """
+
+    def read_neighbour(pair: jax.Array, x: jax.Array) -> jax.Array:
+        return augmentation(jax.random.fold_in(key, pair), x)[pair % num_neighbours]
 
     def read(pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        batch = rows[pairs // copies]
-        x = x_pool[batch]
-        return x if augmentation is None else jax.vmap(one)(pairs, x), y_pool[batch]
+        batch_rows = rows[pairs // num_neighbours]
+        x = x_pool[batch_rows]
+        return x if augmentation is None else jax.vmap(read_neighbour)(pairs, x), y_pool[batch_rows]
 
     return read
 
 
-def reference_rows(key: jax.Array, reference: jax.Array, epoch: Epoch) -> jax.Array:
-    """Rows [steps size] of the reference set [m], in random order and as often as needed."""
-    return jnp.resize(jax.random.permutation(key, reference), (epoch.steps, epoch.size))
+def shuffle_reference(key: jax.Array, reference: jax.Array, sizes: EpochSizes) -> jax.Array:
+    """Returns reference rows [num_steps batch_size] in random order, each of [m] repeated as often as needed."""
+    return jnp.resize(jax.random.permutation(key, reference), (sizes.num_steps, sizes.batch_size))
 
 
 def neighbours_shape(augmentation: Perturbation, example_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(M, *x): the shape of what an augmentation makes of an example."""
+    """Returns (M, *x), the shape of an example's neighbours under an augmentation."""
     example = jax.ShapeDtypeStruct(example_shape, jnp.float32)
     return jax.eval_shape(augmentation, jax.random.key(0), example).shape

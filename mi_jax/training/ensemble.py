@@ -1,7 +1,7 @@
-"""Training: many models at once, each exactly as if it were trained alone.
+"""Training of many models at once, each exactly as if it were trained alone.
 
-A block is ten epochs, of many rows fewer, in one compiled program (`steps.py` has what happens in it); between blocks
-the host looks at who still runs, so an ensemble ends, reports progress and fails there.
+One compiled program, a block, runs ten epochs, or fewer if they are large (`steps.run_block`). Between blocks the host
+checks which members are still running, reports progress, and raises for a loss that is not finite.
 """
 
 import functools
@@ -24,22 +24,22 @@ NO_DEFENSE = Defense()
 
 
 class History(NamedTuple):
-    """How long each member trained, and to what end."""
+    """How many epochs each member trained, and its final loss."""
 
     epochs: np.ndarray  # [K] int32
-    loss: np.ndarray  # [K] float32, the mean training loss of the last epoch, penalty included if nothing is private
-    dropped: np.ndarray  # [K] int32, examples that a private gradient left out because theirs was not finite
+    loss: np.ndarray  # [K] float32, mean training loss of the last epoch, with the penalty except in private training
+    dropped: np.ndarray  # [K] int32, examples dropped from private gradients because theirs was not finite
 
 
 class _Job(NamedTuple):
-    """What is to be trained, checked."""
+    """The checked arguments of a training."""
 
     spec: steps.TrainSpec
     x: Array  # [N *x]
     y: Array  # [N]
     members: np.ndarray  # [K n]
     reference: np.ndarray  # [K m]
-    strength: Any  # of the defense, leaves [G ...] where `grid`
+    strength: Any  # of the defense; leaves [G ...] if `grid`
     grid: bool
 
     @property
@@ -65,12 +65,12 @@ def _run_group_block(state: steps.TrainState, inputs: steps.MemberInputs, x_pool
 
 
 def default_models_at_once(model: Model, x_pool: Array, num_models: int) -> int:
-    """How many models one compiled block trains side by side where the caller does not say.
+    """Returns how many models one compiled block trains together by default.
 
-    On CPU one for each device: a block of one fills the cores, compiles sooner and ends when its member stops, and
-    side by side was never faster (`experiments/benchmarks/training.py`). Convolutions stay alone there even on
-    several devices, because vmap over kernels makes grouped ones, several times slower. On an accelerator all
-    models, rounded up to a multiple of the devices.
+    On CPU this is one per device. A block of one model uses all cores, compiles faster and ends when its member stops,
+    and larger blocks were never faster (`experiments/benchmarks/training.py`). Convolutional models are trained one at
+    a time on CPU even with several devices, because vmap over kernels makes grouped convolutions, several times slower.
+    On an accelerator it is all models, rounded up to a multiple of the devices.
     """
     if num_models == 1:
         return 1
@@ -83,52 +83,56 @@ def default_models_at_once(model: Model, x_pool: Array, num_models: int) -> int:
 
 
 def _shardings(group: int) -> tuple[Any, Any]:
-    """Where a group's model axis and where the shared pool live: over all devices if the group divides evenly."""
+    """Returns the shardings of a group's model axis and of the shared pool: all devices if they divide the group."""
     devices = jax.device_count()
     if devices == 1 or group % devices or group == 1:
         return None, None
-    # Auto axes and jit, never shard_map: that would sum gradients over the devices and train other models.
+    # Auto axes and jit, never shard_map, which would sum gradients over the devices and so train wrong models.
     mesh = jax.make_mesh((devices,), ("models",), axis_types=(AxisType.Auto,))
     return NamedSharding(mesh, PartitionSpec("models")), NamedSharding(mesh, PartitionSpec())
 
 
 def _train_group(keys, inputs: steps.MemberInputs, x_pool, y_pool, spec: steps.TrainSpec, report) -> steps.TrainState:
-    """The final states of one group, on the host: keys [m], leaves of inputs [m ...]; for one member no model axis."""
+    """Returns the final states of one group on the host: keys [m], leaves of inputs [m ...], or no m for one member."""
     vmapped = inputs.rows.ndim == 2
-    along, whole = _shardings(len(inputs.rows) if vmapped else 1)
-    keys, inputs = jax.device_put((keys, inputs), along)
-    pool = jax.device_put((x_pool, y_pool), whole)
+    model_sharding, pool_sharding = _shardings(len(inputs.rows) if vmapped else 1)
+    keys, inputs = jax.device_put((keys, inputs), model_sharding)
+    pool = jax.device_put((x_pool, y_pool), pool_sharding)
     state = _init_group(keys, inputs, *pool, spec=spec, vmapped=vmapped)
-    running = True
-    while running:
+    any_running = True
+    while any_running:
         state = _run_group_block(state, inputs, *pool, spec=spec, vmapped=vmapped)
-        epoch, loss, still = jax.device_get((state.epoch, state.loss, state.running))
-        report(epoch, loss, still)
-        running = np.any(still)
-    return jax.device_get(state._replace(key=None, moments=None, adversary=None))
+        epoch, loss, running = jax.device_get((state.epoch, state.loss, state.running))
+        report(epoch, loss, running)
+        any_running = np.any(running)
+    return jax.device_get(state._replace(key=None, opt_state=None, adversary=None))
 
 
 def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, y_pool: Array, members: Array, *,
                    defense: Defense = NO_DEFENSE, strengths: Any = None, reference: Array | None = None,
                    models_at_once: int | None = None, cache: store.Cache = store.no_cache,
                    progress: Progress | None = None) -> tuple[Params, History]:  # fmt: skip
-    """The trained parameters [K ...] and their History: model k on rows members[k] of the pool and no others.
+    """Returns the trained parameters [K ...] and their History; model k is trained on rows members[k] of the pool only.
 
-    x_pool [N *x], y_pool [N], members [K n]. Member k is what `train(fold_in(key, k), ...)` gives for its rows, to
-    rounding, whatever `models_at_once` and the number of devices: that many members share one vmapped block (the
-    last group repeats its last member), each stopping for itself. None takes `default_models_at_once`. The model
-    axis is spread over the devices where they divide it evenly.
+    Member k equals `train(fold_in(key, k), ...)` on its rows, up to rounding, for any `models_at_once` and any number
+    of devices. Each member stops separately. With an augmentation, an epoch visits all n * M (row, neighbour) pairs in
+    random order; random neighbours are drawn anew for each epoch and pair.
 
-    The strength of `defense` is an argument of the compiled block, which all strengths of a defense share.
-    `strengths`, a pytree like `defense.strength` with leaves [G ...], trains all models once with each of them as one
-    ensemble: results are [G K ...]. With an `augmentation` an epoch goes over all n * M pairs of a row and one of its
-    neighbours in a random order, in batches of the same size; random neighbours are drawn anew for each epoch and
-    pair. `reference` [K m] are rows that only an `adversary` sees. `frozen` layers see every row once, before
-    training, and are the same for all strengths.
+    Args:
+      key, model, recipe: of the training.
+      x_pool, y_pool: the pool, [N *x] and integer labels [N].
+      members: rows of the pool, [K n].
+      defense: its strength is an argument of the compiled block, which all strengths of a defense share. `frozen`
+        layers see every row once, before training, and are the same for all strengths.
+      strengths: a pytree like `defense.strength` with leaves [G ...]. All models are trained once with each of these
+        strengths as one ensemble, and results are [G K ...].
+      reference: rows [K m] of the pool that only an `adversary` sees.
+      models_at_once: how many members share one vmapped block; None takes `default_models_at_once`. The last group
+        repeats its last member. Devices share the model axis if they divide it evenly.
+      cache: makes the training resumable, one group at a time (`store.py`).
+      progress: called after every block with (members done, members, epoch of the group).
 
-    `progress(members done, members, epoch of the group)` is called after every block. `cache` (`store.py`) makes it
-    resumable, a group at a time. ValueError for arguments that do not fit together, and, naming the member, for a
-    loss that is not finite.
+    Raises ValueError for arguments that do not fit together, and, naming the member, for a loss that is not finite.
     """
     members = np.asarray(members)
     reference = np.zeros((len(members), 0), np.int32) if reference is None else np.asarray(reference)
@@ -143,12 +147,12 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
 
 def train(key: jax.Array, model: Model, recipe: Recipe, x: Array, y: Array, *, defense: Defense = NO_DEFENSE,
           reference: tuple[Array, Array] | None = None) -> tuple[Params, History]:  # fmt: skip
-    """The trained parameters of one model on all rows x [n *x], y [n], and its History (both without a model axis).
+    """Returns the parameters of one model trained on all rows x [n *x], y [n], and its History, without a model axis.
 
     `reference`: examples and labels that only an `adversary` of the defense sees.
     """
-    n, beside = len(x), (x[:0], y[:0]) if reference is None else reference
-    x, y = np.concatenate([x, beside[0]]), np.concatenate([y, beside[1]])
+    n, (reference_x, reference_y) = len(x), (x[:0], y[:0]) if reference is None else reference
+    x, y = np.concatenate([x, reference_x]), np.concatenate([y, reference_y])
     job = _checked_job(model, recipe, defense, None, x, y, np.arange(n)[None], np.arange(n, len(x))[None])
     job, assemble = _without_frozen_layers(job, model, recipe, defense, None)
     inputs = steps.MemberInputs(
@@ -162,8 +166,8 @@ def train(key: jax.Array, model: Model, recipe: Recipe, x: Array, y: Array, *, d
 
 def _checked_job(model, recipe, defense, strengths, x, y, members, reference) -> _Job:
     recipe = recipe if defense.recipe is None else defense.recipe(recipe)
-    compiled = defense._replace(name="", strength=(), recipe=None, output=None, random=False)
-    spec = steps.TrainSpec(model, recipe, compiled)
+    static_defense = defense._replace(name="", strength=(), recipe=None, output=None, random=False)
+    spec = steps.TrainSpec(model, recipe, static_defense)
     inputs = steps.MemberInputs(members, reference, defense.strength)
     checks.check_training(spec, x, y, inputs, strengths)
     grid = strengths is not None
@@ -173,7 +177,7 @@ def _checked_job(model, recipe, defense, strengths, x, y, members, reference) ->
 def _without_frozen_layers(
     job: _Job, model: Model, recipe: Recipe, defense: Defense, strengths: Any
 ) -> tuple[_Job, Callable[[Params], Params]]:
-    """The job of the trained layers, on the features that the frozen ones give for every row; and how to join both."""
+    """Returns a job that trains the last layer on the frozen layers' features, and a function that joins the layers."""
     if defense.frozen is None:
         return job, lambda params: params
     shape, body = job.x.shape[1:], _frozen_layers(defense, strengths)
@@ -181,9 +185,9 @@ def _without_frozen_layers(
     rows = np.union1d(job.members, job.reference).astype(int)
     pool = heads.frozen_features(model, body, job.x[rows]), np.asarray(job.y)[rows]
     members, reference = np.searchsorted(rows, job.members), np.searchsorted(rows, job.reference)
-    head, trained = heads.head_of(model, shape), defense._replace(frozen=None)
-    job = _checked_job(head, recipe, trained, strengths, *pool, members, reference)
-    return job, lambda last: heads.join(model, shape, body, last)
+    last_layer, defense = heads.last_layer_model(model, shape), defense._replace(frozen=None)
+    job = _checked_job(last_layer, recipe, defense, strengths, *pool, members, reference)
+    return job, lambda params: heads.attach_last_layers(model, shape, body, params)
 
 
 def _frozen_layers(defense: Defense, strengths: Any) -> Params:
@@ -191,12 +195,12 @@ def _frozen_layers(defense: Defense, strengths: Any) -> Params:
         return defense.frozen(defense.strength)
     bodies = jax.vmap(defense.frozen)(strengths)
     if not all(np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape)) for leaf in jax.tree.leaves(bodies)):
-        raise ValueError("frozen: other layers with another strength, expected the same for all that train together")
+        raise ValueError("frozen: layers depend on the strength, expected the same layers for all strengths of a grid")
     return jax.tree.map(lambda leaf: leaf[0], bodies)
 
 
 def _train_members(key, job: _Job, models_at_once: int | None, cache, progress) -> tuple[Params, History]:
-    """Parameters and History of all members under the first strength, then under the second, ..."""
+    """Returns parameters and History of all members with the first strength, then with the second, and so on."""
     num_models = job.num_strengths * len(job.members)
     group = _group_size(job, num_models, models_at_once)
     pool = jax.device_put((jnp.asarray(job.x), jnp.asarray(job.y, jnp.int32)), _shardings(group)[1])
@@ -223,7 +227,7 @@ def _group_size(job: _Job, num_models: int, models_at_once: int | None) -> int:
 
 
 def _group_inputs(key: jax.Array, job: _Job, ids: np.ndarray) -> tuple[jax.Array, steps.MemberInputs]:
-    """The keys and inputs of members `ids` [m], which count those of the first strength, then of the second, ..."""
+    """Returns the keys and inputs of members `ids` [m], numbered as the results of `_train_members` are."""
     K = len(job.members)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(ids % K)
     strength = jax.tree.map(_array, job.strength)
@@ -236,10 +240,10 @@ def _group_inputs(key: jax.Array, job: _Job, ids: np.ndarray) -> tuple[jax.Array
 
 
 def _entry(state: steps.TrainState, size: int) -> store.Entry:
-    """The leaves of (parameters, History) of the first `size` members of a group."""
+    """Returns the leaves of (parameters, History) of the first `size` members of a group."""
     leaves = jax.tree.leaves((steps.final_params(state), _history(state)))
-    alone = state.epoch.ndim == 0
-    return {str(i): leaf[None] if alone else leaf[:size] for i, leaf in enumerate(leaves)}
+    vmapped = state.epoch.ndim == 1
+    return {str(i): leaf[:size] if vmapped else leaf[None] for i, leaf in enumerate(leaves)}
 
 
 def _concatenated(entries: list[store.Entry], job: _Job) -> tuple[Params, History]:
@@ -249,7 +253,7 @@ def _concatenated(entries: list[store.Entry], job: _Job) -> tuple[Params, Histor
 
 
 def _array(leaf: Any) -> jax.Array:
-    return jnp.asarray(np.asarray(leaf))  # by NumPy: a Python float would make another program than an array
+    return jnp.asarray(np.asarray(leaf))  # NumPy first: a Python float would compile another program
 
 
 def _history(state: steps.TrainState) -> History:
@@ -257,10 +261,11 @@ def _history(state: steps.TrainState) -> History:
 
 
 def _report(progress, first, size, num_models, epoch, loss, running) -> None:
-    """Raises for a member whose loss is not finite, else tells `progress` where the group stands."""
-    lost = np.flatnonzero(~np.isfinite(np.atleast_1d(loss)[:size]))
-    if len(lost):
-        member = f"member {first + lost[0]}: the training loss is {np.atleast_1d(loss)[lost[0]]}"
-        raise ValueError(f"{member} after {np.atleast_1d(epoch)[lost[0]]} epochs, expected a finite one")
+    """Raises ValueError for a member whose loss is not finite, else calls `progress`."""
+    epoch, loss, running = (np.atleast_1d(leaf)[:size] for leaf in (epoch, loss, running))
+    diverged = np.flatnonzero(~np.isfinite(loss))
+    if len(diverged):
+        member = f"member {first + diverged[0]}: the training loss is {loss[diverged[0]]}"
+        raise ValueError(f"{member} after {epoch[diverged[0]]} epochs, expected a finite loss")
     if progress is not None:
-        progress(first + int(np.sum(~np.atleast_1d(running)[:size])), num_models, int(np.max(epoch)))
+        progress(first + int(np.sum(~running)), num_models, int(np.max(epoch)))

@@ -1,10 +1,10 @@
-"""What training does to one member: its initial state, its epochs step by step, and when it stops.
+"""Training of one member: its initial state, the steps of an epoch, and early stopping.
 
-The paper's recipe, as Keras runs it: Adam, shuffled batches with the smaller last one kept, a stop on the mean
-training loss of an epoch, the last weights kept. `batches.py` has what an epoch goes over; under differential privacy
-it is as many steps, each on a Poisson sample of its own (`privacy.py`).
+The recipe is the paper's, as Keras runs it: Adam, shuffled batches including the smaller last one, early stopping on
+the mean training loss of an epoch, and the last weights kept. `batches` draws the batches of an epoch. With
+differential privacy an epoch has the same number of steps, each on a Poisson sample (`privacy.dp_sgd`).
 
-Keras' epsilon of 1e-7 is added before the bias correction of Adam's second moment, optax adds it after: the first
+Deviation: Keras adds Adam's epsilon of 1e-7 before the bias correction of the second moment, optax after it. The first
 steps differ by less than one part in a thousand wherever a gradient exceeds 1e-4.
 """
 
@@ -23,12 +23,12 @@ from mi_jax.privacy import per_example
 from mi_jax.training import batches
 from mi_jax.types import Array, Defense, Model, Params, Recipe
 
-_BLOCK_EPOCHS, _BLOCK_PAIRS = 10, 100_000  # the most of a block: a large epoch is a block of its own
+_BLOCK_EPOCHS, _BLOCK_PAIRS = 10, 100_000  # limits of a block; a larger epoch is a block by itself
 _EPSILON = 1e-7  # of Adam, as in Keras
 
 
 class TrainSpec(NamedTuple):
-    """What is compiled: no arrays, so equal specs share one program."""
+    """The static arguments of a compiled block. It holds no arrays, so equal specs share one program."""
 
     model: Model
     recipe: Recipe
@@ -36,80 +36,86 @@ class TrainSpec(NamedTuple):
 
 
 class MemberInputs(NamedTuple):
-    """What differs from member to member."""
+    """The array arguments of a compiled block that differ between members."""
 
-    rows: jax.Array  # [n] of the pool, trained on
-    reference: jax.Array  # [m] of the pool, which a defense may use besides
+    rows: jax.Array  # [n] rows of the pool to train on
+    reference: jax.Array  # [m] further rows of the pool that a defense may use
     strength: Any  # of the defense
 
 
 class TrainState(NamedTuple):
-    """A member between two epochs."""
+    """The state of a member between two epochs."""
 
     key: jax.Array
     params: Params
-    moments: optax.OptState
+    opt_state: optax.OptState
     epoch: jax.Array  # [] int32
     loss: jax.Array  # [] of the last epoch
     best: jax.Array  # [] the lowest loss that counted as an improvement
-    waited: jax.Array  # [] epochs since then
+    waited: jax.Array  # [] epochs since that improvement
     running: jax.Array  # [] bool
-    dropped: jax.Array  # [] int32, examples whose gradient was not finite; only privacy counts them
-    average: Params | None  # of the parameters over the steps
+    dropped: jax.Array  # [] int32, examples whose gradient was not finite; counted in private training only
+    average: Params | None  # running mean of the parameters over the steps
     adversary: Any
+
+
+class _Batch(NamedTuple):
+    x: jax.Array  # [B *x]
+    y: jax.Array  # [B]
+    weight: jax.Array  # [B], 0 for padding
 
 
 def _cosine(rate: float, steps: int) -> optax.Schedule:
     return lambda step: rate * jnp.cos(7 * math.pi * step / (16 * steps))
 
 
-# name -> (learning rate, steps in all) -> the optimizer
+# name -> (learning rate, total number of steps) -> optimizer
 OPTIMIZERS: dict[str, Callable[[float, int], optax.GradientTransformation]] = {
     "adam": lambda rate, steps: optax.adam(rate, eps=_EPSILON),
     "sgd": lambda rate, steps: optax.sgd(rate),
-    # FixMatch's: momentum 0.9, the rate falling to a fifth along a cosine.
+    # FixMatch's: momentum 0.9, the learning rate falls to a fifth along a cosine.
     "nesterov_cosine": lambda rate, steps: optax.sgd(_cosine(rate, steps), momentum=0.9, nesterov=True),
 }
 
 
-def epoch_sizes(spec: TrainSpec, n: int, x_pool: Array) -> batches.Epoch:
-    """The sizes of an epoch over n rows."""
+def epoch_sizes(spec: TrainSpec, n: int, x_pool: Array) -> batches.EpochSizes:
+    """Returns the sizes of an epoch over n rows."""
     return batches.plan_epoch(n, spec.recipe.batch_size, spec.defense.augmentation, x_pool)
 
 
 def _optimizer(spec: TrainSpec, n: int, x_pool: Array) -> optax.GradientTransformation:
-    steps = spec.recipe.max_epochs * epoch_sizes(spec, n, x_pool).steps
-    return OPTIMIZERS[spec.recipe.optimizer](spec.recipe.learning_rate, steps)
+    num_steps = spec.recipe.max_epochs * epoch_sizes(spec, n, x_pool).num_steps
+    return OPTIMIZERS[spec.recipe.optimizer](spec.recipe.learning_rate, num_steps)
 
 
 def init_state(
     key: jax.Array, inputs: MemberInputs, x_pool: jax.Array, y_pool: jax.Array, spec: TrainSpec
 ) -> TrainState:
-    """The state of one untrained member; of the pool only shapes are looked at."""
+    """Returns the state of one untrained member. Only the shapes of the pool are used."""
     del y_pool
     init_key, key = jax.random.split(key)
     params = spec.model.init(init_key, x_pool[:1])
     if spec.defense.init_params is not None:
         params = spec.defense.init_params(inputs.strength, params)
     infinity, zero = jnp.array(jnp.inf, jnp.float32), jnp.array(0, jnp.int32)
-    moments = _optimizer(spec, len(inputs.rows), x_pool).init(params)
+    opt_state = _optimizer(spec, len(inputs.rows), x_pool).init(params)
     average = params if spec.recipe.average else None
     adversary = None
     if spec.defense.adversary is not None:
         num_classes = jax.eval_shape(spec.model.apply, params, x_pool[:1]).shape[-1]
         adversary = spec.defense.adversary.init(jax.random.fold_in(init_key, 1), num_classes)
-    return TrainState(key, params, moments, zero, infinity, infinity, zero, jnp.array(True), zero, average, adversary)
+    return TrainState(key, params, opt_state, zero, infinity, infinity, zero, jnp.array(True), zero, average, adversary)
 
 
 def final_params(state: TrainState) -> Params:
-    """The parameters that training ends with: the last ones, or their running mean."""
+    """Returns the trained parameters: the last ones, or their running mean if the recipe has an `average`."""
     return state.params if state.average is None else state.average
 
 
 def run_epoch(
     state: TrainState, inputs: MemberInputs, x_pool: jax.Array, y_pool: jax.Array, spec: TrainSpec
 ) -> TrainState:
-    """One pass over the member's rows of the pool, or over their neighbours, and whether to go on."""
+    """Returns the state after one pass over the member's rows, or their neighbours, and whether it is still running."""
     steps = _plain_steps if spec.defense.mechanism is None else _private_steps
     return _check_stop(*steps(state, inputs, x_pool, y_pool, spec), spec.recipe)
 
@@ -117,112 +123,119 @@ def run_epoch(
 def _plain_steps(
     state: TrainState, inputs: MemberInputs, x_pool, y_pool, spec: TrainSpec
 ) -> tuple[TrainState, jax.Array]:
-    """(the state after all batches, the mean loss).
-
-    What an adversary adds is not in that loss: it rises while the adversary learns, and would end training early.
-    """
-    defense, sized, model = spec.defense, epoch_sizes(spec, len(inputs.rows), x_pool), _model(spec, inputs)
-    optimizer = _optimizer(spec, len(inputs.rows), x_pool)
+    """Returns (the state after all batches of an epoch, the mean loss over its pairs)."""
+    sizes, optimizer = epoch_sizes(spec, len(inputs.rows), x_pool), _optimizer(spec, len(inputs.rows), x_pool)
     epoch_key = jax.random.fold_in(state.key, state.epoch)
     shuffle_key, step_key = jax.random.split(epoch_key)
-    pairs_key = jax.random.fold_in(epoch_key, 2)  # 0 and 1 may be what split folded in
-    others = (
-        batches.reference_rows(jax.random.fold_in(epoch_key, 3), inputs.reference, sized) if defense.adversary else None
-    )
-    read_pairs = batches.reader(pairs_key, inputs.rows, x_pool, y_pool, defense.augmentation, sized.copies)
+    pairs_key, reference_key = (jax.random.fold_in(epoch_key, i) for i in (2, 3))  # split may fold in 0 and 1
+    augmentation = spec.defense.augmentation
+    read_pairs = batches.pair_reader(pairs_key, inputs.rows, x_pool, y_pool, augmentation, sizes.num_neighbours)
 
-    def loss_of(params, key, pairs, weight, adversary):
-        x, y = read_pairs(pairs)
-        logits = model.apply(params, x, key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-        mean = jnp.sum(weight * losses) / jnp.sum(weight)
-        mean = mean if defense.penalty is None else mean + defense.penalty(inputs.strength, params)
-        if adversary is None:
-            return mean, mean
-        extra = _adversary_loss(state, inputs, adversary, logits, y, spec)
-        return mean + jnp.sum(weight * extra) / jnp.sum(weight), mean
-
-    def step(carry, batch):
-        params, moments, average, adversary = carry
-        i, pairs, weight, other = batch
+    def step(carry, xs):
+        params, opt_state, average, adversary = carry
+        i, pairs, weight, reference_rows = xs
+        batch = _Batch(*read_pairs(pairs), weight)
         if adversary is not None:
-            members, reference = (*read_pairs(pairs), weight), (x_pool[other], y_pool[other], jnp.ones(sized.size))
-            adversary = _update_adversary(state, adversary, params, members, reference, spec)
-        grads, loss = jax.grad(loss_of, has_aux=True)(params, jax.random.fold_in(step_key, i), pairs, weight, adversary)
-        updates, moments = optimizer.update(grads, moments, params)
+            reference = _Batch(x_pool[reference_rows], y_pool[reference_rows], jnp.ones(sizes.batch_size))
+            adversary = _update_adversary(state, adversary, params, batch, reference, spec)
+        key = jax.random.fold_in(step_key, i)
+        grads, loss = jax.grad(_loss, has_aux=True)(params, key, batch, adversary, state, inputs, spec)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
-        average = _update_average(average, params, state.epoch * sized.steps + i, spec)
-        return (params, moments, average, adversary), loss * jnp.sum(weight)
+        average = _update_average(average, params, state.epoch * sizes.num_steps + i, spec)
+        return (params, opt_state, average, adversary), loss * jnp.sum(weight)
 
-    carry = (state.params, state.moments, state.average, state.adversary)
-    epoch = (jnp.arange(sized.steps), *batches.shuffled(shuffle_key, sized), others)
-    carry, losses = lax.scan(step, carry, epoch)
-    state = state._replace(**dict(zip(("params", "moments", "average", "adversary"), carry, strict=True)))
-    return state, jnp.sum(losses) / sized.pairs
+    has_adversary = spec.defense.adversary is not None
+    reference_rows = batches.shuffle_reference(reference_key, inputs.reference, sizes) if has_adversary else None
+    xs = (jnp.arange(sizes.num_steps), *batches.shuffle_pairs(shuffle_key, sizes), reference_rows)
+    carry, losses = lax.scan(step, (state.params, state.opt_state, state.average, state.adversary), xs)
+    state = state._replace(**dict(zip(("params", "opt_state", "average", "adversary"), carry, strict=True)))
+    return state, jnp.sum(losses) / sizes.num_pairs
+
+
+def _loss(params: Params, key: jax.Array, batch: _Batch, adversary: Any, state: TrainState, inputs: MemberInputs,
+          spec: TrainSpec) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Returns (the loss to differentiate, the loss to report), both means over the batch, penalty included.
+
+    The reported loss has no adversary term. That term rises while the adversary learns, and would stop training early.
+    """
+    logits = _model(spec, inputs).apply(params, batch.x, key)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
+    mean = jnp.sum(batch.weight * losses) / jnp.sum(batch.weight)
+    penalty = spec.defense.penalty
+    mean = mean if penalty is None else mean + penalty(inputs.strength, params)
+    if adversary is None:
+        return mean, mean
+    extra = _adversary_loss(state, inputs, adversary, logits, batch.y, spec)
+    return mean + jnp.sum(batch.weight * extra) / jnp.sum(batch.weight), mean
 
 
 def _model(spec: TrainSpec, inputs: MemberInputs) -> Model:
-    """The model whose loss is taken."""
+    """Returns the model whose loss is computed, with the defense's change to it."""
     return spec.model if spec.defense.model is None else spec.defense.model(inputs.strength, spec.model)
 
 
 def _adversary_loss(state: TrainState, inputs: MemberInputs, adversary: Any, logits, y, spec: TrainSpec) -> jax.Array:
-    """What the adversary adds to the losses [B] of members."""
+    """Returns the adversary's terms [B] of the members' losses, 0 during its warm-up."""
     losses = spec.defense.adversary.loss(inputs.strength, adversary, logits, y)
     return jnp.where(state.epoch < spec.defense.adversary.warm_up, 0.0, losses)
 
 
-def _update_adversary(state: TrainState, adversary: Any, params: Params, members, reference, spec: TrainSpec) -> Any:
-    """The adversary after its step; `members` and `reference` are (x, y, weight)."""
-    logits = [(spec.model.apply(params, x), y, weight) for x, y, weight in (members, reference)]
-    new, waits = spec.defense.adversary.update(adversary, *logits), state.epoch < spec.defense.adversary.warm_up
-    return jax.tree.map(lambda old, new: jnp.where(waits, old, new), adversary, new)
+def _update_adversary(state: TrainState, adversary: Any, params: Params, members: _Batch, reference: _Batch,
+                      spec: TrainSpec) -> Any:  # fmt: skip
+    """Returns the adversary after one step, or unchanged during its warm-up."""
+    outputs = [(spec.model.apply(params, batch.x), batch.y, batch.weight) for batch in (members, reference)]
+    new = spec.defense.adversary.update(adversary, *outputs)
+    warming_up = state.epoch < spec.defense.adversary.warm_up
+    return jax.tree.map(lambda old, new: jnp.where(warming_up, old, new), adversary, new)
 
 
 def _private_steps(
     state: TrainState, inputs: MemberInputs, x_pool, y_pool, spec: TrainSpec
 ) -> tuple[TrainState, jax.Array]:
-    """The same by the defense's mechanism: a Poisson sample a step, clipped, summed, with noise."""
-    defense, mechanism = spec.defense, spec.defense.mechanism(inputs.strength)
+    """Returns what `_plain_steps` does, with gradients by the defense's mechanism: sampled, clipped, summed, noisy."""
+    penalty, mechanism = spec.defense.penalty, spec.defense.mechanism(inputs.strength)
     optimizer, model = _optimizer(spec, len(inputs.rows), x_pool), _model(spec, inputs)
-    step_key, steps = jax.random.fold_in(state.key, state.epoch), epoch_sizes(spec, len(inputs.rows), x_pool).steps
-    sum_of = per_example.clipped_sum_for(spec.model, state.params, x_pool[:1])
+    num_steps = epoch_sizes(spec, len(inputs.rows), x_pool).num_steps
+    step_key = jax.random.fold_in(state.key, state.epoch)
+    clipped_sum = per_example.choose_clipped_sum(spec.model, state.params, x_pool[:1])
 
     def step(carry, i):
-        params, moments, average, dropped = carry
+        params, opt_state, average, dropped = carry
         key, model_key = jax.random.split(jax.random.fold_in(step_key, i))
 
-        def losses_of(params, batch):
+        def losses_fn(params, batch):
             logits = model.apply(params, batch[0], model_key)
             return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
 
-        def summed(batch, weight, clip):
-            return sum_of(losses_of, params, batch, weight, clip)
-
-        def batch_of(indices):
+        def gather(indices):
             rows = inputs.rows[indices]
             return x_pool[rows], y_pool[rows]
 
-        grads, clipped = privacy.gradient(key, summed, batch_of, mechanism)
-        if defense.penalty is not None:  # of the parameters alone, which are public: it costs no privacy
-            more = jax.grad(lambda params: defense.penalty(inputs.strength, params))(params)
-            grads = jax.tree.map(jnp.add, grads, more)
-        updates, moments = optimizer.update(grads, moments, params)
+        sum_fn = functools.partial(clipped_sum, losses_fn, params)
+        grads, clipped = privacy.private_gradient(key, sum_fn, gather, mechanism)
+        if penalty is not None:  # a function of the parameters alone, so it costs no privacy
+            penalty_grads = jax.grad(lambda params: penalty(inputs.strength, params))(params)
+            grads = jax.tree.map(jnp.add, grads, penalty_grads)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         diverged = ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
         loss = jnp.where(jnp.isfinite(clipped.loss), clipped.loss, 0).sum() / mechanism.expected
-        loss = jnp.where(diverged, jnp.nan, loss)  # else every example would be dropped, unseen
-        average = _update_average(average, params, state.epoch * steps + i, spec)
-        return (params, moments, average, dropped + clipped.dropped), loss
+        loss = jnp.where(diverged, jnp.nan, loss)  # report divergence, which would silently drop every example
+        average = _update_average(average, params, state.epoch * num_steps + i, spec)
+        return (params, opt_state, average, dropped + clipped.dropped), loss
 
-    carry = (state.params, state.moments, state.average, state.dropped)
-    (params, moments, average, dropped), losses = lax.scan(step, carry, jnp.arange(steps))
-    return state._replace(params=params, moments=moments, average=average, dropped=dropped), jnp.mean(losses)
+    carry = (state.params, state.opt_state, state.average, state.dropped)
+    carry, losses = lax.scan(step, carry, jnp.arange(num_steps))
+    state = state._replace(**dict(zip(("params", "opt_state", "average", "dropped"), carry, strict=True)))
+    return state, jnp.mean(losses)
 
 
 def _update_average(average: Params | None, params: Params, step: jax.Array, spec: TrainSpec) -> Params | None:
-    """The running mean after this many steps. Its decay grows to the recipe's, so that a short training does not end
-    in the weights it began with."""
+    """Returns the running mean of the parameters after this step.
+
+    The decay grows up to the recipe's, so that a short training does not return its initial weights.
+    """
     if average is None:
         return None
     decay = jnp.minimum(spec.recipe.average, (1 + step) / (10 + step))
@@ -230,7 +243,7 @@ def _update_average(average: Params | None, params: Params, step: jax.Array, spe
 
 
 def _check_stop(state: TrainState, loss: jax.Array, recipe: Recipe) -> TrainState:
-    """The state after an epoch of this mean loss: Keras' EarlyStopping, and the limit on epochs."""
+    """Returns the state after an epoch with this mean loss, by Keras' EarlyStopping and the limit on epochs."""
     improved = loss < state.best - recipe.min_delta
     waited = jnp.where(improved, 0, state.waited + 1)
     epoch = state.epoch + 1
@@ -247,15 +260,15 @@ def _check_stop(state: TrainState, loss: jax.Array, recipe: Recipe) -> TrainStat
 def run_block(
     state: TrainState, inputs: MemberInputs, x_pool: jax.Array, y_pool: jax.Array, spec: TrainSpec
 ) -> TrainState:
-    """The state some epochs later, or at the epoch in which the member stopped."""
-    fitting = _BLOCK_PAIRS // epoch_sizes(spec, len(inputs.rows), x_pool).pairs
+    """Returns the state after the epochs of a block, or after the epoch in which the member stopped."""
+    num_epochs = max(1, _BLOCK_PAIRS // epoch_sizes(spec, len(inputs.rows), x_pool).num_pairs)
 
-    def one(state, _):
+    def epoch_or_nothing(state, _):
         run = functools.partial(run_epoch, spec=spec)
-        # Under vmap the cond becomes a choice between both results, so a stopped member is frozen either way.
+        # Under vmap the cond computes both branches and selects one, so a stopped member stays unchanged.
         return lax.cond(state.running, run, _unchanged, state, inputs, x_pool, y_pool), None
 
-    return lax.scan(one, state, length=min(max(1, fitting), _BLOCK_EPOCHS, spec.recipe.max_epochs))[0]
+    return lax.scan(epoch_or_nothing, state, length=min(num_epochs, _BLOCK_EPOCHS, spec.recipe.max_epochs))[0]
 
 
 def _unchanged(state: TrainState, *_) -> TrainState:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mi_jax import perturbations, testing
-from mi_jax.attacks import boundary
+from mi_jax.attacks import boundary, hopskipjump
 from mi_jax.attacks.boundary import boundary_distance
 from mi_jax.attacks.schedules import PAPER, Schedule, checkpoints, schedule, total_queries
 from mi_jax.querying import driver, oracle
@@ -157,7 +157,7 @@ def test_the_bill_is_what_the_schedule_says_and_a_counting_target_saw(plan):
     np.testing.assert_array_equal(answers.queries, [1, 1] + [1 + total_queries(plan)] * 7)
     assert seen["queries"] == answers.queries.sum() == sum(answers.phases.values())
     assert answers.phases["gradient"] == 7 * plan.iterations * plan.gradient
-    assert answers.phases["start"] == 7 * (plan.starts + plan.scouts)
+    assert answers.phases["start"] == 7 * (plan.starts + plan.ray_queries)
     searches = plan.points + plan.bisections
     assert answers.phases["step"] + answers.phases["bisection"] == 7 * (plan.bisections + plan.iterations * searches)
 
@@ -209,7 +209,7 @@ def images(P):
 
 def test_distances_are_the_same_to_the_bit_alone_in_batch_permuted_and_rechunked():
     x, y, rows = images(66)
-    (model, params), attack = network(), attack_of(boundary_distance(Schedule(3, 64, 5, 4, scouts=12)))
+    (model, params), attack = network(), attack_of(boundary_distance(Schedule(3, 64, 5, 4, ray_queries=12)))
     target = oracle.model_oracle(model, params, 3)
     together = driver.query(target, attack, KEY, x, y, rows, points_at_once=64).features
     assert len(np.unique(together[:, 0, -1])) == 66
@@ -225,7 +225,7 @@ def test_distances_are_the_same_to_the_bit_alone_in_batch_permuted_and_rechunked
 
 def test_distances_do_not_change_when_logits_are_scaled():
     x, y, rows = images(8)
-    attack = attack_of(boundary_distance(Schedule(3, 64, 5, 4, scouts=12)))
+    attack = attack_of(boundary_distance(Schedule(3, 64, 5, 4, ray_queries=12)))
     ours, scaled = (
         driver.query(oracle.model_oracle(*network(scale), 3), attack, KEY, x, y, rows, points_at_once=64).features
         for scale in (1.0, 4.0)
@@ -256,12 +256,27 @@ def test_programs_compiled_grow_neither_with_points_nor_with_models_nor_with_ite
 
 def test_questions_about_the_normal_are_offsets_of_equal_length_orthogonal_to_the_line():
     x = np.random.default_rng(0).uniform(0.3, 0.7, 192).astype(np.float32)
-    state = boundary._begin(2, (), KEY, jnp.asarray(x), jnp.int32(0))
+    state = hopskipjump.init(2, (), KEY, jnp.asarray(x), jnp.int32(0))
     best = x + np.random.default_rng(1).normal(size=192).astype(np.float32) * 0.02
     state = state._replace(best=jnp.asarray(best), distance=jnp.float32(np.linalg.norm(best - x)))
-    state = boundary._begin_iteration(state)
-    offsets = np.asarray(boundary._ask_gradient(25, None, state), float) - best
-    radius = boundary.RADIUS * float(state.distance)
+    state = hopskipjump.begin_iteration(state)
+    offsets = np.asarray(hopskipjump.ask_gradient(25, None, state), float) - best
+    radius = hopskipjump.RADIUS * float(state.distance)
     assert np.abs(offsets @ (best - x)).max() < 1e-4 * radius * np.linalg.norm(best - x)
     gram = offsets @ offsets.T / radius**2
     assert np.abs(gram - np.eye(25)).max() < 0.2 and np.allclose(np.diag(gram), 1, atol=0.2)  # the line's part is gone
+
+
+def test_the_distance_is_that_of_the_nearest_of_all_flips_and_not_of_the_last():
+    """A target that flips the starting points, then the first point on a ray, which is farther away, and no other."""
+    calls = []
+
+    def flips_twice(z):
+        calls.append(np.array(z, float))
+        return np.full(len(z), int(len(calls) in (2, 3)))  # the first call is about x itself
+
+    x = np.full((1, 8), 0.5, np.float32)
+    course, _ = distances(flips_twice, Schedule(2, 8, 3, 4, 0, "grid", 12), x, np.zeros(1, np.int32), points_at_once=1)
+    starts, (first_on_ray,) = (np.linalg.norm(z - x, axis=1) for z in calls[1:3])
+    assert len(starts) == 4 and starts.min() < first_on_ray
+    np.testing.assert_allclose(course, starts.min(), rtol=1e-5)

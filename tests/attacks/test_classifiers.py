@@ -80,3 +80,21 @@ def test_logistic_regression_is_held_out_and_survives_one_side_only():
     assert abs(metrics.auc(fitted.held_out, is_member) - 0.5) < 3.5 * np.sqrt(121 / (12 * 60 * 60))  # null deviation
     lone = classifiers.logistic(KEY, bits, np.zeros(120, int), np.ones(120, bool))
     assert (lone.held_out == 0).all() and (lone.score(bits, np.zeros(120, int)) == 0).all()
+
+
+def test_the_learning_rate_is_that_of_the_smallest_loss_on_held_out_rows(monkeypatch):
+    """Of labels drawn at random the highest rate learns its own rows best, and the lowest does least harm elsewhere."""
+    rng = np.random.default_rng(0)
+    features, is_member = rng.normal(size=(120, 60, 1)).astype(np.float32), np.arange(120) % 2 == 0
+    fit = classifiers.network((64,), per_class=False)
+    chosen = fit(KEY, features, np.zeros(120, int), is_member).held_out
+    monkeypatch.setattr(classifiers, "LEARNING_RATES", (min(classifiers.LEARNING_RATES),))
+    np.testing.assert_allclose(chosen, fit(KEY, features, np.zeros(120, int), is_member).held_out, atol=1e-5)
+
+
+def test_the_penalty_of_logistic_regression_is_that_of_the_smallest_loss_on_held_out_rows(monkeypatch):
+    rng = np.random.default_rng(0)
+    bits, is_member = (rng.random((120, 100, 1)) < 0.5).astype(np.float32), np.arange(120) % 2 == 0
+    chosen = classifiers.logistic(KEY, bits, np.zeros(120, int), is_member).held_out
+    monkeypatch.setattr(classifiers, "PENALTIES", (min(classifiers.PENALTIES),))
+    np.testing.assert_allclose(chosen, classifiers.logistic(KEY, bits, np.zeros(120, int), is_member).held_out)

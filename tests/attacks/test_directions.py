@@ -11,7 +11,7 @@ from mi_jax.attacks import directions
 
 @pytest.mark.parametrize("d", [1, 2, 30, 64, 192, 446, 3072])
 def test_directions_are_the_orthonormal_rows_that_the_transform_sums(d):
-    m, p = directions.basis(d)
+    m, p = directions.basis_shape(d)
     assert m * p >= d and m % 2 == 1 and m * p <= max(1.1 * d, d + 1)
     if m * p > 512:
         return

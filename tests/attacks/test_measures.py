@@ -148,3 +148,12 @@ def test_label_bits_ask_the_same_changes_of_every_example_and_read_them_in_order
 def test_label_bits_refuse_a_budget_of_nothing():
     with pytest.raises(ValueError, match="budget=0: expected at least 1 query"):
         measures.label_bits(perturbations.only_itself, 0)
+
+
+@pytest.mark.parametrize("name", ["noise", "boundary", "rays"])
+def test_the_score_of_an_attack_with_a_budget_is_what_it_measured_at_the_end(name):
+    attack = attacks.build(name, attacks.AttackContext((6,), 2, None, budget=60))[0]
+    features = np.random.default_rng(0).random((10, 1, 4))
+    fitted = attack.fit(jax.random.key(0), features, np.zeros(10, int), np.arange(10) < 5)
+    np.testing.assert_array_equal(fitted.held_out, features[:, 0, 3])
+    np.testing.assert_array_equal(fitted.score(features, np.zeros(10, int)), features[:, 0, 3])

@@ -7,7 +7,7 @@ import pytest
 
 from mi_jax import perturbations, testing
 from mi_jax.attacks import boundary
-from mi_jax.attacks.rays import rays
+from mi_jax.attacks.rays import ray_distance
 from mi_jax.querying import driver, oracle
 from mi_jax.types import Attack, Model
 
@@ -29,7 +29,7 @@ def points(P):
 
 def test_rays_come_near_the_truth_from_above_and_the_nearer_the_more_is_asked():
     x, y = points(30)
-    course = ask(rays(300), testing.linear_oracle(W, B), x, y).features[:, 0]
+    course = ask(ray_distance(300), testing.linear_oracle(W, B), x, y).features[:, 0]
     ratio = course / (np.abs(x @ W + B) / np.linalg.norm(W))[:, None]
     assert ratio.min() > 1 - 1e-5 and (np.diff(course, axis=1) <= 0).all()
     medians = np.median(ratio, axis=0)
@@ -41,7 +41,7 @@ def test_rays_come_near_the_truth_from_above_and_the_nearer_the_more_is_asked():
 
 def test_a_longer_run_begins_with_the_shorter_one():
     x, y = points(5)
-    long, short = (ask(rays(queries), testing.linear_oracle(W, B), x, y).features for queries in (60, 25))
+    long, short = (ask(ray_distance(queries), testing.linear_oracle(W, B), x, y).features for queries in (60, 25))
     np.testing.assert_array_equal(long[..., :25], short)
 
 
@@ -52,7 +52,7 @@ def test_the_distance_read_is_that_of_a_point_asked_about_and_labelled_otherwise
         asked.append(np.array(z))
         return target(z)
 
-    course = ask(rays(50), spy, x, y).features[0, 0]
+    course = ask(ray_distance(50), spy, x, y).features[0, 0]
     z = np.concatenate(asked)
     assert len(z) == 51 and z.min() >= 0 and z.max() <= 1
     flipped = np.linalg.norm(z.astype(float) - x[0], axis=1)[target(z) != y[0]]
@@ -63,11 +63,11 @@ def test_the_bill_the_misclassified_and_the_never_flipped():
     x, y = points(9)
     counted, seen = testing.count_queries(testing.linear_oracle(W, B))
     wrong = np.arange(9) < 2
-    answers = ask(rays(20), counted, x, np.where(wrong, 1 - y, y), points_at_once=4)
+    answers = ask(ray_distance(20), counted, x, np.where(wrong, 1 - y, y), points_at_once=4)
     np.testing.assert_array_equal(answers.queries, np.where(wrong, 1, 21))
     assert seen["queries"] == answers.queries.sum() == sum(answers.phases.values())
     assert (answers.features[wrong] == 0).all() and answers.phases["rays"] == 140
-    constant = ask(rays(20), testing.constant_oracle(0), x, np.zeros(9, np.int32))
+    constant = ask(ray_distance(20), testing.constant_oracle(0), x, np.zeros(9, np.int32))
     assert boundary.never_flipped(constant.features, x).all()
     assert not boundary.never_flipped(answers.features[~wrong], x[~wrong]).any()
 
@@ -76,16 +76,16 @@ def test_distances_are_the_same_to_the_bit_alone_permuted_and_rechunked():
     x, y = points(66)
     w = jnp.asarray(W, jnp.float32)
     model = Model(None, lambda w, x, key=None: jnp.stack([jnp.zeros(len(x)), (x * w).sum(1) + np.float32(B)], 1))
-    target, measure = oracle.model_oracle(model, w, 2), rays(40)
+    target, measure = oracle.model_oracle(model, w, 2), ray_distance(40)
     together = ask(measure, target, x, y).features
     for chunk in (7, 64):
         np.testing.assert_array_equal(ask(measure, target, x, y, points_at_once=chunk).features, together)
     alone = ask(measure, target, x[:1], y[:1], points_at_once=1).features
     np.testing.assert_array_equal(alone[0], together[0])
-    assert rays(40) is measure
+    assert ray_distance(40) is measure
 
 
 def test_rays_that_ask_nothing_are_refused():
     for wrong in ((0, 3), (5, 0)):
         with pytest.raises(ValueError, match="expected at least 1 query and 1 bisection"):
-            rays(*wrong)
+            ray_distance(*wrong)

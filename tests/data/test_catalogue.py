@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from mi_jax import data
-from mi_jax.data.sources import synthetic
+from mi_jax.data.sources import prepare, synthetic
 from mi_jax.types import Dataset
+from tests.programs import run_program
 
 PLACES = 446
 
@@ -281,11 +282,11 @@ def test_a_synthetic_table_says_so_and_is_the_same_at_every_call(name, features)
 
 
 def test_synthetic_rows_are_prototypes_with_as_many_bits_flipped_as_stated():
-    kind = synthetic.Kind("a test", 600, 100, density=0.3, apart=0.1, flips=0.0)
-    x, y = synthetic.draw(kind, 3000)
+    shape = synthetic.SyntheticTable("a test", 600, 100, p_one=0.3, p_class_flip=0.1, p_row_flip=0.0)
+    x, y = synthetic.generate(shape, 3000)
     prototypes = np.array([x[y == label][0] for label in range(100)])
     np.testing.assert_array_equal(x, prototypes[y])  # without flips a class has one row
-    noisy, same = synthetic.draw(kind._replace(flips=0.2), 3000)
+    noisy, same = synthetic.generate(shape._replace(p_row_flip=0.2), 3000)
     np.testing.assert_array_equal(same, y)
     # 1.8 million bits: the share of flips lies within 5 standard deviations of sqrt(.2 * .8 / 1.8e6) = 3e-4
     assert abs((noisy != prototypes[y]).mean() - 0.2) < 0.0015
@@ -293,12 +294,12 @@ def test_synthetic_rows_are_prototypes_with_as_many_bits_flipped_as_stated():
     # 60,000 flips, the mean is within 5 * .0012 of it
     differ = (prototypes[:, None] != prototypes[None]).mean(axis=2)[np.triu_indices(100, 1)]
     assert abs(differ.mean() - 0.18) < 0.006
-    assert not np.array_equal(synthetic.draw(kind, 50, seed=1)[0], x[:50])
+    assert not np.array_equal(synthetic.generate(shape, 50, seed=1)[0], x[:50])
 
 
 def test_the_default_of_a_synthetic_table_fills_four_sets_of_the_papers_size():
-    assert synthetic.parse("purchase") == (synthetic.KINDS["purchase"], 40_000)
-    assert synthetic.parse("texas:100") == (synthetic.KINDS["texas"], 100)
+    assert synthetic.parse_spec("purchase") == (synthetic.TABLES["purchase"], 40_000)
+    assert synthetic.parse_spec("texas:100") == (synthetic.TABLES["texas"], 100)
 
 
 @pytest.mark.parametrize(
@@ -466,7 +467,7 @@ def test_the_second_load_reads_the_cache_and_the_original_folder_stays_as_it_was
     digest = hashlib.sha256(content).hexdigest()
     assert [entry.name for entry in cache.iterdir()] == [f"location30-{digest[:16]}.npz"]
     assert os.listdir(folder) == ["bangkok"]
-    monkeypatch.setattr(data.catalogue, "write", None)  # cannot be called
+    monkeypatch.setattr(prepare, "write_entry", None)  # cannot be called
     second = data.load("location30", folder)
     np.testing.assert_array_equal(second.x, first.x)
     np.testing.assert_array_equal(second.y, first.y)
@@ -511,9 +512,9 @@ def test_a_cache_folder_that_cannot_be_made_is_named(place, tmp_path, monkeypatc
 
 def test_the_cache_folder_is_mi_jax_cache_or_below_the_home_folder(monkeypatch):
     monkeypatch.setenv("MI_JAX_CACHE", "~/elsewhere")
-    assert data.catalogue.cache_folder() == Path.home() / "elsewhere"
+    assert prepare.cache_folder() == Path.home() / "elsewhere"
     monkeypatch.delenv("MI_JAX_CACHE")
-    assert data.catalogue.cache_folder() == Path.home() / ".cache" / "mi_jax"
+    assert prepare.cache_folder() == Path.home() / ".cache" / "mi_jax"
 
 
 # ---- the real original ----
@@ -564,7 +565,7 @@ def test_digits_do_not_wait_for_tensorflow_datasets():
 
 def test_the_command_prints_the_card(place):
     folder = place(bangkok=text(lines()))
-    done = run("-m", "mi_jax.data", "location30", f"--data_dir={folder}")
+    done = run_program("mi_jax.data", "location30", f"--data_dir={folder}")
     assert done.returncode == 0, done.stderr
     assert done.stdout == data.card(data.load("location30", folder)) + "\n"
     for fact in ("40 rows of [446]", "30, 1 to 2 rows each", "0 to 1", "446 of 446 columns", "bangkok"):
@@ -576,6 +577,6 @@ def test_the_command_prints_the_card(place):
     [(["digit"], "unknown dataset 'digit'"), (["npz:nowhere.npz"], "nowhere.npz"), (["location30"], "MI_JAX_DATA")],
 )
 def test_the_command_refuses_in_one_line_and_with_a_non_zero_exit(arguments, named):
-    done = run("-m", "mi_jax.data", *arguments, MI_JAX_DATA="")
+    done = run_program("mi_jax.data", *arguments, MI_JAX_DATA="")
     assert done.returncode != 0 and done.stdout == ""
     assert named in done.stderr and done.stderr.count("\n") == 1

@@ -8,6 +8,7 @@ import pytest
 from experiments.paper import figS11_outliers
 from mi_jax import study
 from mi_jax.data import outliers
+from mi_jax.evaluation import precision
 from mi_jax.study.config import Config
 
 
@@ -47,7 +48,7 @@ def test_impossible_settings_are_refused(options, named):
 def test_membership_does_not_choose_among_points_that_are_equally_alone():
     prepared = study.prepare(Config(n_train=60, num_targets=1, num_shadows=1))
     alike = prepared._replace(params=jax.tree.map(jnp.zeros_like, prepared.params))  # as a strong penalty leaves them
-    points, delta = figS11_outliers.alone(alike, alike.split.trials[0], 0, 0.2, 3)
+    points, delta = figS11_outliers.find_outliers(alike, alike.split.trials[0][1], 0, 0.2, 3)
     np.testing.assert_array_equal(points.is_member, np.isin(points.rows, alike.split.members[0]))
     assert len(points.rows) == 24 and 4 <= points.is_member.sum() <= 20 and delta == pytest.approx(1)
 
@@ -57,7 +58,7 @@ def trial(outliers_called: int, everybody_called: int = 60) -> dict:
 
     def side(called, members, wrong, nonmembers):
         counts = {"called_members": called, "members": members, "called_nonmembers": wrong, "nonmembers": nonmembers}
-        return counts | {"precision": figS11_outliers.precision(counts)}
+        return counts | {"precision": precision.precision(counts)}
 
     return {"outliers": side(outliers_called, 10, 10, 30), "everybody": side(everybody_called, 100, 30, 100)}
 
@@ -65,31 +66,31 @@ def trial(outliers_called: int, everybody_called: int = 60) -> dict:
 def test_as_many_members_among_outliers_as_chance_gave_are_no_improvement():
     """6 of 10 members and 10 of 30 non-members are called, a share of 6 in 16, but rates as 2 to 1 as of everybody
     (6 to 3): only the share of members is another."""
-    found = figS11_outliers.compared([trial(6), trial(6)])
+    found = precision.compare([trial(6), trial(6)], "outliers")
     assert found["outliers"]["mean"] == pytest.approx(0.6 / (0.6 + 1 / 3))
-    same = figS11_outliers.compared([trial(6)])["over_points"]
+    same = precision.compare([trial(6)], "outliers")["over_points"]
     assert same["everybody"]["mean"] == pytest.approx(2 / 3)
     assert same["improvement"]["low"] < 0 < same["improvement"]["high"] and abs(same["improvement"]["mean"]) < 0.03
 
 
 def test_trials_stand_together_and_a_silent_one_leaves_nothing():
-    one, two = figS11_outliers.compared([trial(8)]), figS11_outliers.compared([trial(8), trial(8)])
+    one, two = precision.compare([trial(8)], "outliers"), precision.compare([trial(8), trial(8)], "outliers")
     assert one["improvement"]["low"] is None and one["improvement"]["mean"] == two["improvement"]["mean"]
     narrow, wide = (found["over_points"]["improvement"] for found in (two, one))
     assert narrow["mean"] == pytest.approx(wide["mean"])
     assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
     silent = trial(8) | {"outliers": {"precision": None}}
-    assert set(figS11_outliers.compared([trial(8), silent]).values()) == {None}
+    assert set(precision.compare([trial(8), silent], "outliers").values()) == {None}
 
 
 def test_the_figure_has_the_papers_points_and_says_where_nobody_is_called():
     found = trial(8) | {"outliers_at_threshold_of_everybody": trial(6)["outliers"]}
-    entry = figS11_outliers.compared([found]) | {"models": {"test_accuracy": {"mean": 0.5}}, "trials": [found]}
+    entry = precision.compare([found], "outliers") | {"models": {"test_accuracy": {"mean": 0.5}}, "trials": [found]}
     silent = entry | dict.fromkeys(("improvement", "over_points"))
     record = {"config": {"dataset": "cifar10", "n_train": 2500},
-              "defenses": dict.fromkeys(figS11_outliers.WRITTEN, entry) | {"l2:3": silent}}  # fmt: skip
+              "defenses": dict.fromkeys(figS11_outliers.DEFENSES, entry) | {"l2:3": silent}}  # fmt: skip
     (axes,) = figS11_outliers.draw(record).axes
-    assert [text.get_text() for text in axes.texts] == ["nobody called"]
+    assert [text.get_text() for text in axes.texts] == ["no point called"]
     assert len(axes.patches) == 4
     shown = [text.get_text() for text in axes.get_legend().get_texts()]
     assert shown == ["at the threshold of outliers", "at that of everybody", "the paper's"]

@@ -13,13 +13,11 @@ import pytest
 from mi_jax import data
 from mi_jax.data.sources import (
     adult,
-    cache,
     cifar,
     cifar10,
     cifar100,
-    fetch,
     mnist,
-    originals,
+    prepare,
     purchase100,
     raw,
     texas100,
@@ -108,7 +106,7 @@ def test_mnist_is_the_training_rows_and_then_the_test_rows_packed_or_not(put, an
 
 
 def test_a_file_of_mnist_with_another_md5_is_refused(put):
-    message = reading(mnist.read_rows, put(digit_files()), *mnist.PACKED)
+    message = reading(mnist.read_rows, put(digit_files()), *mnist.COMPRESSED)
     assert "train-images-idx3-ubyte.gz: md5 " in message and "expected f68b3c2dcbeaaa9fbdd348bbdeb94873" in message
 
 
@@ -138,9 +136,9 @@ def test_images_that_are_no_idx_of_this_shape_are_refused(put, any_md5, content,
 def test_a_truncated_gzip_and_a_label_beyond_nine_are_refused(put, any_md5):
     files = digit_files()
     folder = put(files | {"t10k-images-idx3-ubyte.gz": files["t10k-images-idx3-ubyte.gz"][:-30]})
-    assert "t10k-images-idx3-ubyte.gz: damaged or truncated" in reading(mnist.read_rows, folder, *mnist.PACKED)
+    assert "t10k-images-idx3-ubyte.gz: damaged or truncated" in reading(mnist.read_rows, folder, *mnist.COMPRESSED)
     folder = put(digit_files(t10k_labels=np.array([7, 10], np.uint8)))
-    assert "row 1: label 10, expected 0..9" in reading(mnist.read_rows, folder, *mnist.PACKED)
+    assert "row 1: label 10, expected 0..9" in reading(mnist.read_rows, folder, *mnist.COMPRESSED)
 
 
 # ---- CIFAR ----
@@ -198,7 +196,7 @@ def test_the_pickle_of_these_tests_is_one_that_pickle_itself_reads():
         ({"labels": 3}, "a list of 3 labels"),
         ({"labels": None}, "a dictionary with data and labels"),
         ({"data": None}, "a dictionary with data and labels"),
-        ({"data": [0, 1, 2]}, "data is no array"),
+        ({"data": [0, 1, 2]}, "data is not an array"),
         ({"data": np.zeros((3, 3071), np.uint8)}, "uint8 [n, 3072]"),
         ({"data": np.zeros((0, 3072), np.uint8)}, "uint8 [n, 3072]"),
         ({"data": np.zeros(3 * 3072, np.uint8)}, "uint8 [n, 3072]"),
@@ -244,7 +242,7 @@ def test_a_pickle_that_asks_for_a_function_is_refused_unrun(tmp_path, function):
     target = str(tmp_path / "ran").encode()
     content = b"\x80\x02c" + function.encode() + b"\nX" + struct.pack("<I", len(target)) + target + b"\x85R."
     message = refusal(cifar.parse_batch, content, b"labels", 10)
-    assert "it asks for" in message and not (tmp_path / "ran").exists()
+    assert "it refers to" in message and not (tmp_path / "ran").exists()
 
 
 TEN = {name: batch(seed, rows=seed + 1) for seed, name in enumerate(cifar10.BATCHES)}
@@ -466,7 +464,7 @@ def test_two_originals_that_agree_are_read_and_two_that_disagree_are_refused(put
     ],
 )
 def test_every_file_of_two_originals_is_compared(put, any_md5, name, packed, plain, named):
-    first, second = (alternative for alternative in originals.ORIGINALS[name].alternatives)
+    first, second = (alternative for alternative in data.ORIGINALS[name].alternatives)
     folder = put(packed | plain)
     raw.check_agreement(folder, first, second)
     (folder / named).write_bytes(plain[named] + b"\n")
@@ -474,10 +472,10 @@ def test_every_file_of_two_originals_is_compared(put, any_md5, name, packed, pla
     assert f"{named} " in message.replace(".gz", "") and "disagree" in message
 
 
-@pytest.mark.parametrize("name", sorted(originals.ORIGINALS))
+@pytest.mark.parametrize("name", sorted(data.ORIGINALS))
 def test_an_empty_data_folder_says_what_belongs_there_and_where_it_is_published(put, tmp_path, monkeypatch, name):
     monkeypatch.delenv("MI_JAX_DATA", raising=False)
-    original = originals.ORIGINALS[name]
+    original = data.ORIGINALS[name]
     put({})
     for folder in (tmp_path, tmp_path / "none", None):
         message = refusal(data.load, name, folder and str(folder))
@@ -495,7 +493,7 @@ def test_a_full_disk_leaves_nothing_in_the_cache(put, prepared, monkeypatch):
         Path(path).write_bytes(b"PK half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(cache.np, "savez", fail)
+    monkeypatch.setattr(prepare.np, "savez", fail)
     message = refusal(data.load, "purchase100", put({"dataset_purchase": csv(purchases())}))
     assert "No space left" in message and "MI_JAX_CACHE" in message
     assert list(prepared.iterdir()) == []
@@ -504,7 +502,7 @@ def test_a_full_disk_leaves_nothing_in_the_cache(put, prepared, monkeypatch):
 def test_download_fetches_what_is_lacking_and_nothing_else(put, tmp_path, monkeypatch):
     upstream = put(PLAIN)
     addresses = {file: (upstream / file).as_uri() for file in PLAIN}
-    monkeypatch.setitem(originals.ORIGINALS, "adult", adult.ORIGINAL._replace(urls=addresses))
+    monkeypatch.setitem(data.ORIGINALS, "adult", adult.ORIGINAL._replace(urls=addresses))
     folder = tmp_path / "new" / "adult"
     assert data.download("adult", str(folder)) == ["adult.data", "adult.test"]
     assert (folder / "adult.test").read_bytes() == TEST and len(data.load("adult", str(folder)).x) == 3
@@ -517,11 +515,11 @@ def test_download_fetches_what_is_lacking_and_nothing_else(put, tmp_path, monkey
 def test_a_download_that_fails_or_stops_short_leaves_nothing(put, tmp_path, monkeypatch):
     upstream = put({"adult.data": TRAIN})
     addresses = {file: (upstream / file).as_uri() for file in PLAIN}
-    monkeypatch.setitem(originals.ORIGINALS, "adult", adult.ORIGINAL._replace(urls=addresses))
+    monkeypatch.setitem(data.ORIGINALS, "adult", adult.ORIGINAL._replace(urls=addresses))
     message = refusal(data.download, "adult", str(tmp_path / "new"))
-    assert "adult.test: cannot be fetched from file:" in message
+    assert "adult.test: cannot be downloaded from file:" in message
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["adult.data"]
-    monkeypatch.setattr(fetch.shutil, "copyfileobj", lambda source, target: target.write(source.read(100)))
+    monkeypatch.setattr(prepare.shutil, "copyfileobj", lambda source, target: target.write(source.read(100)))
     message = refusal(data.download, "adult", str(tmp_path / "cut"))
     assert f"(100 bytes of {len(TRAIN)})" in message and list((tmp_path / "cut").iterdir()) == []
 
@@ -532,9 +530,9 @@ def test_a_download_needs_an_original_and_a_folder(monkeypatch):
     assert "MI_JAX_DATA" in refusal(data.download, "adult")
 
 
-@pytest.mark.parametrize("name", sorted(originals.ORIGINALS))
+@pytest.mark.parametrize("name", sorted(data.ORIGINALS))
 def test_the_addresses_are_those_of_one_alternative(name):
-    original = originals.ORIGINALS[name]
+    original = data.ORIGINALS[name]
     assert tuple(original.urls) in original.alternatives
     assert all(url.startswith("https://") and url.endswith(f"/{file}") for file, url in original.urls.items())
 
@@ -564,7 +562,7 @@ def original(data_root: Path, name: str) -> Path:
 
 
 def test_real_mnist_has_the_published_counts_and_mean(data_root):
-    x, y = table(mnist.read_rows, original(data_root, "mnist"), *mnist.PACKED)
+    x, y = table(mnist.read_rows, original(data_root, "mnist"), *mnist.COMPRESSED)
     assert x.shape == (70000, 28, 28, 1) and y[:5].tolist() == [5, 0, 4, 1, 9] and y[60000:60003].tolist() == [7, 2, 1]
     assert np.bincount(y[:60000]).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(y[60000:]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -575,8 +573,8 @@ def test_real_adult_is_what_scikit_learn_makes_of_it(data_root):
     from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 
     folder = original(data_root, "adult")
-    x, y = table(adult.read_rows, folder, *adult.PACKED)
-    text = b"".join(gzip.decompress((folder / file).read_bytes()) for file in adult.PACKED).decode()
+    x, y = table(adult.read_rows, folder, *adult.COMPRESSED)
+    text = b"".join(gzip.decompress((folder / file).read_bytes()) for file in adult.COMPRESSED).decode()
     fields = np.array([line.rstrip(".").split(", ") for line in text.splitlines() if line.count(",") == 14])
     assert x.shape == (48842, 107) and [y[:32561].sum(), y[32561:].sum()] == [7841, 3846]
     np.testing.assert_array_equal(y, fields[:, 14] == ">50K")
@@ -590,8 +588,8 @@ def test_real_adult_is_what_scikit_learn_makes_of_it(data_root):
 @pytest.mark.parametrize(("name", "shape"), [("mnist", (70000, 28, 28, 1)), ("adult", (48842, 107))])
 def test_real_originals_pass_through_the_cache_unchanged(data_root, prepared, name, shape):
     folder = original(data_root, name)
-    files = mnist.PACKED if name == "mnist" else adult.PACKED
-    x, y = table(originals.ORIGINALS[name].read_rows, folder, *files)
+    files = mnist.COMPRESSED if name == "mnist" else adult.COMPRESSED
+    x, y = table(data.ORIGINALS[name].read_rows, folder, *files)
     for _ in range(2):
         dataset = data.load(name, str(folder))
         assert dataset.x.shape == shape
@@ -608,7 +606,7 @@ def test_real_cifar_has_the_published_mean_and_rows_per_class(data_root, tmp_pat
     assert run(str(data_root / "restore.py"), str(tmp_path), name).returncode == 0
     module = {"cifar10": cifar10, "cifar100": cifar100}[name]
     x, y = table(module.read_rows, tmp_path, *module.BATCHES)
-    classes = originals.ORIGINALS[name].num_classes
+    classes = data.ORIGINALS[name].num_classes
     assert x.shape == (60000, 32, 32, 3) and x.dtype == np.uint8
     assert set(np.bincount(y[:50000])) == {50000 // classes} and set(np.bincount(y[50000:])) == {10000 // classes}
     published = {"cifar10": [0.49139968, 0.48215841, 0.44653091], "cifar100": [0.50707516, 0.48654887, 0.44091784]}

@@ -230,7 +230,7 @@ def test_all_weights_are_in_the_penalties_that_say_so():
 
 
 def test_dropout_zeroes_that_share_of_units_and_keeps_their_mean():
-    rate, slots = 0.3, architectures._dropping(jax.random.key(1), jnp.float32(0.3))
+    rate, slots = 0.3, architectures._make_drop(jax.random.key(1), jnp.float32(0.3))
     first, second = (np.asarray(slots(jnp.ones((200, 500)))) for _ in range(2))
     for seen in (first, second):
         zero = (seen == 0).mean()
@@ -371,7 +371,7 @@ def test_privacy_solves_the_noise_for_the_steps_that_are_trained():
     assert history.epochs[0] == defense.recipe(Recipe()).max_epochs
 
 
-@pytest.mark.parametrize("change, named", [({"patience": 20}, "patience=20"), ({"max_epochs": 7}, "steps=7 as trained"),
+@pytest.mark.parametrize("change, named", [({"patience": 20}, "patience=20"), ({"max_epochs": 7}, "steps=7 as in"),
                                            ({"batch_size": 10}, "expected=10")])  # fmt: skip
 def test_a_training_that_epsilon_was_not_computed_for_is_refused(change, named):
     digits, defense = data.load("digits"), defenses.build("dp_sgd:5", TASK)
@@ -437,7 +437,7 @@ def test_a_layer_that_nothing_but_noise_would_move_is_refused_under_privacy():
 
     digits, still = data.load("digits"), MLP._replace(apply=apply)
     defense, rows = defenses.build("dp_sgd:5", TASK), np.arange(50)[None]
-    told = "no example moves Dense_0/bias, Dense_0/kernel, expected such layers in `frozen`"
+    told = "Dense_0/bias, Dense_0/kernel without a gradient, expected such layers in `frozen`"
     with pytest.raises(ValueError, match=told):
         training.train_ensemble(jax.random.key(0), still, Recipe(), digits.x, digits.y, rows, defense=defense)
 
@@ -445,7 +445,7 @@ def test_a_layer_that_nothing_but_noise_would_move_is_refused_under_privacy():
 @pytest.mark.parametrize("name", ["mlp:1", "mlp:2,1", "cnn", "wide_resnet"])
 def test_layers_of_few_units_or_many_are_taken_for_what_examples_move(name):
     model = models.build(name, (32, 32, 3), 10)
-    checks.check_all_learn(model, (32, 32, 3), jax.random.key(0))
+    checks.check_layers_learn(model, (32, 32, 3), jax.random.key(0))
 
 
 def test_a_model_whose_rows_see_each_other_is_refused_under_privacy():
@@ -474,8 +474,11 @@ def masked_by_place(params, x, key=None):
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({"init": begun_silent, "apply": lambda params, x, key=None: MLP.apply(params, x - x.mean(0), key)}, "rows"),
-        ({"apply": masked_by_place}, "places"),
+        (
+            {"init": begun_silent, "apply": lambda params, x, key=None: MLP.apply(params, x - x.mean(0), key)},
+            "other rows",
+        ),
+        ({"apply": masked_by_place}, "positions"),
     ],
 )
 def test_a_model_that_hides_how_its_rows_see_each_other_is_refused_under_privacy(change, named):
@@ -491,7 +494,7 @@ def test_poisson_samples_of_rows_that_all_have_nan_leave_fresh_noise_alone():
     recipe = Recipe(5, 1.0, 4, patience=None, optimizer="sgd")
     defense, members = defenses.private_training(defenses.mechanism_for(20, recipe, clip=2, noise=3.0), recipe), 2
     plan = defenses.mechanism_for(20, recipe)
-    assert (privacy.rate(plan), plan.steps) == (0.25, 16)
+    assert (privacy.sampling_rate(plan), plan.steps) == (0.25, 16)
     rows = np.arange(40).reshape(members, 20)
     params, history = training.train_ensemble(jax.random.key(0), MLP, recipe, x, y, rows, defense=defense)
     for k in range(members):
@@ -609,7 +612,7 @@ def test_ldl_answers_a_question_alike_wherever_it_stands_and_fresh_noise_does_no
 def test_ldl_draws_anew_for_every_question_of_bits(columns):
     x = np.random.default_rng(0).integers(0, 2, (2000, columns))
     x = np.unique(np.concatenate([x, x ^ (np.arange(columns) == 3), x ^ np.isin(np.arange(columns), (2, 7))]), axis=0)
-    seen = np.asarray(outputs._digest(jnp.asarray(x, jnp.float32)))
+    seen = np.asarray(outputs._hash_examples(jnp.asarray(x, jnp.float32)))
     assert len(np.unique(seen)) >= len(x) - 3  # of 6,000 random numbers of 32 bits two may be the same
 
 
@@ -659,9 +662,9 @@ def test_two_defenses_are_both_there():
         ("l1:1+l2:1", "l1:1+l2:1: both set the field 'penalty'"),
         ("memguard+ldl:0.1", "both set the field 'output'"),
         ("dp_sgd:8+dp_adam:8", "both set the field 'recipe'"),
-        ("dp_sgd:8+augmentation:1", "every neighbour of a row would be clipped for itself"),
-        ("dp_sgd:8+dropout:0.5", "goes by its place among the others, and privacy takes rows one by one"),
-        ("adversarial:1+dp_adam:8", "the attack network compares rows, and privacy clips them one by one"),
+        ("dp_sgd:8+augmentation:1", "each neighbour of a row would be clipped separately"),
+        ("dp_sgd:8+dropout:0.5", "dropout draws by a row's position in the batch"),
+        ("adversarial:1+dp_adam:8", "the attack network compares rows, but private gradients"),
         ("adversarial:1+augmentation:1", "the attack network would recognise augmented images"),
         ("transfer_last+augmentation:1", "frozen layers see each row once"),
         ("transfer_last+dropout:0.5", "frozen layers see each row once"),
@@ -688,7 +691,7 @@ def test_strengths_outside_of_their_range_are_refused(text):
 
 @pytest.mark.parametrize("change, named", [
     ({"clip": 0.0}, "clip=0.0: expected more than 0"),
-    ({"delta": 0.1}, "delta=0.1: expected more than 0 and at most 1/50; at 1/n, the paper's,"),
+    ({"delta": 0.1}, "delta=0.1: expected more than 0 and at most 1/50; at 1/n, the paper's value,"),
     ({"delta": 0.0}, "delta=0.0"),
 ])  # fmt: skip
 def test_privacy_that_makes_no_sense_is_refused(change, named):
@@ -701,3 +704,13 @@ def test_an_epsilon_that_no_noise_reaches_is_refused():
         defenses.build("dp_sgd:0.0001", TASK)
     with pytest.raises(ValueError, match="target epsilon 0"):
         defenses.build("dp_sgd:0", TASK)
+
+
+def test_rows_that_fill_up_a_batch_do_not_weigh_on_the_adversary():
+    adversary, y = defenses.build("adversarial:1").adversary, jnp.array([0, 1, 2, 0])
+    state, weight = adversary.init(jax.random.key(0), 3), jnp.array([1.0, 1.0, 1.0, 0.0])
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    reference = (jnp.zeros((4, 3)), y, jnp.ones(4))
+    update = jax.jit(adversary.update)
+    one, other = (update(state, (x, y, weight), reference) for x in (logits, logits.at[3].set(9.0)))
+    jax.tree.map(np.testing.assert_array_equal, one, other)

@@ -50,10 +50,10 @@ def test_trials_count_alike_and_only_those_both_were_put_to():
 
 def test_hits_are_those_of_the_threshold_without_what_a_cap_left():
     record = {"attacks": {"noise": {"tuned": {"threshold": [0.5]}}}}
-    scores = {"attack/noise/scores": np.array([[0.9, 0.1, np.nan, np.inf, 0.6]]), "rows": np.arange(5)[None],
+    scores = {"attack/noise/scores": np.array([[0.5, 0.1, np.nan, np.inf, 0.6]]), "rows": np.arange(5)[None],
               "is_member": np.array([[True, True, True, False, False]])}  # fmt: skip
     found = paired.hits("noise", record, scores)
-    assert found.rows[0].tolist() == [0, 1, 3, 4] and found.right[0].tolist() == [True, False, False, False]
+    assert found.rows[0].tolist() == [0, 1, 3, 4] and found.correct[0].tolist() == [True, False, False, False]
 
 
 def test_every_two_attacks_are_compared_once_the_later_first():

@@ -21,7 +21,7 @@ def _close():
     plt.close("all")
 
 
-@pytest.mark.parametrize("draw", [plots.roc, plots.score_histograms])
+@pytest.mark.parametrize("draw", [plots.roc_curves, plots.score_histograms])
 @pytest.mark.parametrize("kind", ["plain", "tied", "one target", "one point a side", "many attacks"])
 def test_figures_draw(draw, kind):
     record, scores = synthetic(targets=1 if kind == "one target" else 3, n=1 if kind == "one point a side" else 20)
@@ -36,7 +36,7 @@ def test_figures_draw(draw, kind):
     assert image.std() > 0.01  # something is on it
 
 
-@pytest.mark.parametrize("draw", [plots.roc, plots.score_histograms])
+@pytest.mark.parametrize("draw", [plots.roc_curves, plots.score_histograms])
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 def test_unfinished_points_and_infinite_scores_are_drawn_around(draw, odd):
     """NaN: a cap left the point unfinished. +inf: no start could flip it, a member at every threshold."""
@@ -70,14 +70,14 @@ def test_histograms_count_every_point(constant, dtype):
 
 
 def test_png_returns_png_bytes_and_closes_the_figure():
-    figure = plots.roc(*synthetic())
+    figure = plots.roc_curves(*synthetic())
     image = plots.png(figure)
     assert image[:8] == b"\x89PNG\r\n\x1a\n"
     assert not plt.fignum_exists(figure.number)
 
 
 def test_the_same_record_gives_the_same_bytes():
-    assert plots.png(plots.roc(*synthetic())) == plots.png(plots.roc(*synthetic()))
+    assert plots.png(plots.roc_curves(*synthetic())) == plots.png(plots.roc_curves(*synthetic()))
 
 
 def test_a_png_as_a_url_holds_the_png():
@@ -93,7 +93,7 @@ def test_the_roc_steps_between_attainable_points_and_never_interpolates():
     record, scores = synthetic(targets=1, n=4)
     record["attacks"] = {"gap": record["attacks"]["gap"]}
     scores["attack/gap/scores"] = np.array([[3.0, 3.0, 1.0, 1.0, 2.0, 2.0, 0.0, 0.0]])
-    figure = plots.roc(record, scores)
+    figure = plots.roc_curves(record, scores)
     drawn = lines(figure)
     x, y = next(data for label, data in drawn.items() if label.startswith("gap"))
     np.testing.assert_array_equal(x, [0.25, 0.5, 0.75, 1.0])
@@ -107,18 +107,20 @@ def test_the_roc_averages_targets_at_the_same_false_positive_rate():
     record["attacks"] = {"gap": record["attacks"]["gap"]}
     # Target 1 separates, so its TPR is 1 everywhere; target 2 is reversed: 0 until both non-members are in.
     scores["attack/gap/scores"] = np.array([[2.0, 2.0, 1.0, 1.0], [1.0, 1.0, 2.0, 2.0]])
-    x, y = next(data for label, data in lines(plots.roc(record, scores)).items() if label.startswith("gap"))
+    x, y = next(data for label, data in lines(plots.roc_curves(record, scores)).items() if label.startswith("gap"))
     np.testing.assert_array_equal(x, [0.5, 1.0])
     np.testing.assert_array_equal(y, [0.5, 1.0])
 
 
 def test_the_chance_line_is_true_positives_equal_to_false_positives():
-    x, y = lines(plots.roc(*synthetic()))["chance"]
+    x, y = lines(plots.roc_curves(*synthetic()))["chance"]
     np.testing.assert_array_equal(x, y)
 
 
 def test_attacks_that_see_probabilities_are_dashed():
     record, scores = synthetic()
-    styles = {line.get_label().split(" (")[0]: line.get_linestyle() for line in plots.roc(record, scores).axes[0].lines}
+    styles = {
+        line.get_label().split(" (")[0]: line.get_linestyle() for line in plots.roc_curves(record, scores).axes[0].lines
+    }
     assert styles["gap"] == styles["noise"] == "-"
     assert styles["confidence threshold"] == "--"

@@ -145,7 +145,7 @@ def test_a_single_target_at_chance_is_not_said_to_leak():
     record, _ = synthetic(targets=1)
     for entry in record["attacks"].values():
         entry["balanced_accuracy"] = {"mean": 0.5, "low": None, "high": None, "values": [0.5]}
-    assert ") tells members from non-members" not in " ".join(report.findings(record))
+    assert ") distinguishes members from non-members" not in " ".join(report.findings(record))
 
 
 @pytest.mark.parametrize("low, reliable", [(0.49, False), (0.5, False), (0.51, True)])
@@ -155,7 +155,19 @@ def test_findings_call_an_attack_reliable_only_if_its_interval_is_above_chance(l
         entry["balanced_accuracy"] = {"mean": 0.6, "low": low, "high": 0.7, "values": [0.6] * 3}
     said = [sentence for sentence in report.findings(record) if sentence.startswith("From ")]
     assert len(said) == 2  # labels, probabilities
-    assert all(("does not reliably tell" in sentence) != reliable for sentence in said)
+    assert all(("does not reliably distinguish" in sentence) != reliable for sentence in said)
+
+
+def test_scores_too_coarse_for_one_per_cent_are_named_in_table_and_findings():
+    record, _ = synthetic()
+    for entry in record["attacks"].values():
+        entry["tpr_at_fpr"]["0.01"] = entry["achieved_fpr"]["0.01"] = metrics.summary([0.0] * 3)
+    assert report.table(record).split("\n")[3].endswith("  0 at FPR <= 1 % (scores too coarse)")
+    assert " ".join(report.findings(record)).count("many points share the highest one") == 2  # labels, probabilities
+    for entry in record["attacks"].values():
+        entry["tpr_at_fpr"]["0.01"] = metrics.summary([0.1, 0.0, 0.2])
+    assert "too coarse" not in report.table(record) and report.table(record).count("10.0 % [") == 3
+    assert " ".join(report.findings(record)).count("At 1 % false positives it finds 10.0 %") == 2
 
 
 def test_findings_name_access_cost_and_what_was_not_tested():
@@ -185,11 +197,11 @@ def test_findings_say_no_more_of_the_setting_than_the_record_does():
 def test_findings_mention_a_cap_and_a_target_that_changed_its_answers():
     record, _ = synthetic()
     plain = " ".join(report.findings(record))
-    assert "unfinished" not in plain and "Asked again" not in plain
+    assert "unfinished" not in plain and "Queried again" not in plain
     record["attacks"]["noise"]["finished"] = 0.75
     record["models"]["flip_rate"] = metrics.summary([0.0, 0.25, 0.5])
     said = " ".join(report.findings(record))
-    assert "noise (25%)" in said and "Asked again, targets changed 25.0 %" in said
+    assert "noise (25%)" in said and "Queried again, targets changed 25.0 %" in said
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -199,7 +211,7 @@ def test_findings_can_be_said_of_any_single_attack(name):
     said = " ".join(report.findings(record))
     assert ("predicted labels alone" in said) == (NAMES[name] == "label")
     assert ("the probability vector" in said) == (NAMES[name] == "confidence")
-    assert ("gap attack (member iff labelled rightly) was not run" in said) == (name != "gap")
+    assert ("gap attack (member iff labelled correctly) was not run" in said) == (name != "gap")
 
 
 def test_the_page_is_self_contained(finished):

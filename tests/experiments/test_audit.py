@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +10,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments.paper import fig5_6_defenses, trade
+from experiments.paper import fig5_6_defenses
 from mi_jax import attacks, audit, cli, data, store, study, training
 from mi_jax.evaluation import metrics, report
 from mi_jax.study.config import HELP, IMAGE_ATTACKS, PRESETS, TABLE_ATTACKS, Config, resolve
+from tests.programs import run_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIX = list(IMAGE_ATTACKS)
@@ -25,28 +24,14 @@ OPTIONAL = dict.fromkeys(("data_dir", "checkpoint", "delta", "private_rate", "ca
 LABEL_ONLY = ("gap", "rotation", "translation", "noise")
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "experiments.audit", *arguments]
-
-
-def shell(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The smoke preset twice at once: (its folder, what it printed) by the command, (record, scores) in here."""
+    """The smoke preset twice: (its folder, what it printed) by the command, (record, scores) in this process."""
     folder = tmp_path_factory.mktemp("smoke") / "made" / "by the run"
-    arguments = command("--preset=smoke", f"--out={folder}")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(arguments, cwd=REPOSITORY, **pipes) as process:
-        try:
-            inside = study.run(SMOKE)
-            printed, told = process.communicate(timeout=600)
-        finally:
-            process.kill()
-    assert process.returncode == 0, told
-    return folder, printed, inside
+    inside = study.run(SMOKE)
+    done = run_program("experiments.audit", "--preset=smoke", f"--out={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, inside
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +52,7 @@ def run(capsys):
     def program(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
         with flagsaver.flagsaver():
-            code = cli.main(cli.audit)(flags.FLAGS(["audit", *arguments]))
+            code = cli.main(cli.audit_from_flags)(flags.FLAGS(["audit", *arguments]))
         return code, *capsys.readouterr()
 
     return program
@@ -482,23 +467,15 @@ def test_only_bad_input_is_told_in_one_line():
 
 @pytest.mark.parametrize("arguments", [["--dataset=mnits"], ["--budget=many"], ["--bugdet=3"]])
 def test_the_program_exits_with_2_and_one_line(tmp_path, arguments):
-    done = shell(f"--out={tmp_path / 'out'}", *arguments)
+    done = run_program("experiments.audit", f"--out={tmp_path / 'out'}", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert is_one_error_line(done.stderr), done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_tables_in_the_readme_are_those_of_the_committed_records():
-    readme, records = (REPOSITORY / "README.md").read_text(), REPOSITORY / "results" / "records"
-    for name in ("audit-digits", "audit-digits-distances", "audit-location30"):
-        assert report.table(json.loads((records / name / "report.json").read_text())) in readme
-    defended = json.loads((records / "fig5_6-cpu" / "cifar10" / "record.json").read_text())
-    assert trade.overview(defended) in readme
 
 
 def test_a_record_of_defenses_grows_by_none_that_begins_from_another_network(tmp_path):
     record = {"defenses": {"none": {"models": {}}, "transfer_last": {"models": {"begun_from": "0a"}}}}
     for begun in ({}, {"l2:1": None}, {"transfer_full": "0a"}):
         fig5_6_defenses.check_networks(record, begun, tmp_path)
-    with pytest.raises(ValueError, match="transfer_last began from network 0a, transfer_full would from 0b"):
+    with pytest.raises(ValueError, match="transfer_last started from network 0a, transfer_full would from 0b"):
         fig5_6_defenses.check_networks(record, {"transfer_full": "0b"}, tmp_path)

@@ -1,4 +1,4 @@
-"""The claims of the paper: decided by the numbers of a record, and standing in the documentation as they come out."""
+"""The claims of the paper are decided by the numbers of a record."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ import pytest
 
 from experiments.claims import __main__ as claims
 from experiments.claims import defenses as verdicts_on_defenses
-from experiments.paper.trade import kind_of
+from experiments.paper.defense_plots import kind_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -127,7 +127,7 @@ def lines(folder: Path, records: dict) -> dict[str, str]:
         path = folder / getattr(claims, name).record
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record))
-    return dict(zip(claims.CLAIMS, claims.checked(folder), strict=True))
+    return dict(zip(claims.CLAIMS, claims.check_claims(folder), strict=True))
 
 
 def test_what_has_no_record_is_not_yet_run_and_says_how(tmp_path):
@@ -253,9 +253,3 @@ def test_strength_and_kind_are_read_of_all_that_a_defense_may_be_written_as():
 def test_a_record_of_other_data_decides_no_claim(config, tmp_path):
     found = lines(tmp_path, changed("FIG2", "config", config))
     assert found["1 CIFAR-10"].startswith("not yet run") and found["9"].startswith("not yet run")
-
-
-def test_the_documentation_shows_the_claims_as_the_committed_records_decide_them():
-    page = (REPOSITORY / "experiments" / "README.md").read_text()
-    shown = page.split("```claims\n")[1].split("```")[0].splitlines()
-    assert shown == list(claims.checked(REPOSITORY / "results" / "records"))

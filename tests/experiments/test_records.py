@@ -43,7 +43,7 @@ def test_a_number_far_from_the_papers_has_its_reason_beside_it(path):
 
 def failing(path: Path) -> set[str]:
     """The claims that a record decides and that fail."""
-    lines = list(claims.checked(RECORDS))
+    lines = list(claims.check_claims(RECORDS))
     return {name for line, (name, claim) in zip(lines, claims.CLAIMS.items(), strict=True)
             if line.startswith("fails") and RECORDS / claim.source.record == path}  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_a_record_is_written_beside_its_parts_and_these_go_when_all_is_finished(
     assert (own / "cache" / "12").is_dir()
     found = json.loads((tmp_path / "record.json").read_text())
     assert found["command"].endswith(" --preset=cpu") and found["differs"] == ["in this"] and found["number"] == 1.5
-    records.clear(tmp_path, {own: entry})
+    records.remove_caches(tmp_path, entry)
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
@@ -79,5 +79,5 @@ def test_a_row_of_one_target_shows_the_interval_over_points():
     many = {"balanced_accuracy": {"mean": 0.75, "low": 0.7, "high": 0.8}, "paper": 76.1}
     one = {"balanced_accuracy": {"mean": 0.75, "low": None, "high": None},
            "over_points": {"mean": 0.75, "low": 0.72, "high": 0.78}, "paper": None}  # fmt: skip
-    assert tables.shown(many) == "75.0 % [70.0, 80.0] (paper 76.1)"
-    assert tables.shown(one) == "75.0 % [72.0, 78.0] over points"
+    assert tables.format_accuracy(many) == "75.0 % [70.0, 80.0] (paper 76.1)"
+    assert tables.format_accuracy(one) == "75.0 % [72.0, 78.0] over points"

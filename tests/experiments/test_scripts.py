@@ -2,13 +2,13 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mi_jax import defenses, models
 from mi_jax.study.config import HELP
+from tests.programs import run_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # script -> what lies in --out afterwards
@@ -32,8 +32,7 @@ SLOW = tuple(name for name in LEFT if name != "table2_tabular")
 
 def script(name: str, *arguments: str) -> subprocess.CompletedProcess:
     folder = "paper." if name.startswith(("fig", "table")) else ""
-    command = [sys.executable, "-m", f"experiments.{folder}{name}", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    return run_program(f"experiments.{folder}{name}", *arguments)
 
 
 def entries_of(record: dict) -> dict[str, dict]:
@@ -105,7 +104,7 @@ def test_a_grid_of_defenses_grows_by_those_its_record_lacks_and_by_no_other_run(
     assert run("--defenses=l2:1").returncode == 0
     first = json.loads(file.read_text())
     done = run("--defenses=l2:1,dropout:0.5")
-    measured = [text.partition(": ")[0] for text in done.stdout.splitlines() if "; not adaptive: " in text]
+    measured = [text.partition(": ")[0] for text in done.stdout.splitlines() if "; non-adaptive attacker: " in text]
     assert done.returncode == 0 and measured == ["dropout:0.5"]
     grown = json.loads(file.read_text())
     assert grown["config"]["defense"] == list(grown["defenses"]) == ["none", "l2:1", "dropout:0.5"]
@@ -208,25 +207,3 @@ def test_a_flag_that_a_script_sets_itself_is_refused(name, wrong):
 def test_help_lists_the_flags_of_every_run():
     done = script("audit", "--help")
     assert all(f"--{name}" in done.stdout or f"--[no]{name}" in done.stdout for name in HELP)
-
-
-def test_what_the_readme_says_of_other_tools_is_what_the_committed_record_shows():
-    readme = " ".join((REPOSITORY / "README.md").read_text().split())
-    peers = json.loads((REPOSITORY / "results/records/benchmark-boundary.json").read_text())["peers_over_ours"]
-    assert "Foolbox's HopSkipJump takes 14 times as long for the distance it reaches" in readme
-    assert round(peers["foolbox"]["wall_at_equal_distance"]) == 14
-    assert "2.7 times as long with 1.3 times the queries, for a distance 1.4 times as large, and four times" in readme
-    art = peers["art"]
-    assert round(art["queries_at_equal_queries"], 1) == 1.3
-    assert (round(art["wall_at_equal_queries"], 1), round(art["median_at_equal_queries"], 1)) == (2.7, 1.4)
-    assert round(art["wall_at_equal_distance"]) == 4
-
-
-def test_what_the_readme_says_of_a_private_step_is_what_the_committed_record_shows():
-    readme = " ".join((REPOSITORY / "README.md").read_text().split())
-    record = json.loads((REPOSITORY / "results/records/benchmark-dp_sgd.json").read_text())
-    time, memory = record["seconds_over_book_keeping"], record["mebibytes_per_example"]
-    assert f"takes {1 / time['not private']:.2f} times as long as one without privacy" in readme
-    assert "a third of Opacus's with hooks, two thirds of its ghost clipping, and a tenth of the memory" in readme
-    assert abs(1 / time["Opacus hooks"] - 1 / 3) < 0.05 and abs(1 / time["Opacus ghost"] - 2 / 3) < 0.05
-    assert abs(memory["book-keeping"] / memory["vmap(grad)"] - 0.1) < 0.01

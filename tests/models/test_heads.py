@@ -32,12 +32,13 @@ def test_penultimate_activations_are_what_the_last_layer_sees(name):
     model = models.build(name, shape, 3)
     x = np.random.default_rng(0).random((600, *shape), np.float32)  # two forward passes
     params = model.init(jax.random.key(0), x[:1])
-    seen, last = heads.penultimate(model, params, x), heads.last_layer(model, shape)
+    seen, last = heads.penultimate_activations(model, params, x), heads.last_layer_name(model, shape)
     logits = np.asarray(model.apply(params, x))
     np.testing.assert_allclose(seen @ params[last]["kernel"] + params[last]["bias"], logits, atol=1e-5)
-    head = heads.head_of(model, shape)
+    head = heads.last_layer_model(model, shape)
     np.testing.assert_allclose(head.apply(params[last], seen), logits, atol=1e-5)
-    assert head is heads.head_of(model, shape) and per_example.obstacle(head, params[last], seen) is None
+    assert head is heads.last_layer_model(model, shape)
+    assert per_example.unsupported_reason(head, params[last], seen) is None
 
 
 def in_place(params, rows, epochs):
@@ -86,7 +87,7 @@ def test_strengths_beside_frozen_layers_train_as_one_ensemble(body):
     for g, one in enumerate(both):
         jax.tree.map(lambda a, b, g=g: np.testing.assert_allclose(a[g], b, atol=1e-5), together, train(defense=one)[0])
     strengths[0]["Dense_0"]["kernel"][1] += 1
-    with pytest.raises(ValueError, match="frozen: other layers with another strength"):
+    with pytest.raises(ValueError, match="frozen: layers depend on the strength"):
         train(defense=both[0], strengths=strengths)
 
 
@@ -106,7 +107,7 @@ def test_rows_that_an_opponent_compares_with_are_seen_by_the_frozen_layers_too(b
 
 
 @pytest.mark.parametrize("text, named", [("augmentation:1", "no new neighbours each epoch"),
-                                         ("dropout:0.5", "nothing drawn anew in each step"),
+                                         ("dropout:0.5", "nothing random in a step"),
                                          ("transfer_full", "both say with which layers")])  # fmt: skip
 def test_what_would_show_frozen_layers_more_than_a_row_once_is_refused(body, text, named):
     digits = data.load("digits")
@@ -151,7 +152,7 @@ def of(net: nn.Module) -> Model:
 def test_a_network_whose_last_dense_layer_does_not_make_the_logits_is_refused(net):
     digits, model = data.load("digits"), of(net)
     body = model.init(jax.random.key(1), digits.x[:1])
-    del body[heads.last_layer(model, SHAPE)]
+    del body[heads.last_layer_name(model, SHAPE)]
     with pytest.raises(ValueError, match="^frozen: Dense_. of own does not make the logits alone"):
         training.train(jax.random.key(0), model, FIVE, digits.x[:50], digits.y[:50],
                        defense=Defense(strength=body, frozen=_itself))  # fmt: skip
@@ -170,7 +171,7 @@ def test_frozen_layers_that_would_show_rows_to_each_other_are_refused(body):
         return MLP.apply(params, x - x.mean(0) if key is None else x)
 
     digits = data.load("digits")
-    with pytest.raises(ValueError, match="frozen: rows of a batch change a row's logits"):
+    with pytest.raises(ValueError, match="frozen: other rows of a batch change a row's logits"):
         training.train(jax.random.key(0), MLP._replace(apply=apply), FIVE, digits.x[:50], digits.y[:50],
                        defense=Defense(strength=body, frozen=_itself))  # fmt: skip
 
@@ -200,7 +201,7 @@ def test_a_study_begins_from_a_checkpoint_and_goes_on_where_it_stopped(tmp_path,
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
     assert first.trained["privacy"]["gradients"] == "gradients clipped by one batched backward pass"
     kept = traverse_util.flatten_dict(whole.init(jax.random.key(0), jnp.zeros((1, *SHAPE))), sep="/")
-    last = heads.last_layer(whole, SHAPE)
+    last = heads.last_layer_name(whole, SHAPE)
     for path, leaf in traverse_util.flatten_dict(first.params, sep="/").items():
         same = np.array_equal(leaf, np.stack([kept[path]] * 2))
         assert same != path.startswith(f"{last}/"), path

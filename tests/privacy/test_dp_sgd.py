@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from mi_jax import privacy
+from mi_jax import privacy, randomness
 from mi_jax.privacy import per_example
 from mi_jax.privacy.dp_sgd import Mechanism
 from tests.privacy.test_per_example import KEY, MLP, ROUNDING, a_batch, assert_close, loss_of_one, losses_of, start
@@ -18,13 +18,13 @@ MECHANISM = Mechanism(rows=1000, expected=50, steps=200, clip=1.0, noise=1.0, de
 
 
 @jax.jit
-def noisy(key, total, **strength):
-    return privacy.noisy(key, total, **strength)
+def noisy_mean(key, total, **strength):
+    return privacy.noisy_mean(key, total, **strength)
 
 
 def test_noise_has_the_deviation_of_sigma_times_clip_over_the_expected_batch():
     total = {"a": jnp.zeros((300, 400)), "b": jnp.zeros((300, 400))}
-    found = noisy(KEY, total, clip=0.7, noise=1.3, expected=40)
+    found = noisy_mean(KEY, total, clip=0.7, noise=1.3, expected=40)
     a, b = (np.asarray(found[name], np.float64).ravel() / (1.3 * 0.7 / 40) for name in "ab")
     count = a.size + b.size
     low, high = stats.chi2.interval(1 - 1e-6, count)  # one run in a million falls outside by chance
@@ -32,13 +32,13 @@ def test_noise_has_the_deviation_of_sigma_times_clip_over_the_expected_batch():
     assert abs(a.sum() + b.sum()) < 5 * np.sqrt(count)
     assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)  # leaves of the same shape get their own noise
     assert stats.kstest(np.concatenate([a, b]), "norm").pvalue > 1e-6
-    other = noisy(jax.random.key(12), total, clip=0.7, noise=1.3, expected=40)
+    other = noisy_mean(jax.random.key(12), total, clip=0.7, noise=1.3, expected=40)
     assert not np.any(other["a"] == found["a"])
 
 
 def test_noise_reaches_beyond_the_end_of_a_single_draw():
     # 2e7 normals hold 1.1 beyond 5.3 on average, and none where the draw ends there; at 4.8 the count is judged.
-    draw = jax.jit(lambda key: jnp.abs(noisy(key, jnp.zeros(2**22), clip=1.0, noise=1.0, expected=1)))
+    draw = jax.jit(lambda key: jnp.abs(noisy_mean(key, jnp.zeros(2**22), clip=1.0, noise=1.0, expected=1)))
     values = np.concatenate([np.asarray(draw(jax.random.key(i))) for i in range(4)])
     beyond, expected = np.sum(values > 4.8), values.size * 2 * stats.norm.sf(4.8)
     assert abs(beyond - expected) < 5 * np.sqrt(expected)
@@ -47,15 +47,15 @@ def test_noise_reaches_beyond_the_end_of_a_single_draw():
 
 def test_noise_is_added_before_the_division_by_the_expected_batch():
     total = {"w": jnp.arange(6.0)}
-    alone = noisy(KEY, jax.tree.map(jnp.zeros_like, total), clip=2.0, noise=0.5, expected=8)
-    found = noisy(KEY, total, clip=2.0, noise=0.5, expected=8)
+    alone = noisy_mean(KEY, jax.tree.map(jnp.zeros_like, total), clip=2.0, noise=0.5, expected=8)
+    found = noisy_mean(KEY, total, clip=2.0, noise=0.5, expected=8)
     np.testing.assert_allclose(found["w"], alone["w"] + total["w"] / 8, rtol=1e-6)
 
 
 def test_sample_has_a_static_shape_and_the_rate_it_states():
     rows, rate, size, draws = 500, 0.1, 100, 2000
     keys = jax.random.split(KEY, draws)
-    indices, weight = jax.jit(jax.vmap(lambda key: privacy.sample(key, rows, rate, size)))(keys)
+    indices, weight = jax.jit(jax.vmap(lambda key: privacy.poisson_sample(key, rows, rate, size)))(keys)
     assert indices.shape == weight.shape == (draws, size) and set(np.unique(weight)) == {0.0, 1.0}
     sizes = np.asarray(weight.sum(1))
     assert sizes.max() < size  # 7 deviations above the mean: nothing was cut off
@@ -70,16 +70,16 @@ def test_sample_has_a_static_shape_and_the_rate_it_states():
 
 
 def test_sample_holds_each_row_once_and_pads_behind_them():
-    indices, weight = privacy.sample(KEY, 50, 0.3, 40)
+    indices, weight = privacy.poisson_sample(KEY, 50, 0.3, 40)
     drawn = int(weight.sum())
     assert weight.tolist() == [1.0] * drawn + [0.0] * (40 - drawn)
     assert len(set(indices[:drawn].tolist())) == drawn and indices[drawn:].tolist() == [0] * (40 - drawn)
 
 
 def test_sample_at_rate_one_holds_every_row_and_one_that_is_too_small_is_cut_off():
-    indices, weight = privacy.sample(KEY, 50, 1.0, 50)
+    indices, weight = privacy.poisson_sample(KEY, 50, 1.0, 50)
     assert indices.tolist() == list(range(50)) and weight.tolist() == [1.0] * 50
-    indices, weight = privacy.sample(KEY, 50, 1.0, 20)
+    indices, weight = privacy.poisson_sample(KEY, 50, 1.0, 20)
     assert indices.shape == (20,) and weight.tolist() == [1.0] * 20
 
 
@@ -91,7 +91,7 @@ def test_batch_size_keeps_the_chance_of_a_cut_off_below_a_hundredth_of_delta(row
     full = math.fsum(
         math.comb(rows - 1, k) * rate**k * (1 - rate) ** (rows - 1 - k) for k in range(min(size, rows), rows)
     )
-    assert privacy.truncation(mechanism) == pytest.approx(steps * full, rel=1e-6, abs=1e-30)
+    assert privacy.truncation_bound(mechanism) == pytest.approx(steps * full, rel=1e-6, abs=1e-30)
     assert steps * full <= 1e-8
     assert size == rows or size % 16 == 0
     needed = size - 16  # and 16 fewer would be too few
@@ -142,7 +142,7 @@ def gaussian_delta(epsilon, noise):
 
 def test_epsilon_of_the_whole_set_in_every_step_is_the_closed_form_of_the_gaussian_mechanism():
     mechanism = Mechanism(rows=100, expected=100, steps=25, noise=10.0, delta=1e-5)
-    assert privacy.batch_size(mechanism) == 100 and privacy.truncation(mechanism) == 0
+    assert privacy.batch_size(mechanism) == 100 and privacy.truncation_bound(mechanism) == 0
     exact = optimize.brentq(lambda epsilon: gaussian_delta(epsilon, 10 / math.sqrt(25)) - 1e-5, 0.01, 50)
     assert exact <= privacy.epsilon(mechanism) * (1 + 1e-6)
     assert privacy.epsilon(mechanism) == pytest.approx(exact, rel=1e-3)
@@ -174,7 +174,7 @@ def test_epsilon_rises_with_steps_and_rate_and_falls_with_noise():
     assert privacy.epsilon(MECHANISM._replace(clip=7.0)) == base  # the noise is in units of the clip
     assert privacy.epsilon(MECHANISM._replace(noise=0.0)) == math.inf
     assert privacy.epsilon(MECHANISM._replace(clip=math.inf, noise=0.0)) == math.inf
-    with pytest.raises(ValueError, match="clip=inf: expected a finite one"):
+    with pytest.raises(ValueError, match="clip=inf: expected a finite clip"):
         privacy.epsilon(MECHANISM._replace(clip=math.inf))
 
 
@@ -213,12 +213,12 @@ def step_of(path):
         def batch_of(indices):
             return jax.tree.map(lambda leaf: leaf[indices], data)
 
-        return privacy.gradient(key, sum_of, batch_of, STEP._replace(clip=clip, noise=noise))
+        return privacy.private_gradient(key, sum_of, batch_of, STEP._replace(clip=clip, noise=noise))
 
     return jax.jit(step)
 
 
-@pytest.mark.parametrize("path", [per_example.clipped_sum, per_example.book_kept_sum])
+@pytest.mark.parametrize("path", [per_example.clipped_sum, per_example.bookkeeping_sum])
 def test_members_with_their_own_seed_clip_and_noise_step_together_as_alone(path):
     data = a_batch((9,), size=80)
     keys = jax.random.split(KEY, 3)
@@ -250,7 +250,7 @@ def test_step_divides_the_sum_of_its_sample_by_the_expected_size():
         ({"expected": 1001}, r"expected=1001 .* sampling rate in \(0, 1\]"),
         ({"expected": 0}, "expected=0"),
         ({"steps": 0}, "steps=0: expected at least 1"),
-        ({"delta": 2e-3}, "delta=0.002: expected more than 0 and at most 1/1000; at 1/n, the paper's,"),
+        ({"delta": 2e-3}, "delta=0.002: expected more than 0 and at most 1/1000; at 1/n, the paper's value,"),
         ({"delta": 0.0}, "delta=0.0"),
     ],
 )
@@ -277,4 +277,22 @@ def test_target_that_no_noise_within_range_reaches_is_refused():
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.5])
 def test_sampling_rate_outside_zero_and_one_is_refused(rate):
     with pytest.raises(ValueError, match="rate=.*expected more than 0 and at most 1"):
-        privacy.sample(KEY, 10, rate, 10)
+        privacy.poisson_sample(KEY, 10, rate, 10)
+
+
+def test_epsilon_leaves_of_delta_what_cut_off_samples_cost():
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    mechanism = Mechanism(rows=200, expected=20, steps=100, noise=1.0, delta=1e-3)
+    left = mechanism.delta - privacy.truncation_bound(mechanism)
+    assert 0.99 * mechanism.delta <= left < 0.9999 * mechanism.delta
+    # The same distribution on the same grid: delta at the epsilon claimed, exactly as it was inverted.
+    step = pld.from_gaussian_mechanism(1.0, sampling_prob=0.1, value_discretization_interval=1e-3)
+    spent = step.self_compose(100).get_delta_for_epsilon(privacy.epsilon(mechanism))
+    assert spent <= left * (1 + 1e-6)
+
+
+def test_a_normal_of_the_noise_reaches_as_far_as_two_draws_together(monkeypatch):
+    monkeypatch.setattr(randomness, "normal", lambda key, shape: jnp.full(shape, 5.3))  # where a single draw ends
+    found = privacy.noisy_mean(KEY, {"w": jnp.zeros(3)}, clip=1.0, noise=1.0, expected=1)
+    np.testing.assert_allclose(found["w"], 5.3 * np.sqrt(2), rtol=1e-6)

@@ -53,7 +53,7 @@ def reference(model, microbatch=5):
 
 @functools.cache
 def fast(model, microbatch=5):
-    return jax.jit(functools.partial(per_example.book_kept_sum, losses_of(model), microbatch=microbatch))
+    return jax.jit(functools.partial(per_example.bookkeeping_sum, losses_of(model), microbatch=microbatch))
 
 
 @functools.cache
@@ -108,7 +108,7 @@ def test_without_clip_and_noise_the_gradient_is_the_plain_one(path):
     params = start(MLP, batch)
     plain = jax.grad(lambda params: losses_of(MLP)(params, batch).mean())(params)
     found = path(MLP)(params, batch, jnp.ones(13), jnp.inf)
-    private = privacy.noisy(KEY, found.total, clip=jnp.inf, noise=0.0, expected=13)
+    private = privacy.noisy_mean(KEY, found.total, clip=jnp.inf, noise=0.0, expected=13)
     assert_close(private, plain, ROUNDING)
     np.testing.assert_allclose(found.loss, losses_of(MLP)(params, batch), rtol=0, atol=1e-6)
 
@@ -169,7 +169,7 @@ def test_example_without_a_finite_gradient_is_dropped_and_counted_and_spreads_no
 
 
 @pytest.mark.parametrize("model, shape", [(MLP, (9,)), (SMALL_CNN, (6, 7, 2)), WHOLE_CNN])
-def test_book_kept_sum_equals_the_reference(model, shape):
+def test_bookkeeping_sum_equals_the_reference(model, shape):
     batch = a_batch(shape, size=7)  # the second microbatch of 5 is filled up
     params = start(model, batch)
     weight = jnp.array([1.0, 1, 1, 0, 1, 1, 0])
@@ -212,7 +212,7 @@ class Patches(nn.Module):
         (Normalised(), "LayerNorm_0/bias, LayerNorm_0/scale: expected kernel and bias of dense layers"),
         (Shared(), "Dense_0 is used twice"),
         (PerPixel(), "Dense_0/bias, Dense_0/kernel: expected"),
-        (Patches(), "Dense_0 sees 4 rows of 2 examples"),
+        (Patches(), "Dense_0 has 4 input rows for 2 examples"),
         (nn.Conv(4, (3, 3)), "parameters bias, kernel: expected"),
     ],
 )
@@ -220,7 +220,7 @@ def test_book_keeping_refuses_what_it_does_not_know(net, message):
     x = jnp.ones((2, 3, 3, 4)) if isinstance(net, nn.Conv) else jnp.ones((2, 4))
     params = net.init(KEY, x)["params"]
     with pytest.raises(ValueError, match=message):
-        per_example.book_kept_sum(
+        per_example.bookkeeping_sum(
             lambda p, x: net.apply({"params": p}, x).reshape(2, -1).sum(1), params, x, jnp.ones(2), 1
         )
 
@@ -237,7 +237,7 @@ def test_layers_that_stand_still_are_passed_over_by_both_ways():
         return losses(own, jax.tree.map(lambda leaf: leaf[None], example))[0]
 
     clip = 0.8 * float(norm_of(one(model, batch, params, 0)))
-    fast_one = per_example.book_kept_sum(losses, own, batch, jnp.ones(13), clip)
+    fast_one = per_example.bookkeeping_sum(losses, own, batch, jnp.ones(13), clip)
     slow_one = per_example.clipped_sum(loss, own, batch, jnp.ones(13), clip)
     assert set(fast_one.total) == {"Dense_1", "Dense_2"}
     np.testing.assert_allclose(fast_one.norm, slow_one.norm, rtol=1e-5)
@@ -249,26 +249,28 @@ def test_layers_that_stand_still_are_passed_over_by_both_ways():
 def test_a_model_that_book_keeping_cannot_take_falls_back_to_the_reference(name, shape, known):
     model, batch = models.build(name, shape, 4), a_batch(shape, size=3)
     params = jax.eval_shape(model.init, KEY, batch[0])
-    assert (per_example.obstacle(model, params, batch[0]) is None) == known
-    assert (per_example.clipped_sum_for(model, params, batch[0]) is per_example.book_kept_sum) == known
+    assert (per_example.unsupported_reason(model, params, batch[0]) is None) == known
+    assert (per_example.choose_clipped_sum(model, params, batch[0]) is per_example.bookkeeping_sum) == known
 
 
 def test_what_stands_in_the_way_of_book_keeping_is_named():
     model, x = models.build("wide_resnet:10,1", (8, 8, 1), 4), jnp.zeros((1, 8, 8, 1))
-    assert "GroupNorm_0/scale" in per_example.obstacle(model, jax.eval_shape(model.init, KEY, x), x)
+    assert "GroupNorm_0/scale" in per_example.unsupported_reason(model, jax.eval_shape(model.init, KEY, x), x)
     patches = Model(lambda key, x: Patches().init(key, x)["params"],
                            lambda params, x, key=None: Patches().apply({"params": params}, x), "patches")  # fmt: skip
     shapes = jax.eval_shape(patches.init, KEY, jnp.zeros((1, 4)))
-    assert per_example.obstacle(patches, shapes, jnp.zeros((1, 4))).startswith("layer Dense_0 sees 4 rows")
+    assert per_example.unsupported_reason(patches, shapes, jnp.zeros((1, 4))).startswith(
+        "layer Dense_0 has 4 input rows"
+    )
     other = model._replace(apply=lambda params, x, key=None: x.reshape(len(x), -1) @ params[0])
-    assert per_example.obstacle(other, (jnp.zeros((64, 4)),), x).startswith("parameters in a tuple, expected")
+    assert per_example.unsupported_reason(other, (jnp.zeros((64, 4)),), x).startswith("parameters in a tuple, expected")
 
 
 def test_the_fallback_takes_the_losses_of_a_batch_and_gives_the_sum_of_the_reference(monkeypatch):
     batch = a_batch((9,), size=3)
     params = start(MLP, batch)
-    monkeypatch.setattr(per_example, "obstacle", lambda *_: "a test")
-    found = per_example.clipped_sum_for(MLP, params, batch[0])(losses_of(MLP), params, batch, jnp.ones(3), 0.1)
+    monkeypatch.setattr(per_example, "unsupported_reason", lambda *_: "a test")
+    found = per_example.choose_clipped_sum(MLP, params, batch[0])(losses_of(MLP), params, batch, jnp.ones(3), 0.1)
     assert_close(found.total, reference(MLP)(params, batch, jnp.ones(3), 0.1).total, 1e-5)
 
 

@@ -131,3 +131,12 @@ def test_what_is_asked_of_a_model_is_kept_where_that_model_belongs():
     for name in ("noise-p-0.5-model-4-points-0-of-40", "boundary-model-13-points-2560-of-5000"):
         assert keep(name, lambda: {"a": np.ones(1)})["a"] == 1
     assert [len(kept[side]) for side in ("even", "odd")] == [1, 1] and "model-13" in kept["odd"][0]
+
+
+def test_answers_about_other_rows_and_under_another_cap_are_kept_apart(dataset, tmp_path):
+    (attack, *_), (target, _) = attacks.build("noise", TASK), counted()
+    ask, few = collect.collector(KEY, dataset, target, cache=store.cache_in(tmp_path)), POINTS.first(3)
+    others = few._replace(rows=few.rows + 1)
+    for points, cap in ((few, None), (others, None), (few, 1000), (few, 1001)):
+        ask(attack, 0, points, cap)
+    assert len(list(tmp_path.iterdir())) == 4

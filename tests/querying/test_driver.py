@@ -319,3 +319,26 @@ def test_a_course_reads_the_hit_rate_after_each_count_and_ends_in_the_same_place
     assert np.abs(course.features[:, 0, 2] - whole.features[:, 0, 0]).max() < 5 * np.sqrt(2 * 0.25 / 60)
     with pytest.raises(ValueError, match="rising"):
         measures.hit_rate(perturbations.gaussian_noise, 0.1, (5, 5))
+
+
+def test_every_point_and_every_neighbour_draws_noise_of_its_own():
+    x, w = np.full((8, *SHAPE), 0.5, np.float32), np.random.default_rng(5).normal(size=SHAPE)
+    target = oracle.function_oracle(testing.linear_oracle(w, -0.5 * w.sum()), C)
+    attack = attack_of(measures.hit_rate(perturbations.gaussian_noise, 0.3, 25), lambda key, x: jnp.stack([x, x]))
+    hits = driver.query(target, attack, KEY, x, target.answer(x, 8), np.arange(8)).features[..., 0]  # [8 2]
+    # Sixteen times the same example on the boundary: every rate is that of 25 fair coins.
+    assert (hits.std(0) > 0).all() and (hits[:, 0] != hits[:, 1]).any()
+
+
+def test_the_copy_that_is_measured_is_the_one_whose_label_was_queried():
+    queries = []
+
+    def function(x):
+        queries.extend(x)
+        return np.zeros(len(x), int)
+
+    again = Measure(lambda strength, key, x, y: x, (Round(lambda key, x: x[None], lambda x, labels: x),), jnp.ravel)
+    attack = attack_of(again, lambda key, x: jax.random.uniform(key, (3, *x.shape)))
+    x, _, rows = points(4)
+    driver.query(oracle.function_oracle(function, C), attack, KEY, x, np.zeros(4, np.int32), rows)
+    np.testing.assert_array_equal(queries[:12], queries[12:])

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.paper import tables
 from mi_jax import attacks, data, defenses, study, training
-from mi_jax.study import ensembles
+from mi_jax.study import ensembles, runs
 from mi_jax.study.config import Config, resolve
 from mi_jax.types import Defense, Recipe
 
@@ -60,10 +60,10 @@ def test_whoever_does_not_know_of_a_defense_asks_undefended_shadow_models(studie
 def test_memguard_hides_confidences_from_whoever_does_not_know_of_it(studies):
     plain, guarded = studies["none"], studies["memguard:0.001"]
     column = tables.Column(lambda context: attacks.build("confidence_threshold", context))
-    blind, _ = tables.put(study.non_adaptive(guarded, plain), "confidence", column)
+    blind, _ = tables.run_column(study.non_adaptive(guarded, plain), "confidence", column)
     assert blind["attacks"]["confidence"]["balanced_accuracy"]["values"] == [0.5, 0.5]
-    gap = tables.put(plain, "gap", tables.CHEAP["gap"])[0]["attacks"]["gap"]["balanced_accuracy"]["values"]
-    same = tables.put(guarded, "gap", tables.CHEAP["gap"])[0]["attacks"]["gap"]["balanced_accuracy"]["values"]
+    gap = tables.run_column(plain, "gap", tables.CHEAP["gap"])[0]["attacks"]["gap"]["balanced_accuracy"]["values"]
+    same = tables.run_column(guarded, "gap", tables.CHEAP["gap"])[0]["attacks"]["gap"]["balanced_accuracy"]["values"]
     assert gap == same
 
 
@@ -114,3 +114,22 @@ def test_the_initial_network_is_identified_by_its_weights_and_not_by_what_it_is_
     assert checksum == network(kernel, 1.0, np.float32(0.5), frozen=lambda body: body)
     assert checksum != network(other, init_params=lambda strength, fresh: fresh)
     assert network(kernel, penalty=lambda strength, params: 0.0) is None
+
+
+def test_answers_are_cached_under_a_name_that_changes_with_any_weight():
+    names = []
+    for a, b in ((0, 0), (1, 0), (0, 1)):
+        params = {"a": np.full(3, a, np.float32), "b": np.full(3, b, np.float32)}
+        runs.weights_cache(lambda name, compute: names.append(name), params)("answers", dict)
+    assert len(set(names)) == 3
+
+
+def test_the_digest_of_a_run_changes_with_all_that_its_results_depend_on():
+    dataset, config = data.load("synthetic:purchase:400"), Config()
+    changed = [dataset._replace(x=1 - dataset.x), dataset._replace(y=dataset.y[::-1])]
+    settings = [(config, dataset, Recipe()), *((config, other, Recipe()) for other in changed)]
+    settings += [(Config(seed=1), dataset, Recipe()), (config, dataset, Recipe(batch_size=50))]
+    found = [runs.run_environment(*one)["run_digest"] for one in settings]
+    found.append(runs.run_environment(*settings[0], Defense(strength=0.5))["run_digest"])
+    found.append(runs.run_environment(*settings[0], split="another")["run_digest"])
+    assert len(set(found)) == len(found) == 7

@@ -14,7 +14,7 @@ import pytest
 from mi_jax import models, perturbations, store, training
 from mi_jax.training import ensemble, steps
 from mi_jax.training.ensemble import train, train_ensemble
-from mi_jax.types import Defense, Model, Recipe
+from mi_jax.types import AdversarialRegularizer, Defense, Model, Recipe
 
 KEY = jax.random.key(7)
 RECIPE = Recipe(batch_size=16, max_epochs=6)
@@ -548,3 +548,19 @@ def test_a_loss_that_is_not_finite_names_the_member(models_at_once):
     x[60] = np.nan  # a row of member 2 alone
     with pytest.raises(ValueError, match="member 2: the training loss is nan after"):
         train_ensemble(KEY, MLP, RECIPE, x, y, members, models_at_once=models_at_once)
+
+
+def test_an_adversary_takes_a_step_for_each_step_of_the_model_after_its_warm_up():
+    adversary = AdversarialRegularizer(
+        init=lambda key, classes: jnp.int32(0),
+        update=lambda count, members, reference: count + 1,
+        loss=lambda strength, count, logits, y: jnp.zeros(len(y)),
+        warm_up=2,
+    )
+    (x, y), inputs = blobs(classes=2), steps.MemberInputs(jnp.arange(25), jnp.arange(30, 40), ())
+    spec = steps.TrainSpec(LINEAR, Recipe(batch_size=10), Defense(adversary=adversary))
+    state, counts = steps.init_state(KEY, inputs, jnp.asarray(x), jnp.asarray(y), spec), []
+    for _ in range(4):
+        state = steps.run_epoch(state, inputs, jnp.asarray(x), jnp.asarray(y), spec)
+        counts.append(int(state.adversary))
+    assert counts == [0, 0, 3, 6]

@@ -1,10 +1,8 @@
-"""One file for each data set that is made from originals: what its files are, and how they are read.
+"""Original data sets: one file for each, which says what the published files are and how to read them.
 
-Every file defines `ORIGINAL`, an `Original`; `builder.py` turns it into a TFDS builder that needs no TensorFlow,
-and `cache.py` keeps what the builder prepared. A reader knows nothing of caches: it yields the rows of its files,
-in their order, and raises one `ValueError` line, naming the file and the row, where a file is not what it should
-be. `raw.py` holds what the readers share, `fetch.py` downloads. Nothing here imports `tensorflow_datasets` (a
-second or two) before a data set must be prepared.
+Every such file defines `ORIGINAL`, an `Original`. Its reader yields the rows of the files in their order. It raises a
+one-line `ValueError`, naming the file and the row, for a file that is not as published. `raw` has what the readers
+share. `prepare` downloads originals and caches what was read. `synthetic` generates tables instead of reading them.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,24 +16,24 @@ Files = tuple[str, ...]  # relative to the folder of originals, / between folder
 
 
 class Original(NamedTuple):
-    """A data set as it is published: its files, and how rows are read from them."""
+    """A data set as published: its files, and how to read rows from them."""
 
-    alternatives: tuple[Files, ...]  # each a set of files that together hold the data; the first one there is read
+    alternatives: tuple[Files, ...]  # each is a set of files with all the data; the first one present is read
     read_rows: Callable[[Path, Files], Rows]  # (folder, one of the alternatives) -> rows
-    shape: tuple[int | None, ...]  # of x: (H, W, C) or (F,); (None,): the original says how many columns there are
+    shape: tuple[int | None, ...]  # of x: (H, W, C) or (F,); (None,): the files decide the number of columns
     num_classes: int
-    rows: int  # as published; a file that was cut between two lines has fewer, and only this number tells
+    rows: int  # as published; a file that was truncated between two lines has fewer and shows no other sign of it
     description: str  # the docstring of its module
-    upstream: str  # who publishes it and where, for the message that says what to put where
+    upstream: str  # who publishes it and where, for error messages
     homepage: str
     terms: str  # the licence, as far as it is known
     urls: dict[str, str]  # file -> its public address, for the files of one alternative
-    dtype: type = np.uint8  # of x, or float32; uint8 images are divided by 255 on loading, uint8 tables are not
-    binary: np.ndarray | None = None  # bool [F], which columns of a table are 0/1; None: told from the values
+    dtype: type = np.uint8  # of x, or float32; uint8 images are divided by 255 when loaded, uint8 tables are not
+    binary: np.ndarray | None = None  # bool [F], True for 0/1 columns of a table; None: derived from the values
 
 
-def listed(files: Files) -> str:
-    """Returns the names of the files in one phrase, a folder that they share named once."""
+def format_files(files: Files) -> str:
+    """Returns the file names in one phrase; a shared folder is written once."""
     folder, slash, _ = files[0].rpartition("/")
     if len(files) == 1 or not slash:
         return " + ".join(files)

@@ -1,17 +1,17 @@
-"""Adult: 48,842 people of the US census of 1994, and whether they earn more than 50,000 dollars a year.
+"""Adult: 48,842 people of the US census of 1994; the label is an income above 50,000 dollars a year.
 
-Source: Becker and Kohavi, "Adult" (UCI Machine Learning Repository, 1996): `adult.data`, then `adult.test`, each
-as published or packed (.gz). A line holds 14 attributes and the income, separated by a comma and a space; the
-second file begins with a line `|1x3 Cross validator` and its incomes end in a full stop.
+Source: Becker and Kohavi, "Adult" (UCI Machine Learning Repository, 1996): `adult.data`, then `adult.test`, each as
+published or compressed (.gz). A line holds 14 attributes and the income, separated by a comma and a space. The
+second file begins with a line `|1x3 Cross validator`, and its incomes end in a full stop.
 
-The encoding has the paper's 107 columns, 6 continuous and then 101 binary. The paper does not say how it came by
-101; ours is the plainest that gives this number:
-* the continuous attributes (age, fnlwgt, education-num, capital-gain, capital-loss, hours-per-week) are scaled to
-  [0, 1] by the least and the greatest value in the two files, `CONTINUOUS`; the scale is fixed, so that a part of
-  the data is encoded as the whole is;
-* an attribute of more than two categories has one column for each of them, and `?` (not known) counts as one:
-  9 + 16 + 7 + 15 + 6 + 5 + 42 = 100 columns, in the order of the attributes and, within one, of the alphabet;
-* sex, of two categories, is one column: 0 Female, 1 Male.
+The encoding has the paper's 107 columns, 6 continuous and then 101 binary. The paper does not explain the number
+101. This is the simplest encoding that has it:
+* Continuous attributes (age, fnlwgt, education-num, capital-gain, capital-loss, hours-per-week) are scaled to [0, 1]
+  by their minimum and maximum in the two files, `CONTINUOUS`. The scale is fixed, so a subset of the rows has the
+  same encoding.
+* An attribute with more than two categories is one-hot encoded, and `?` (unknown) is a category:
+  9 + 16 + 7 + 15 + 6 + 5 + 42 = 100 columns, in the order of the attributes, each in alphabetical order.
+* Sex has two categories and is one column: 0 Female, 1 Male.
 """
 
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ import numpy as np
 
 from mi_jax.data.sources import Files, Original, Rows, raw
 
-UNPACKED = ("adult.data", "adult.test")
-PACKED = ("adult.data.gz", "adult.test.gz")
+PLAIN = ("adult.data", "adult.test")
+COMPRESSED = ("adult.data.gz", "adult.test.gz")
 INCOMES = ("<=50K", ">50K")
-CONTINUOUS = {  # column of the file: name, least, greatest
+CONTINUOUS = {  # column of the file: name, minimum, maximum
     0: ("age", 17, 90),
     2: ("fnlwgt", 12285, 1490400),
     4: ("education-num", 1, 16),
@@ -67,24 +67,24 @@ ATTRIBUTES, COLUMNS = 14, 107
 BINARY = np.arange(COLUMNS) >= len(CONTINUOUS)
 
 
-def _places() -> dict[int, dict[str, int | None]]:
-    """Returns column of the file -> category -> the column of x that is then 1; None: none is."""
-    places, start = {}, len(CONTINUOUS)
+def _one_hot_columns() -> dict[int, dict[str, int | None]]:
+    """Returns column of the file -> category -> the column of x that it sets to 1, or None."""
+    columns, start = {}, len(CONTINUOUS)
     for column, (_, names) in CATEGORIES.items():
         categories = names.split()
-        shown = categories[1:] if len(categories) == 2 else categories
-        places[column] = {category: None for category in categories} | {c: start + i for i, c in enumerate(shown)}
-        start += len(shown)
-    return places
+        encoded = categories[1:] if len(categories) == 2 else categories
+        columns[column] = {category: None for category in categories} | {c: start + i for i, c in enumerate(encoded)}
+        start += len(encoded)
+    return columns
 
 
-PLACES = _places()
+ONE_HOT_COLUMNS = _one_hot_columns()
 
 
 def parse_row(line: str) -> tuple[int, np.ndarray]:
-    """Returns the label (1: more than 50,000) and the 107 columns as float32 of one line.
+    """Returns the label of a line (1: more than 50,000) and its 107 columns as float32.
 
-    Raises ValueError naming the attribute whose value is missing or unknown.
+    Raises ValueError naming an attribute with a missing or unknown value.
     """
     *values, income = (value.strip() for value in line.split(","))
     if len(values) != ATTRIBUTES:
@@ -98,29 +98,29 @@ def parse_row(line: str) -> tuple[int, np.ndarray]:
         if not (value.isdecimal() and low <= int(value) <= high):
             raise ValueError(f"{name} is {value[:20]!r}, expected a whole number {low}..{high}")
         x[i] = (int(value) - low) / (high - low)
-    for column, places in PLACES.items():
+    for column, x_columns in ONE_HOT_COLUMNS.items():
         value = values[column]
-        if value not in places:
-            raise ValueError(f"{CATEGORIES[column][0]} is {value[:20]!r}, expected one of {', '.join(places)}")
-        if places[value] is not None:
-            x[places[value]] = 1
+        if value not in x_columns:
+            raise ValueError(f"{CATEGORIES[column][0]} is {value[:20]!r}, expected one of {', '.join(x_columns)}")
+        if x_columns[value] is not None:
+            x[x_columns[value]] = 1
     return INCOMES.index(income), x
 
 
 def read_rows(folder: Path, files: Files) -> Rows:
-    """Returns the rows (label, x) of both files. Blank lines and lines that begin with | are passed over."""
+    """Yields the rows (label, x) of both files. Blank lines and lines that begin with | are skipped."""
     for file in files:
         path = folder / file
-        yield from raw.numbered(path, _without_headers(path), parse_row, f"{ATTRIBUTES} attributes and the income")
+        yield from raw.parse_lines(path, _without_headers(path), parse_row, f"{ATTRIBUTES} attributes and the income")
 
 
 def _without_headers(path: Path) -> Iterator[bytes]:
-    for line in raw.lines(path):
-        yield b"" if line.startswith(b"|") else line  # blank, so that the numbers of the rows stay those of the file
+    for line in raw.read_lines(path):
+        yield (b"" if line.startswith(b"|") else line)  # blank, not dropped: error messages count the lines of the file
 
 
 ORIGINAL = Original(
-    alternatives=(UNPACKED, PACKED),
+    alternatives=(PLAIN, COMPRESSED),
     read_rows=read_rows,
     shape=(COLUMNS,),
     num_classes=2,
@@ -129,7 +129,7 @@ ORIGINAL = Original(
     upstream="the UCI Machine Learning Repository, archive.ics.uci.edu/dataset/2/adult",
     homepage="https://archive.ics.uci.edu/dataset/2/adult",
     terms="CC BY 4.0 (UCI); Becker and Kohavi 1996",
-    urls={file: f"https://archive.ics.uci.edu/ml/machine-learning-databases/adult/{file}" for file in UNPACKED},
+    urls={file: f"https://archive.ics.uci.edu/ml/machine-learning-databases/adult/{file}" for file in PLAIN},
     dtype=np.float32,
     binary=BINARY,
 )

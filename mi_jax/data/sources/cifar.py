@@ -1,7 +1,7 @@
-"""How CIFAR-10 and CIFAR-100 are stored: pickles of Python 2, read here without running anything in them.
+"""The reader shared by CIFAR-10 and CIFAR-100, whose batches are Python 2 pickles. It runs no code from a pickle.
 
-A batch is a pickled dictionary: under `data` a NumPy array [n 3072] uint8 (a plane of 32 x 32 for each of red,
-green and blue), under `labels`, or `fine_labels` and `coarse_labels`, a list of n integers.
+A batch is a pickled dictionary. `data` is a NumPy array [n 3072] uint8: a plane of 32 x 32 pixels for each of red,
+green and blue. `labels`, or `fine_labels` and `coarse_labels`, are lists of n integers.
 """
 
 import io
@@ -15,37 +15,37 @@ from mi_jax.data.sources import Files, Rows, raw
 SHAPE = (32, 32, 3)  # H W C
 
 
-class _Parts(list):
-    """A list of what a pickle says an array or a dtype is made of."""
+class _Fields(list):
+    """The arguments and state from which a pickle would make an array or a dtype."""
 
     def __setstate__(self, state):
         self.extend(state)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads plain values and `_Parts`; nothing that a pickle names is imported or called."""
+    """Reads plain values and `_Fields`; imports and calls nothing that a pickle names."""
 
     def find_class(self, module: str, name: str):
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return lambda *start: _Parts()
+            return lambda *args: _Fields()
         if module == "numpy" and name in ("ndarray", "dtype"):
-            return lambda *start: _Parts(start[:1])
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            return lambda *args: _Fields(args[:1])
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
 
 
-def read_rows(folder: Path, files: Files, batches: Files, key: bytes, classes: int) -> Rows:
-    """Returns the rows (label, image) of `batches`, in this order; `files` is the archive of them, or are they.
+def read_batches(folder: Path, files: Files, batches: Files, key: bytes, classes: int) -> Rows:
+    """Yields the rows (label, image) of `batches`, in this order; `files` is their archive, or equals `batches`.
 
-    Raises ValueError naming the file at fault.
+    Raises ValueError naming the invalid file.
     """
-    packed = raw.contents(folder / files[0], batches) if files != batches else None
+    members = raw.read_members(folder / files[0], batches) if files != batches else None
     for batch in batches:
-        place = f"{folder / files[0]}: {batch}" if packed else f"{folder / batch}"
-        content = packed[batch] if packed else raw.content(folder / batch)
+        path = f"{folder / files[0]}: {batch}" if members else f"{folder / batch}"
+        content = members[batch] if members else raw.read_file(folder / batch)
         try:
             images, labels = parse_batch(content, key, classes)
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from error
+            raise ValueError(f"{path}: {error}") from error
         yield from zip(labels.tolist(), images, strict=True)
 
 
@@ -54,19 +54,19 @@ def parse_batch(content: bytes, key: bytes, classes: int) -> tuple[np.ndarray, n
 
     Args:
       content: the bytes of the file.
-      key: where its labels are, b"labels" for instance.
+      key: of its labels, for example b"labels".
       classes: labels must lie in 0..classes-1.
 
-    Raises ValueError for anything but a batch; a pickle that asks for a function or a class is refused unrun.
+    Raises ValueError for any other content. A pickle that refers to a function or class is refused, and not run.
     """
     try:
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle makes the module raise whatever it comes across
+    except Exception as error:  # unpickling raises many types of exception for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"damaged, or not a batch of CIFAR ({reason[:100]})") from error
     if not isinstance(batch, dict) or b"data" not in batch or key not in batch:
         raise ValueError(f"not this batch of CIFAR; expected a dictionary with data and {key.decode()}")
-    pixels = _as_pixels(batch[b"data"])
+    pixels = _pixels(batch[b"data"])
     labels = batch[key]
     if not isinstance(labels, list) or len(labels) != len(pixels):
         raise ValueError(f"expected a list of {len(pixels)} {key.decode()}, one for each image")
@@ -77,12 +77,12 @@ def parse_batch(content: bytes, key: bytes, classes: int) -> tuple[np.ndarray, n
     return planes.transpose(0, 2, 3, 1), np.array(labels, np.int32)
 
 
-def _as_pixels(parts: object) -> np.ndarray:
-    if not isinstance(parts, _Parts) or len(parts) != 5:
-        raise ValueError("data is no array; expected uint8 [n, 3072]")
-    _, shape, dtype, by_columns, content = parts
-    plain = isinstance(dtype, _Parts) and dtype[:1] in (["u1"], [b"u1"]) and not by_columns
-    right = plain and isinstance(content, bytes) and isinstance(shape, tuple) and len(shape) == 2
-    if not right or shape[1] != 3072 or shape[0] == 0 or len(content) != shape[0] * shape[1]:
-        raise ValueError("data is another array; expected uint8 [n, 3072], n at least 1")
+def _pixels(fields: object) -> np.ndarray:
+    if not isinstance(fields, _Fields) or len(fields) != 5:
+        raise ValueError("data is not an array; expected uint8 [n, 3072]")
+    _, shape, dtype, fortran_order, content = fields
+    is_uint8 = isinstance(dtype, _Fields) and dtype[:1] in (["u1"], [b"u1"]) and not fortran_order
+    is_matrix = isinstance(content, bytes) and isinstance(shape, tuple) and len(shape) == 2
+    if not (is_uint8 and is_matrix) or shape[1] != 3072 or shape[0] == 0 or len(content) != shape[0] * shape[1]:
+        raise ValueError("data is a different array; expected uint8 [n, 3072], n at least 1")
     return np.frombuffer(content, np.uint8).reshape(shape)

@@ -1,7 +1,7 @@
-"""CIFAR-10: 60,000 colour photographs of 32 x 32 pixels in 10 classes; training batches 1..5, then the test batch.
+"""CIFAR-10: 60,000 colour photographs of 32 x 32 pixels in 10 classes; training batches 1 to 5, then the test batch.
 
 Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009), the "python version",
-`cifar-10-python.tar.gz`, whose MD5 is published beside it; those of the batches in it follow from that one. No
+`cifar-10-python.tar.gz`, with its published MD5. The MD5s of the batches are those of the files in that archive. No
 licence is stated.
 """
 
@@ -30,10 +30,10 @@ MD5 = {
 
 
 def read_rows(folder: Path, files: Files) -> Rows:
-    """Returns the rows (label, image) of the original, archive or batches; ValueError names a file at fault."""
+    """Returns the rows (label, image) of the archive or of the batches; ValueError names an invalid file."""
     for file in files:
         raw.check_md5(folder / file, MD5[file])
-    return cifar.read_rows(folder, files, BATCHES, b"labels", CLASSES)
+    return cifar.read_batches(folder, files, BATCHES, b"labels", CLASSES)
 
 
 ORIGINAL = Original(

@@ -1,10 +1,10 @@
 """CIFAR-100: 60,000 colour photographs of 32 x 32 pixels in 100 classes; the training rows, then the test rows.
 
 Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009), the "python version",
-`cifar-100-python.tar.gz`, whose MD5 is published beside it. The labels are the fine ones. No licence is stated.
+`cifar-100-python.tar.gz`, with its published MD5. The labels are the fine ones. No licence is stated.
 
-The extracted files `train` and `test` are taken with any MD5: copies are about whose rows stand in another order.
-Do not take the order for random; a split must permute the rows.
+The MD5s of the extracted files `train` and `test` are not checked, because copies with another order of rows exist.
+The order of rows is not random; a split must permute them.
 """
 
 from pathlib import Path
@@ -17,10 +17,10 @@ MD5 = {ARCHIVE: "eb9058c3a382ffc7106e4002c42a8d85"}
 
 
 def read_rows(folder: Path, files: Files) -> Rows:
-    """Returns the rows (label, image) of the original, archive or batches; ValueError names a file at fault."""
+    """Returns the rows (label, image) of the archive or of the batches; ValueError names an invalid file."""
     for file in set(files) & set(MD5):
         raw.check_md5(folder / file, MD5[file])
-    return cifar.read_rows(folder, files, BATCHES, b"fine_labels", CLASSES)
+    return cifar.read_batches(folder, files, BATCHES, b"fine_labels", CLASSES)
 
 
 ORIGINAL = Original(

@@ -1,9 +1,9 @@
-"""Location-30: which of 446 places in Bangkok a Foursquare user has visited; 5,010 users in 30 clusters.
+"""Location-30: which of 446 places in Bangkok a Foursquare user visited; 5,010 users in 30 classes (clusters).
 
 Source: Shokri et al., "Membership Inference Attacks Against Machine Learning Models" (2017), published as
 `dataset_location.tgz` in the GitHub repository privacytrustlab/datasets. The archive holds one CSV without a
-header, `bangkok`: the cluster, 1..30 in double quotes, then 446 values 0 or 1. No checksum is published, and no
-licence is stated.
+header, `bangkok`. Each line is the class, 1..30 in double quotes, and then 446 values 0 or 1. No checksum is
+published and no licence is stated.
 """
 
 from mi_jax.data.sources import Original, raw
@@ -11,7 +11,7 @@ from mi_jax.data.sources import Original, raw
 ARCHIVE, EXTRACTED = "dataset_location.tgz", "bangkok"
 PLACES, CLASSES = 446, 30
 
-read_rows = raw.labelled_bits(EXTRACTED, PLACES, CLASSES)
+read_rows = raw.labelled_bits_reader(EXTRACTED, PLACES, CLASSES)
 
 ORIGINAL = Original(
     alternatives=((ARCHIVE,), (EXTRACTED,)),

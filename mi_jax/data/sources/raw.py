@@ -1,4 +1,4 @@
-"""What the readers of originals share: lines and members of archives, checksums, bits, labels."""
+"""What the readers of originals share: lines, members of archives, checksums, and the parsing of labels and bits."""
 
 import gzip
 import hashlib
@@ -17,171 +17,172 @@ ARCHIVES = (".tgz", ".tar.gz")
 DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError)
 
 
-def lines(path: Path, member: str | None = None) -> Iterator[bytes]:
-    """Returns the lines of the file at `path`: plain, packed (.gz), or the `member` of an archive (.tgz, .tar.gz).
+def read_lines(path: Path, member: str | None = None) -> Iterator[bytes]:
+    """Yields the lines of a plain file, of a compressed file (.gz), or of `member` of an archive (.tgz, .tar.gz).
 
-    A member is found in whatever folder of the archive. Nothing is held in memory. What is packed is decompressed
-    once to its end before the first line is given out: gzip has its checksum there, and tarfile stops before it,
-    so that a flipped bit could pass as data.
+    The member may be in any folder of the archive. The content is streamed, never held in memory. A compressed file
+    is first decompressed to its end, where gzip has its checksum: tarfile stops before the end, and a flipped bit
+    could otherwise pass as data.
 
-    Raises ValueError if the file cannot be read, is damaged or truncated, or is an archive without that member.
+    Raises ValueError for an unreadable, damaged or truncated file, and for an archive without the member.
     """
     try:
         if path.name.endswith(ARCHIVES):
-            _drain(path)
+            _decompress_to_end(path)
             with tarfile.open(path, "r:gz") as archive:
-                yield from archive.extractfile(_find(archive, path, member))
+                yield from archive.extractfile(_find_member(archive, path, member))
         elif path.suffix == ".gz":
-            _drain(path)
+            _decompress_to_end(path)
             with gzip.open(path) as file:
                 yield from file
         else:
             with path.open("rb") as file:
                 yield from file
     except DAMAGED as error:
-        raise ValueError(_damage(path, error)) from error
+        raise ValueError(_damage_message(path, error)) from error
 
 
-def contents(path: Path, members: tuple[str, ...]) -> dict[str, bytes]:
-    """Returns the `members` of the archive at `path`, whole and in memory; ValueError as `lines` raises it."""
+def read_members(path: Path, members: tuple[str, ...]) -> dict[str, bytes]:
+    """Returns the content of each of `members` of the archive at `path`; ValueErrors are those of `read_lines`."""
     try:
-        _drain(path)
+        _decompress_to_end(path)
         with tarfile.open(path, "r:gz") as archive:
-            found = {member: _find(archive, path, member) for member in members}
-            in_order = sorted(members, key=lambda member: found[member].offset)  # a step back decompresses anew
-            return {member: archive.extractfile(found[member]).read() for member in in_order}
+            entries = {member: _find_member(archive, path, member) for member in members}
+            in_order = sorted(members, key=lambda member: entries[member].offset)  # going back decompresses again
+            return {member: archive.extractfile(entries[member]).read() for member in in_order}
     except DAMAGED as error:
-        raise ValueError(_damage(path, error)) from error
+        raise ValueError(_damage_message(path, error)) from error
 
 
-def content(path: Path) -> bytes:
-    """Returns the bytes of the file at `path`, unpacked if its name ends in .gz; ValueError as `lines` raises it."""
+def read_file(path: Path) -> bytes:
+    """Returns the content of a file, decompressed if its name ends in .gz; ValueErrors are those of `read_lines`."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return file.read()
     except DAMAGED as error:
-        raise ValueError(_damage(path, error)) from error
+        raise ValueError(_damage_message(path, error)) from error
 
 
-def _drain(path: Path) -> None:
-    with gzip.open(path) as packed:
-        while packed.read(1 << 20):
+def _decompress_to_end(path: Path) -> None:
+    with gzip.open(path) as file:
+        while file.read(1 << 20):
             pass
 
 
-def _damage(path: Path, error: Exception) -> str:
+def _damage_message(path: Path, error: Exception) -> str:
     if path.suffix in (".gz", ".tgz"):
-        return f"{path}: damaged or truncated archive ({error}); fetch it again"
+        return f"{path}: damaged or truncated archive ({error}); download it again"
     return f"{path}: cannot be read ({error})"
 
 
-def _find(archive: tarfile.TarFile, path: Path, member: str) -> tarfile.TarInfo:
-    wanted = PurePosixPath(member).parts
+def _find_member(archive: tarfile.TarFile, path: Path, member: str) -> tarfile.TarInfo:
+    parts = PurePosixPath(member).parts
     for entry in archive.getmembers():
-        if entry.isfile() and PurePosixPath(entry.name).parts[-len(wanted) :] == wanted:
+        if entry.isfile() and PurePosixPath(entry.name).parts[-len(parts) :] == parts:
             return entry
-    held = ", ".join(archive.getnames()[:5]) or "nothing"
-    raise ValueError(f"{path}: expected an archive with a file {member!r}, this one holds {held}")
+    names = ", ".join(archive.getnames()[:5]) or "nothing"
+    raise ValueError(f"{path}: expected an archive with a file {member!r}, this one holds {names}")
 
 
-def numbered(path: Path, source: Iterator[bytes], parse: Callable[[str], Row], expected: str) -> Iterator[Row]:
-    """Returns `parse(line)` for every line of `source` that is not blank.
+def parse_lines(path: Path, lines: Iterator[bytes], parse: Callable[[str], Row], expected: str) -> Iterator[Row]:
+    """Yields `parse(line)` for every line that is not blank.
 
-    Raises ValueError naming the file and the number (from 1) of the row at fault; also if there is no row at all,
-    in which case `expected` says what there should be.
+    Raises ValueError naming the file at `path` and the number (from 1) of an invalid row. A file without rows is also
+    refused; `expected` then says what its rows should be.
     """
-    found = 0
-    for number, line in enumerate(source, start=1):
+    count = 0
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = parse(line.decode("ascii", errors="replace").strip())
         except ValueError as error:
             raise ValueError(f"{path}: row {number}: {error}") from None
-        found += 1
+        count += 1
         yield row
-    if not found:
+    if not count:
         raise ValueError(f"{path}: expected rows of {expected}, found none")
 
 
-def label(text: str, classes: int) -> int:
-    """Returns a label 1..classes, perhaps in double quotes, as 0..classes-1; ValueError names another text."""
+def parse_label(text: str, num_classes: int) -> int:
+    """Returns the label 0..num_classes-1 for a text 1..num_classes, which may be in double quotes."""
     number = text.strip().strip('"')
-    if not (number.isdecimal() and 1 <= int(number) <= classes):
-        raise ValueError(f"label {text[:20]!r}, expected 1..{classes}")
+    if not (number.isdecimal() and 1 <= int(number) <= num_classes):
+        raise ValueError(f"label {text[:20]!r}, expected 1..{num_classes}")
     return int(number) - 1
 
 
-def bits(values: list[str], *, before: int = 0) -> np.ndarray:
-    """Returns texts "0" and "1" as uint8; ValueError names another text and its column, `before` columns further."""
+def parse_bits(values: list[str], *, columns_before: int = 0) -> np.ndarray:
+    """Returns texts "0" and "1" as uint8. ValueErrors name the column, counted after `columns_before` others."""
     if not set(values) <= {"0", "1"}:
         column = next(i for i, value in enumerate(values) if value not in ("0", "1"))
-        raise ValueError(f"value {values[column][:20]!r} in column {column + before + 1}, expected 0 or 1")
+        number = column + columns_before + 1
+        raise ValueError(f"value {values[column][:20]!r} in column {number}, expected 0 or 1")
     return np.frombuffer("".join(values).encode(), np.uint8) - ord("0")
 
 
-def labelled_bits(member: str, columns: int, classes: int) -> Callable[[Path, Files], Rows]:
-    """Returns a reader (folder, files) -> rows (label, bits [columns] uint8) of a CSV without a header.
+def labelled_bits_reader(member: str, num_columns: int, num_classes: int) -> Callable[[Path, Files], Rows]:
+    """Returns a reader (folder, files) -> rows (label, bits [num_columns] uint8) of a CSV without a header.
 
-    A line is a label 1..classes, then `columns` values 0 or 1. The one file read is the CSV itself or an archive with
-    a file named `member`. Blank lines are passed over. ValueErrors name the file and the row, as `numbered` does.
+    Each line is a label 1..num_classes and then `num_columns` values 0 or 1. The file is the CSV itself or an archive
+    that contains it as `member`. Blank lines are skipped. ValueErrors are those of `parse_lines`.
     """
 
     def parse(line: str) -> tuple[int, np.ndarray]:
         first, *values = line.split(",")
-        known = label(first, classes)
-        if len(values) != columns:
-            raise ValueError(f"{len(values)} values after the label, expected {columns}")
-        return known, bits(values, before=1)
+        label = parse_label(first, num_classes)
+        if len(values) != num_columns:
+            raise ValueError(f"{len(values)} values after the label, expected {num_columns}")
+        return label, parse_bits(values, columns_before=1)
 
     def read_rows(folder: Path, files: Files) -> Rows:
         path = folder / files[0]
-        yield from numbered(path, lines(path, member), parse, f"a label and {columns} values")
+        yield from parse_lines(path, read_lines(path, member), parse, f"a label and {num_columns} values")
 
     return read_rows
 
 
 def check_md5(path: Path, expected: str) -> None:
-    """Raises ValueError unless the file at `path` has the MD5 that its publisher states."""
-    found = _digest("md5", path)
-    if found != expected:
-        raise ValueError(f"{path}: md5 {found}, expected {expected}: another file or a damaged one; fetch it again")
+    """Raises ValueError unless the file has the MD5 that its publisher states."""
+    md5 = _file_digest("md5", path)
+    if md5 != expected:
+        raise ValueError(f"{path}: md5 {md5}, expected {expected}: a different or damaged file; download it again")
 
 
 def sha256(*files: Path) -> str:
-    """Returns the SHA-256 of a file, or of the SHA-256s of several; ValueError if one cannot be read."""
-    digests = [_digest("sha256", path) for path in files]
+    """Returns the SHA-256 of a file, or of the joined SHA-256s of several; ValueError if one cannot be read."""
+    digests = [_file_digest("sha256", path) for path in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _digest(kind: str, path: Path) -> str:
+def _file_digest(algorithm: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, kind).hexdigest()
+            return hashlib.file_digest(file, algorithm).hexdigest()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
 
 
-def check_agreement(folder: Path, first: tuple[str, ...], second: tuple[str, ...]) -> None:
-    """Raises ValueError unless two sets of files in `folder` hold the same, byte for byte, once unpacked.
+def check_agreement(folder: Path, first: Files, second: Files) -> None:
+    """Raises ValueError unless two alternatives in `folder` hold the same bytes once decompressed.
 
-    An archive is compared with the files extracted from it, a packed file with the unpacked one.
+    An archive is compared with the files extracted from it, and a compressed file with the plain one.
     """
-    names = first if len(first) == len(second) else first * len(second)  # one archive stands beside many files
-    pairs = zip(names, second, _unpacked(folder, first, second), _unpacked(folder, second, second), strict=True)
-    for one, other, ours, theirs in pairs:
-        if ours != theirs:
-            raise ValueError(f"{folder}: {one} and {other} disagree; expected the same content: remove one of them")
+    names = first if len(first) == len(second) else first * len(second)  # one archive is compared with many files
+    digests = zip(_content_digests(folder, first, second), _content_digests(folder, second, second), strict=True)
+    for a, b, (digest_a, digest_b) in zip(names, second, digests, strict=True):
+        if digest_a != digest_b:
+            raise ValueError(f"{folder}: {a} and {b} disagree; expected the same content: remove one of them")
 
 
-def _unpacked(folder: Path, files: tuple[str, ...], members: tuple[str, ...]) -> list[str]:
+def _content_digests(folder: Path, files: Files, members: Files) -> list[str]:
     if files[0].endswith(ARCHIVES):
-        return [_digest_of_lines(lines(folder / files[0], member)) for member in members]
-    return [_digest_of_lines(lines(folder / file)) for file in files]
+        return [_lines_digest(read_lines(folder / files[0], member)) for member in members]
+    return [_lines_digest(read_lines(folder / file)) for file in files]
 
 
-def _digest_of_lines(source: Iterator[bytes]) -> str:
+def _lines_digest(lines: Iterator[bytes]) -> str:
     digest = hashlib.sha256()
-    for line in source:
+    for line in lines:
         digest.update(line)
     return digest.hexdigest()

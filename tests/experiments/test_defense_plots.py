@@ -1,10 +1,10 @@
-"""What a record of defenses says: the table, the best trade, and figures 5 and 6."""
+"""Figures 5 and 6, as a record of defenses has them."""
 
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from experiments.paper import trade
+from experiments.paper import defense_plots
 
 
 def defense(test: float, attack: float, **models) -> dict:
@@ -24,24 +24,8 @@ def crosses(axes: plt.Axes) -> list[tuple[float, float]]:
     return [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "x"]
 
 
-def test_the_overview_has_the_best_kept_secret_first_and_marks_what_nothing_else_beats():
-    _, _, *rows, below = trade.overview(RECORD).splitlines()
-    assert [row.split()[0] for row in rows] == ["dp_sgd:8", "l1:1", "dropout:0.5", "l2:1", "none"]
-    assert [row.split()[0] for row in rows if row.endswith("best")] == ["dp_sgd:8", "dropout:0.5"]
-    assert below == "dp_sgd:8: epsilon 8 at delta 0.01"
-
-
-def test_the_best_trade_is_the_best_test_accuracy_of_those_where_the_strongest_attack_stays_below():
-    entries = RECORD["defenses"]
-    best = trade.best_trade(entries)
-    found = [best[str(level)] and best[str(level)]["defense"] for level in trade.LEVELS]
-    assert found == [None, *["dp_sgd:8"] * 4, *["dropout:0.5"] * 4], "at 55 % too, which is what it has"
-    told = entries["dp_sgd:8"] | {"not_adaptive": {"boundary": {"balanced_accuracy": {"mean": 0.75}}}}
-    assert trade.best_trade({"dp_sgd:8": told})["70"] is None, "an attacker who does not know of it may do better"
-
-
 def test_figure_5_ties_the_papers_points_to_ours_and_leaves_out_those_that_are_not_there():
-    (axes,) = trade.draw_trade(RECORD, PAPER).axes
+    (axes,) = defense_plots.draw_trade_off(RECORD, PAPER).axes
     assert crosses(axes) == [(51.1, 82.3), (49.2, 55.2)]
     ties = [line.get_xydata() for line in axes.lines if line.get_linestyle() == ":" and line.get_color() == "0.6"]
     ours = [(50, 80), (60, 80)]
@@ -51,7 +35,7 @@ def test_figure_5_ties_the_papers_points_to_ours_and_leaves_out_those_that_are_n
 
 
 def test_figure_6_has_the_gap_attack_as_a_line_in_both_panels():
-    for axes, attack in zip(trade.draw_gap(RECORD).axes, ("label-only", "confidence"), strict=True):
+    for axes, attack in zip(defense_plots.draw_gap(RECORD).axes, ("label-only", "confidence"), strict=True):
         (line,) = (line for line in axes.lines if line.get_linestyle() == "--")
         x, y = line.get_xydata().T
         assert y == pytest.approx(50 + x / 2) and x[1] >= 70  # the largest gap of the record

@@ -1,0 +1,31 @@
+"""A lower bound of epsilon from one attack on many models, half of them trained with a canary and half without."""
+
+import numpy as np
+
+from mi_jax.evaluation import metrics
+
+
+def lower_bound(scores: np.ndarray, is_member: np.ndarray, delta: float, level: float) -> dict:
+    """The bound of scores [K] of the canary: the first half of the models has its threshold, the rest its rates.
+
+    Each model is an independent trial; `is_member` [K] says which were trained with the canary. Returns
+    {"threshold", "epsilon", "true", "members", "false", "nonmembers"}: `epsilon` at this confidence level, and the true
+    and false positives with the numbers of models that they are counted on.
+    """
+    half = len(scores) // 2
+    threshold = best_bound_threshold(scores[:half], is_member[:half], delta, level)
+    return {"threshold": threshold, **bound_at(threshold, scores[half:], is_member[half:], delta, level)}
+
+
+def bound_at(threshold: float, scores: np.ndarray, is_member: np.ndarray, delta: float, level: float) -> dict:
+    """The bound of all these models at a threshold."""
+    called = scores >= threshold
+    masks = {"true": called & is_member, "members": is_member, "false": called & ~is_member, "nonmembers": ~is_member}
+    counts = {name: int(mask.sum()) for name, mask in masks.items()}
+    return {"epsilon": metrics.epsilon_lower_bound(*counts.values(), delta, level), **counts}
+
+
+def best_bound_threshold(scores: np.ndarray, is_member: np.ndarray, delta: float, level: float) -> float:
+    """The threshold with the largest bound on these models."""
+    candidates = np.unique(scores[np.isfinite(scores)])
+    return float(max(candidates, key=lambda threshold: bound_at(threshold, scores, is_member, delta, level)["epsilon"]))
