@@ -8,7 +8,7 @@ ARGS ?=
 # Tests of one file share compiled programs, so a file stays with one worker.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: help audit test test-all lint wheel requirements clean test-peers benchmark-training benchmark-boundary benchmark-dp_sgd
+.PHONY: help audit test test-all lint colabs wheel requirements clean test-peers benchmark-training benchmark-boundary benchmark-dp_sgd
 
 help:
 	@echo "make audit [OUT=DIR] [ARGS=\"--dataset=... --attacks=...\"]   the main job; no arguments: digits, about two minutes"
@@ -19,16 +19,17 @@ help:
 	@echo "make benchmark-training | benchmark-boundary | benchmark-dp_sgd   beside PyTorch; Foolbox and ART; Opacus"
 	@echo "make wheel                                                builds the wheel and runs a smoke audit from it"
 	@echo "make docs                                                 writes the numbers of README.md and docs/ from the records"
+	@echo "make colabs                                               executes the notebooks and writes their outputs back"
 	@echo "make lint | requirements | clean"
 
 audit: $(VENV)/.installed
 	@$(RUN) -m experiments.audit $(if $(OUT),--out="$(OUT)") $(ARGS)
 
 test: $(VENV)/.installed-tests
-	$(RUN) -m pytest $(PARALLEL) -m "not slow"
+	$(RUN) -m pytest $(PARALLEL)
 
 test-all: $(VENV)/.installed-tests
-	$(RUN) -m pytest $(PARALLEL)
+	$(RUN) -m pytest $(PARALLEL) -m ""
 
 # Each in a copy of the package, by tests that are chosen for it; writes docs/mutants.md.
 .PHONY: mutants
@@ -36,11 +37,14 @@ mutants: $(VENV)/.installed-tests
 	@$(RUN) -m tests.mutants
 
 lint: $(VENV)/.installed-tests
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/pyright
 
 .PHONY: docs
 docs: $(VENV)/.installed
 	@$(RUN) -m experiments.docs
+
+colabs: $(VENV)/.installed-tests
+	@$(RUN) -m colabs.execute $(ARGS)
 
 # In a folder of its own, so that what runs is the wheel and not the checkout.
 wheel: $(VENV)/.installed

@@ -19,15 +19,17 @@ Status:   run: rays prove 4.1 without noise (all that 1,000 models can), 1.5 at 
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records
 from mi_jax import data, defenses, models, perturbations, privacy, training
-from mi_jax.attacks import measures
+from mi_jax.attacks import catalogue, measures
 from mi_jax.attacks.rays import ray_distance
 from mi_jax.evaluation import epsilon, metrics, plots
 from mi_jax.querying import driver, oracle
@@ -54,7 +56,8 @@ def label_only_attacks() -> dict[str, Attack]:
     """
     noise = measures.hit_rate(perturbations.gaussian_noise, 0.6, 100)._replace(gated=False)
     scores = {"label": measures.label_is_correct(), "noise": noise, "rays": ray_distance(100)}
-    return {name: Attack(name, "label", perturbations.only_itself, measure, None) for name, measure in scores.items()}
+    alone, fit = perturbations.only_itself, catalogue.last_feature
+    return {name: Attack(name, "label", alone, measure, fit) for name, measure in scores.items()}
 
 
 def add_canary(dataset: Dataset, num_models: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -77,7 +80,7 @@ def measure(num_models: int, noises: tuple[float, ...], config: Config, folder: 
     model = models.build(config.model or "mlp", dataset.x.shape[1:], dataset.num_classes)
     x, y, members, is_member = add_canary(dataset, num_models, config.seed)
     mechanism = defenses.mechanism_for(N, RECIPE, delta=DELTA)
-    strengths = {"clip": np.full(len(noises), mechanism.clip, np.float32), "noise": np.float32(noises)}
+    strengths = {"clip": np.full(len(noises), mechanism.clip, np.float32), "noise": np.asarray(noises, np.float32)}
     defense = defenses.private_training(mechanism, RECIPE)._replace(strength=strengths)
     environment = runs.run_environment(dataclasses.replace(config, budget=num_models), dataset, RECIPE, defense)
     training_key, attack_key = jax.random.split(jax.random.key(config.seed))
@@ -123,7 +126,7 @@ def format_level(level: dict) -> str:
     return f"noise {level['noise']:g}: at most {level['statement']}; epsilon at least: {', '.join(bounds)}"
 
 
-def draw(record: dict) -> plt.Figure:
+def draw(record: dict) -> Figure:
     """Both bounds over the noise multiplier."""
     figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained", subplot_kw={"yscale": "symlog"})
     noises = [level["noise"] for level in record["levels"]]
@@ -151,7 +154,8 @@ def body() -> None:
     unused = [name for name in given if name not in ("dataset", "data_dir", "model", "seed", "preset")]
     if unused:
         raise ValueError(f"{unused[0]}={given[unused[0]]}: expected nothing, dp_audit has settings of its own")
-    record = measure(num_models, noises, Config(**{"preset": "cpu"} | given), folder)
+    settings: dict[str, Any] = {"preset": "cpu"} | given
+    record = measure(num_models, noises, Config(**settings), folder)
     records.finish(folder, record, differs=DIFFERS, dp_audit=draw)
 
 

@@ -70,7 +70,7 @@ def _rotate(degrees: float) -> Perturbation:
     return rotated
 
 
-def translate(d: int) -> Perturbation:
+def translate(d: float) -> Perturbation:
     """Returns a perturbation x [H W C] -> [4d+1 H W C]: x, then x shifted by every (i, j) with |i| + |j| = d.
 
     Shifts are by whole pixels, i rows down and j columns right, ordered by i and then j; the edge pixels are
@@ -106,7 +106,7 @@ def _translate(d: int) -> Perturbation:
     return translated
 
 
-def mirror_shift_cutout(pixels: int) -> Perturbation:
+def mirror_shift_cutout(pixels: float) -> Perturbation:
     """Returns a random perturbation x [H W C] -> [1 H W C]: a mirror image or not, shifted, with a grey square.
 
     The image is mirrored left to right with probability 1/2. The shift along each axis is uniform in -pixels..pixels,

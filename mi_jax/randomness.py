@@ -38,7 +38,7 @@ def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return np.float32(np.sqrt(2)) * jax.lax.erf_inv(uniform).reshape(shape)
 
 
-def flips(key: jax.Array, p: Array, shape: tuple[int, ...]) -> jax.Array:
+def flips(key: jax.Array, p: Array | float, shape: tuple[int, ...]) -> jax.Array:
     """Independent events of probability p, bool; p is rounded to a multiple of 2^-16, two events per word.
 
     The smallest p of the paper's grids, 1/6170, is off by less than 5 %.

@@ -33,6 +33,15 @@ def data_root() -> Path:
     return root
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Drops the programs compiled for a file when it is done: those of all files together take gigabytes."""
+    yield
+    import jax  # here, because it reads the environment that pytest_configure sets
+
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:

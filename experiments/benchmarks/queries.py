@@ -48,7 +48,7 @@ def targets():
 
 def attack(measure, neighbours=perturbations.only_itself) -> Attack:
     """An attack without a score."""
-    return Attack("benchmark", "label", neighbours, measure, catalogue._last)
+    return Attack("benchmark", "label", neighbours, measure, catalogue.last_feature)
 
 
 def seconds(function: Callable, *arguments) -> float:

@@ -3,7 +3,7 @@
 A KeyError says that a record lacks the points a claim is about.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 Verdict = tuple[bool | None, str]  # (does it hold, None: its intervals leave it open; the numbers)
@@ -44,7 +44,7 @@ def join(values: dict, form: str = ".1f", between: str = " ") -> str:
     return ", ".join(f"{name}{between}{value:{form}}" for name, value in values.items())
 
 
-def join_series(series: dict[str, Iterable[float]]) -> str:
+def join_series(series: Mapping[str, Iterable[float]]) -> str:
     """Names with several numbers each on one line."""
     return "; ".join(f"{name} {', '.join(f'{value:.1f}' for value in values)}" for name, values in series.items())
 

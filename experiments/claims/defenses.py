@@ -55,7 +55,12 @@ def last_layer_leaves_the_gap(record: dict) -> Verdict:
 def strength_of(defense: str) -> float:
     """The strength of the first defense in a name, or its default."""
     name, _, strength = defenses.split_names(defense)[0].partition(":")
-    return float(strength) if strength else defenses.DEFENSES[name].default
+    if strength:
+        return float(strength)
+    default = defenses.DEFENSES[name].default
+    if default is None:
+        raise ValueError(f"defense {defense!r}: no strength, expected a defense that has one")
+    return default
 
 
 def only_l2_and_privacy(record: dict) -> Verdict:
@@ -102,7 +107,7 @@ def dropout_is_best_without_transfer(record: dict) -> Verdict:
     undefended = strongest_attack(rows["none"])
     tests = {name: test_accuracy(entry) for name, entry in rows.items() if strongest_attack(entry) <= undefended - 5}
     numbers = f"test accuracy {join(tests) or 'none of them'}; strongest attack undefended {undefended:.1f}"
-    return max(tests, key=tests.get, default="").startswith("dropout"), f"{numbers}; {coverage(record)}"
+    return max(tests, key=lambda name: tests[name], default="").startswith("dropout"), f"{numbers}; {coverage(record)}"
 
 
 def useful_privacy_is_large(record: dict) -> Verdict:

@@ -2,6 +2,8 @@
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mi_jax import defenses
 from mi_jax.evaluation import pareto, plots
@@ -14,7 +16,7 @@ def kind_of(defense: str) -> str:
     return "+".join(part.partition(":")[0] for part in defenses.split_names(defense))
 
 
-def draw_trade_off(record: dict, paper: dict[str, tuple]) -> plt.Figure:
+def draw_trade_off(record: dict, paper: dict[str, tuple]) -> Figure:
     """Figure 5: `label_only` against test accuracy; the paper's points as crosses, each tied to ours.
 
     `paper`: defense -> test accuracy, gap and label-only attack in per cent.
@@ -32,7 +34,7 @@ def draw_trade_off(record: dict, paper: dict[str, tuple]) -> plt.Figure:
     return figure
 
 
-def draw_gap(record: dict) -> plt.Figure:
+def draw_gap(record: dict) -> Figure:
     """Figure 6: attacks against the gap between train and test accuracy, and the line of the gap attack."""
     figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained", sharey=True)
     for axes, y, name in zip(panels, (2, 3), ("label-only", "confidence"), strict=True):
@@ -45,7 +47,7 @@ def draw_gap(record: dict) -> plt.Figure:
     return figure
 
 
-def _scatter(axes: plt.Axes, record: dict, x: int, y: int) -> None:
+def _scatter(axes: Axes, record: dict, x: int, y: int) -> None:
     """A marker for each defense, larger for a later one in the grid of its kind, along which they are joined."""
     kinds: dict[str, list[str]] = {}
     for name in record["defenses"]:

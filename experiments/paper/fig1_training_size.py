@@ -21,6 +21,7 @@ from pathlib import Path
 
 from absl import flags
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
@@ -55,7 +56,7 @@ def measure_size(config: Config, columns: dict[str, Column], out: Path) -> dict:
     return tables.measure(prepared, columns, paper) | {"memguard": memguard}
 
 
-def draw(record: dict) -> plt.Figure:
+def draw(record: dict) -> Figure:
     """A line an attack over n, with its interval over targets; the paper's points as crosses."""
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     names = [name for name in PAPER if name != "memguard"]

@@ -25,6 +25,7 @@ import dataclasses
 from pathlib import Path
 
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
@@ -106,7 +107,7 @@ def measure(config: Config, out: Path) -> dict:
             "early_differences": paired.differences(early)}  # fmt: skip
 
 
-def draw(record: dict) -> plt.Figure:
+def draw(record: dict) -> Figure:
     """The three panels; the paper's points where the data are the paper's."""
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained", width_ratios=(1, 1, 1.7))
     single, paper = record["attacks"], PAPER if record["config"]["dataset"] == "cifar10" else {}

@@ -23,6 +23,8 @@ from pathlib import Path
 
 from absl import flags
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
@@ -70,7 +72,7 @@ def is_paper(record: dict) -> bool:
     return (record["config"]["dataset"], record["config"]["n_train"]) == ("cifar10", 2500)
 
 
-def draw(record: dict) -> plt.Figure:
+def draw(record: dict) -> Figure:
     """Left a line an attack over the d of training, right the grid; the paper's points where n is the paper's."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     tables.draw_lines(left, record["distances"], list(PAPER), PAPER if is_paper(record) else {})
@@ -85,7 +87,7 @@ def draw(record: dict) -> plt.Figure:
     return figure
 
 
-def draw_grid(axes: plt.Axes, record: dict) -> None:
+def draw_grid(axes: Axes, record: dict) -> None:
     """The translation attack's accuracy, a row for each d of training and a column for each d of the attack."""
     entries, paper = record["distances"], is_paper(record)
     rows = [[100 * cell["balanced_accuracy"]["mean"] for cell in entry["grid"].values()] for entry in entries.values()]

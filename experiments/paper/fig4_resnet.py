@@ -21,6 +21,7 @@ from pathlib import Path
 
 from absl import flags
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
@@ -45,20 +46,20 @@ PRESETS = {"smoke": (SMOKE, (20, 30), 20), "cpu": (CIFAR, (100,), 1000), "paper"
 BATCH = 64
 
 
-def recipe(n: int, steps: int) -> Recipe:
+def recipe_for(n: int, steps: int) -> Recipe:
     """FixMatch's, for about this many steps on n rows."""
     epochs = max(1, round(steps / -(-n // BATCH)))
     return Recipe(BATCH, 0.03, epochs, patience=None, optimizer="nesterov_cosine", average=0.999)
 
 
-def measure_size(config: Config, regime: str, steps: int, out: Path) -> dict:
+def measure_size(config: Config, regime: str, recipe: Recipe, out: Path) -> dict:
     """The entry of one number of rows in one regime."""
-    prepared = study.prepare(config, recipe=recipe(config.n_train, steps), out=out)
+    prepared = study.prepare(config, recipe=recipe, out=out)
     paper = tables.paper_at(PAPER[regime], str(config.n_train), config)
-    return tables.measure(prepared, COLUMNS, paper) | {"steps": steps}
+    return tables.measure(prepared, COLUMNS, paper)
 
 
-def draw(record: dict) -> plt.Figure:
+def draw(record: dict) -> Figure:
     """A panel a regime: lines over n, the paper's points as crosses."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
     for panel, (regime, entries) in zip(axes, record["regimes"].items(), strict=True):
@@ -77,7 +78,9 @@ def body() -> None:
     for regime, defense in REGIMES.items():
         for n in sizes:
             config = Config(**changes | given | {"n_train": n, "defense": defense})
-            entry = regimes[regime][str(n)] = measure_size(config, regime, steps, folder / f"{regime}-{n}")
+            out = folder / f"{regime}-{n}"
+            entry = measure_size(config, regime, recipe_for(n, steps), out) | {"steps": steps}
+            regimes[regime][str(n)] = entry
             print(tables.format_entry(f"{regime}, n={n}", entry))
     settings = dataclasses.asdict(config) | {"n_train": sorted(sizes), "defense": list(REGIMES.values())}
     record = {"config": settings, "dataset": config.dataset, "regimes": regimes}

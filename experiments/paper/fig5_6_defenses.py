@@ -48,7 +48,7 @@ from mi_jax import data, study
 from mi_jax.data import splits
 from mi_jax.evaluation import metrics, paired, pareto, report
 from mi_jax.study import ensembles
-from mi_jax.study.config import Config, resolve
+from mi_jax.study.config import Config, Resolved, resolve
 from mi_jax.types import Dataset
 
 DIFFERS = (
@@ -191,7 +191,7 @@ def check_networks(record: dict, networks: dict[str, str | None], out: Path) -> 
                                  f"{network}; remove it or name another --out")  # fmt: skip
 
 
-def read_record(config: Config, dataset: Dataset, out: Path) -> dict:
+def read_record(config: Resolved, dataset: Dataset, out: Path) -> dict:
     """The record in `out`, or one without a defense. ValueError where it is of other settings."""
     split = study.draw_split(config, dataset, reference=True)
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("data_dir", "checkpoint", "defense")}

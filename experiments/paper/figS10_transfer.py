@@ -25,6 +25,7 @@ from pathlib import Path
 import jax
 from absl import flags
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
@@ -52,7 +53,7 @@ PRESETS = {  # changes to the config, columns, sizes
 }
 
 
-def draw(record: dict) -> plt.Figure:
+def draw(record: dict) -> Figure:
     """A panel for each way of training, lines over n; the paper's points as crosses."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
     for panel, (way, entries) in zip(axes, record["ways"].items(), strict=True):
@@ -74,7 +75,7 @@ def measure(changes: dict, columns: dict[str, Column], sizes: list[int], folder:
     """The record: every way of training at every size."""
     ways = {way: {} for way in WAYS}
     for n in sizes:
-        config = Config(**changes | {"n_train": n})
+        config = dataclasses.replace(Config(**changes), n_train=n)
         studies = study.prepare_grid(config, WAYS, out=folder / f"n-{n}", separate_targets=True)
         for way, prepared in zip(WAYS, studies, strict=True):
             paper = tables.paper_at(PAPER[way], str(n), config)

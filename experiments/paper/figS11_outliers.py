@@ -29,6 +29,8 @@ import dataclasses
 import jax
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
@@ -94,13 +96,13 @@ def measure(prepared: study.Study, points: int | None, beta: float, gamma: int) 
     return models | precision.compare(trials, "outliers") | {"trials": trials}
 
 
-def error_bar(axes: plt.Axes, x: float, row: dict, label: str | None, **style) -> None:
+def error_bar(axes: Axes, x: float, row: dict, label: str | None, **style) -> None:
     """Draws a mean with its interval, in percentage points."""
     mean, low, high = (100 * row[key] for key in ("mean", "low", "high"))
     axes.errorbar(x, mean, [[mean - low], [high - mean]], lw=1, label=label, **style)
 
 
-def draw(record: dict) -> plt.Figure:
+def draw(record: dict) -> Figure:
     """Precision on outliers less that on everybody, a bar a defense with its interval over points; beside it outliers
     at the threshold of everybody, and the paper's."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

@@ -15,6 +15,7 @@ import dataclasses
 from pathlib import Path
 
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
@@ -46,7 +47,7 @@ def measure(config: Config, columns: dict[str, Column], out: Path) -> dict:
             "models": prepared.trained, "shadow_models": entries}  # fmt: skip
 
 
-def draw(record: dict) -> plt.Figure:
+def draw(record: dict) -> Figure:
     """A line an attack over the number of shadow models; the paper's points as crosses."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     entries, dataset = record["shadow_models"], record["config"]["dataset"]

@@ -20,6 +20,7 @@ Status:   cpu preset run (results/records/figS9-cpu): confidence, boundary and g
 import dataclasses
 
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
@@ -44,7 +45,7 @@ PRESETS = {  # changes to the config, columns, strengths
 }
 
 
-def draw(record: dict) -> plt.Figure:
+def draw(record: dict) -> Figure:
     """Lines of the attacks over the strength, test accuracy below the axis; the paper's points where n is its own."""
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     entries, dataset, n = record["strengths"], record["config"]["dataset"], record["config"]["n_train"]

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from mi_jax import store
 from mi_jax.evaluation import plots, report
 
 _STARTED = time.monotonic()
 PATH_FLAGS = ("-out", "-data_dir", "-checkpoint")  # left out of a record's command
-Draw = Callable[[dict], plt.Figure]
+Draw = Callable[[dict], Figure]
 
 
 def finish(folder: Path, record: dict, *, differs: tuple[str, ...], **figures: Draw) -> None:

@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records
@@ -62,7 +63,7 @@ def paper_at(paper: dict[str, dict[str, float]], point: str, config: Config, n_t
     return {name: series[point] for name, series in paper.items() if same and point in series}
 
 
-def with_paper(rows: dict[str, dict], paper: dict[str, float | None]) -> dict[str, dict]:
+def with_paper(rows: dict[str, dict], paper: Mapping[str, float | None]) -> dict[str, dict]:
     """Rows with the paper's accuracy in per cent, None where it has none."""
     return {name: row | {"paper": paper.get(name)} for name, row in rows.items()}
 
@@ -74,7 +75,7 @@ def run_column(prepared: study.Study, name: str, column: Column) -> tuple[dict, 
                         num_points=column.num_points, num_trials=column.num_trials)  # fmt: skip
 
 
-def measure(prepared: study.Study, columns: dict[str, Column], paper: dict[str, float | None] | None = None) -> dict:
+def measure(prepared: study.Study, columns: dict[str, Column], paper: Mapping[str, float | None] | None = None) -> dict:
     """The entry of one study: its settings, its models on the points of the first column, every column with the
     paper's number (`paper`: column -> accuracy in per cent), and every two compared on the points they share."""
     results = {name: run_column(prepared, name, column) for name, column in columns.items()}
@@ -136,8 +137,8 @@ def attack_memguard(prepared: study.Study, paper: dict[str, float]) -> dict[str,
         "confidence network, not adaptive": (mixed, column("confidence_network")),
         "confidence, adaptive": (adaptive, CHEAP["confidence"]),
     }
-    rows = {name: run_column(*run, "confidence", tried)[0]["attacks"]["confidence"]
-            for name, (*run, tried) in runs.items()}  # fmt: skip
+    rows = {name: run_column(models, "confidence", tried)[0]["attacks"]["confidence"]
+            for name, (models, tried) in runs.items()}  # fmt: skip
     return with_paper(rows, {"confidence, not adaptive": paper.get("memguard")})
 
 
@@ -177,12 +178,12 @@ def table_body(
     return body
 
 
-def draw_table(entry: dict) -> plt.Figure:
+def draw_table(entry: dict) -> Figure:
     """The accuracies of one data set beside the paper's."""
     return plots.paper_comparison(entry["config"]["dataset"], entry["attacks"])
 
 
-def draw_lines(axes: plt.Axes, entries: dict[str, dict], names: list[str], paper: dict[str, dict[str, float]]) -> None:
+def draw_lines(axes: Axes, entries: dict[str, dict], names: list[str], paper: dict[str, dict[str, float]]) -> None:
     """A line for each named attack over the entries, and crosses for the paper's series, or {}."""
     crosses = {name: coordinates(series) for name, series in paper.items()}
     plots.lines(axes, {float(at): entry["attacks"] for at, entry in entries.items()}, names, crosses)
@@ -217,7 +218,7 @@ def format_table(name: str, entry: dict) -> str:
     config, models, memguard = entry["config"], entry["models"], entry["memguard"]
     title = (f"{name}, {config['model']}, n={config['n_train']}, {config['num_targets']} targets: train accuracy "
              f"{report.percent(models['train_accuracy'])}, test {report.percent(models['test_accuracy'])}")  # fmt: skip
-    rows = [("", "queries", "balanced accuracy", "paper", "difference, pp")]
+    rows: list[tuple[str, ...]] = [("", "queries", "balanced accuracy", "paper", "difference, pp")]
     for key, row in (entry["attacks"] | {f"memguard: {key}": row for key, row in memguard["attacks"].items()}).items():
         paper, accuracy = row.get("paper"), 100 * row["balanced_accuracy"]["mean"]
         compared = ("", "") if paper is None else (f"{paper:.1f}", f"{accuracy - paper:+.1f}")

@@ -49,7 +49,9 @@ def build(name: str, context: AttackContext) -> tuple[Attack, ...]:
 
 def gap(context: AttackContext) -> tuple[Attack, ...]:
     """Member iff labelled correctly: accuracy 1/2 + (train - test) / 2, one query, never tuned (Yeom et al. 2018)."""
-    return (Attack("gap", "label", perturbations.only_itself, measures.label_is_correct(), _last, threshold=0.5),)
+    return (
+        Attack("gap", "label", perturbations.only_itself, measures.label_is_correct(), last_feature, threshold=0.5),
+    )
 
 
 def noise(context: AttackContext) -> tuple[Attack, ...]:
@@ -67,7 +69,7 @@ def noise(context: AttackContext) -> tuple[Attack, ...]:
 
     def candidate(strength: dict, queries: int) -> Attack:
         measure, settings = measures.hit_rate(column_noise, strength, queries), strength | {"queries": queries}
-        return Attack("noise", "label", perturbations.only_itself, measure, _last, settings=settings)
+        return Attack("noise", "label", perturbations.only_itself, measure, last_feature, settings=settings)
 
     tuning = min(context.budget, max(TUNING_BUDGET, int(TUNING_SHARE * context.budget)))
     if tuning == context.budget:
@@ -96,13 +98,15 @@ def confidence_network(context: AttackContext) -> tuple[Attack, ...]:
 def boundary(context: AttackContext) -> tuple[Attack, ...]:
     """The L2 distance to the decision boundary, by HopSkipJump from labels alone (paper, 4.4)."""
     settings = {"queries": context.budget}
-    return (Attack("boundary", "label", perturbations.only_itself, _distance(context), _last, settings=settings),)
+    return (
+        Attack("boundary", "label", perturbations.only_itself, _distance(context), last_feature, settings=settings),
+    )
 
 
 def rays(context: AttackContext) -> tuple[Attack, ...]:
     """The shortest distance to another label along random rays: fewer queries than `boundary` at small budgets."""
     measure, settings = ray_distance(context.budget), {"queries": context.budget}
-    return (Attack("rays", "label", perturbations.only_itself, measure, _last, settings=settings),)
+    return (Attack("rays", "label", perturbations.only_itself, measure, last_feature, settings=settings),)
 
 
 def combined(context: AttackContext) -> tuple[Attack, ...]:
@@ -118,7 +122,7 @@ def combined(context: AttackContext) -> tuple[Attack, ...]:
 
 def white_box(context: AttackContext) -> tuple[Attack, ...]:
     """The boundary distance by Carlini and Wagner's attack: a baseline with gradients, not a label-only attack."""
-    return (Attack("white_box", "gradient", perturbations.only_itself, None, _last),)
+    return (Attack("white_box", "gradient", perturbations.only_itself, None, last_feature),)
 
 
 def _distance(context: AttackContext) -> Measure:
@@ -166,7 +170,7 @@ def _fixed_score(score: Score) -> Callable[..., Fitted]:
     return lambda key, features, y, is_member: Fitted(score, score(features, y))
 
 
-_last = _fixed_score(lambda features, y: features[:, 0, -1])  # of several checkpoints the last: the full budget
+last_feature = _fixed_score(lambda features, y: features[:, 0, -1])  # of several checkpoints the last: the full budget
 _true_label = _fixed_score(lambda features, y: features[np.arange(len(y)), 0, y])
 _largest = _fixed_score(lambda features, y: features[:, 0].max(1))
 

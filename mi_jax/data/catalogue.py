@@ -12,6 +12,7 @@ A new data set is one file in `sources/` that defines `ORIGINAL`, and one line i
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def digits(data_dir: str | None = None) -> Dataset:
     """Returns the 1,797 handwritten digits, 8x8, that ship with scikit-learn; `data_dir` is ignored."""
     from sklearn.datasets import load_digits  # takes half a second
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     source = "digits of scikit-learn (test part of the UCI optical recognition of handwritten digits)"
     return from_arrays("digits", bunch.images[..., None] / 16, bunch.target, num_classes=10, source=source)
 

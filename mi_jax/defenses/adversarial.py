@@ -6,7 +6,7 @@ Deviation: the attack network is trained. The authors' code tests `step % k == 0
 """
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,8 @@ def _init(key: jax.Array, num_classes: int) -> tuple[Any, optax.OptState]:
 
 
 def _log_odds(params: Any, logits: jax.Array, y: jax.Array) -> jax.Array:
-    return _AttackNetwork().apply(params, nn.softmax(logits), jax.nn.one_hot(y, logits.shape[-1]))
+    probabilities, labels = nn.softmax(logits), jax.nn.one_hot(y, logits.shape[-1])
+    return cast(jax.Array, _AttackNetwork().apply(params, probabilities, labels))
 
 
 def _update(state, members, reference):

@@ -19,7 +19,7 @@ from mi_jax.defenses.outputs import ldl, ldl_fresh, memguard, rounding, top_k
 from mi_jax.defenses.penalties import l1, l1_all, l2, l2_all, weight_decay
 from mi_jax.models import pretrained
 from mi_jax.training import checks
-from mi_jax.types import Defense, Model, Params, Recipe
+from mi_jax.types import AdversarialRegularizer, Defense, Model, Params, Recipe
 
 _SHIFTS = range(6)  # pixels, as in the paper
 
@@ -104,13 +104,15 @@ def compose(a: Defense, b: Defense) -> Defense:
 @functools.lru_cache(maxsize=256)  # the same arguments return one object, so compiled programs are reused
 def _with_strength(i: int, function: Any) -> Any:
     """Returns a field of the i-th of two composed defenses, as a function of the pair of their strengths."""
-    if isinstance(function, tuple):  # an AdversarialRegularizer
+    if isinstance(function, AdversarialRegularizer):
         return function._replace(loss=_with_strength(i, function.loss))
     return lambda strengths, *arguments: function(strengths[i], *arguments)
 
 
 def defense_mechanism(defense: Defense) -> privacy.Mechanism:
     """Returns the mechanism of a private defense with its clip and noise, for `privacy.epsilon`."""
+    if defense.mechanism is None:
+        raise ValueError(f"defense {defense.name}: no mechanism, expected private training")
     return defense.mechanism(defense.strength)
 
 

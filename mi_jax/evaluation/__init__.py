@@ -4,5 +4,3 @@
 `precision` groups of points, `pareto` defenses; `epsilon` is a lower bound from many models. `plots` draws the figures,
 `report` writes and reads a run. A new metric is a function in `metrics`.
 """
-
-__all__ = ["epsilon", "metrics", "paired", "pareto", "plots", "precision", "report"]

@@ -20,9 +20,10 @@ def lower_bound(scores: np.ndarray, is_member: np.ndarray, delta: float, level: 
 def bound_at(threshold: float, scores: np.ndarray, is_member: np.ndarray, delta: float, level: float) -> dict:
     """The bound of all these models at a threshold."""
     called = scores >= threshold
-    masks = {"true": called & is_member, "members": is_member, "false": called & ~is_member, "nonmembers": ~is_member}
-    counts = {name: int(mask.sum()) for name, mask in masks.items()}
-    return {"epsilon": metrics.epsilon_lower_bound(*counts.values(), delta, level), **counts}
+    masks = called & is_member, is_member, called & ~is_member, ~is_member
+    true, members, false, nonmembers = (int(mask.sum()) for mask in masks)
+    epsilon = metrics.epsilon_lower_bound(true, members, false, nonmembers, delta, level)
+    return {"epsilon": epsilon, "true": true, "members": members, "false": false, "nonmembers": nonmembers}
 
 
 def best_bound_threshold(scores: np.ndarray, is_member: np.ndarray, delta: float, level: float) -> float:

@@ -55,7 +55,8 @@ def format_defenses(defenses: dict[str, dict]) -> str:
     Those on the Pareto front are marked: none with an attack as weak has a better test accuracy. Below the table is
     what each epsilon means.
     """
-    rows = [("defense", "test accuracy", "label-only", "confidence", "strongest attack", "Pareto front")]
+    header = ("defense", "test accuracy", "label-only", "confidence", "strongest attack", "Pareto front")
+    rows: list[tuple[str, ...]] = [header]
     values = {name: (*defense_accuracies(entry), strongest_attack(entry)) for name, entry in defenses.items()}
     best_test = 0.0
     for name, (test, _, *attacked) in sorted(values.items(), key=lambda item: (item[1][-1], -item[1][0])):

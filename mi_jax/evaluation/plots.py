@@ -31,9 +31,11 @@ def roc_curves(record: dict, scores: dict[str, np.ndarray]) -> Figure:
         mean = np.maximum(np.mean(curves, 0), lowest)
         label = f"{_title(name)} (AUC {entry['auc']['mean']:.3f})"
         axes.step(rates, mean, where="post", color=colour, ls=STYLES[entry["access"]], lw=1.6, label=label)
-    labels = {"xlabel": "false positive rate", "ylabel": "true positive rate, mean over targets"}
+    targets = "1 target" if len(is_member) == 1 else f"{len(is_member)} targets"
+    mean_over = "" if len(is_member) == 1 else ", mean over targets"
+    labels = {"xlabel": "false positive rate", "ylabel": f"true positive rate{mean_over}"}
     axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.05), **labels)
-    axes.set_title(f"Membership inference on {record['config']['dataset']} ({len(is_member)} targets)", fontsize=10)
+    axes.set_title(f"Membership inference on {record['config']['dataset']} ({targets})", fontsize=10)
     title = "dashed: sees probabilities, dotted: gradients"
     place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}
     axes.legend(fontsize=8, title=title, title_fontsize=7, **place)

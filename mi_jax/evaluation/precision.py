@@ -5,7 +5,7 @@ half may be members by chance alone, which the plain precision would take for a 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def compare(trials: Sequence[dict], group: str, everybody: str = "everybody") ->
     if any(trial[name]["precision"] is None for trial in trials for name in groups):
         return dict.fromkeys((*groups, "improvement", "over_points"))
     values = {name: [trial[name]["precision"]["mean"] for trial in trials] for name in groups}
-    over_points = {name: total_precision(trials, name) for name in groups}
+    over_points: dict[str, Any] = {name: total_precision(trials, name) for name in groups}
     over_points["improvement"] = metrics.independent_difference(over_points[group], over_points[everybody])
     means = {name: metrics.summary(values[name]) for name in groups}
     improvement = metrics.paired_interval(values[group], values[everybody])

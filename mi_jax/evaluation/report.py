@@ -36,6 +36,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,8 @@ FILES = ("report.json", "scores.npz", "roc.png", "scores.png", "report.html")
 def write(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
     """Writes the five files of a run, each completely or not at all."""
     buffer, text = io.BytesIO(), json.dumps(jsonable(record), indent=1, allow_nan=False)
-    np.savez_compressed(buffer, **scores)
+    arrays: dict[str, Any] = scores  # np.savez_compressed has options among its keyword arguments
+    np.savez_compressed(buffer, **arrays)
     folder.mkdir(parents=True, exist_ok=True)
     store.write_file(folder / "scores.npz", buffer.getvalue())
     store.write_file(folder / "report.json", (text + "\n").encode())
@@ -284,7 +286,7 @@ def _rows(entries: dict) -> str:
     return "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(v)}</td></tr>" for k, v in texts.items())
 
 
-def jsonable(value):
+def jsonable(value: Any) -> Any:
     """The record with infinite numbers as text, since JSON has no infinity."""
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}

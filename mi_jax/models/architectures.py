@@ -7,6 +7,7 @@ defense here and off by default. Kernels are Glorot-uniform and biases zero, as 
 import functools
 import itertools
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,7 @@ def max_pool(x: jax.Array, training: bool) -> jax.Array:
     return jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
 
 
-class Conv3x3(nn.Module):
+class _Conv3x3(nn.Module):
     """`conv3x3` with a kernel [3 3 I O] and a bias [O]."""
 
     features: int
@@ -85,6 +86,11 @@ class Conv3x3(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         return conv3x3(x, kernel, self.padding) + bias
+
+
+# Flax names parameters, and draws their first values, by the name of the class: another name makes other networks, and
+# saved ones could not be read.
+Conv3x3 = _Conv3x3
 
 
 Drop = Callable[[jax.Array], jax.Array]  # applied at every dropout slot of a model, with a fresh mask each time
@@ -171,7 +177,8 @@ def _as_model(net: nn.Module, name: str) -> Model:
         return net.init(key, x, training=False, drop=lambda x: x)["params"]
 
     def apply(params: Params, x: Array, key: jax.Array | None = None, dropout: float | jax.Array = 0.0) -> jax.Array:
-        return net.apply({"params": params}, x, training=key is not None, drop=_make_drop(key, dropout))
+        drop = _make_drop(key, dropout)
+        return cast(jax.Array, net.apply({"params": params}, x, training=key is not None, drop=drop))
 
     return Model(init, apply, name)
 

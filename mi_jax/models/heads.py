@@ -8,6 +8,7 @@ once for each row, and training the last layer means training a one-layer model 
 
 import functools
 from collections.abc import Mapping
+from typing import Any, cast
 
 import chex
 import jax
@@ -21,12 +22,17 @@ from mi_jax.types import Array, Model, Params
 _BATCH = 512  # rows in one forward pass
 
 
+def flatten(params: Params) -> dict[str, Any]:
+    """Returns path -> leaf for every parameter of a linen model."""
+    return cast(dict[str, Any], traverse_util.flatten_dict(params, sep="/"))
+
+
 def param_shapes(model: Model, example_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Returns path -> shape for every parameter of a linen model."""
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *example_shape)))
     if not isinstance(params, Mapping):
         raise ValueError(f"model {model.name}: parameters in a {type(params).__name__}, expected a linen dictionary")
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+    return {path: leaf.shape for path, leaf in flatten(params).items()}
 
 
 def last_layer_name(model: Model, example_shape: tuple[int, ...]) -> str:
@@ -74,7 +80,7 @@ def last_layer_model(model: Model, example_shape: tuple[int, ...]) -> Model:
     def apply(params: Params, activations: Array, key: jax.Array | None = None) -> jax.Array:
         chex.assert_rank(activations, 2)  # [B D]
         layer = nn.Dense(params["kernel"].shape[-1], use_bias="bias" in params)
-        return layer.apply({"params": params}, activations)
+        return cast(jax.Array, layer.apply({"params": params}, activations))
 
     return Model(init, apply, f"the last layer of {model.name}")
 
@@ -82,7 +88,7 @@ def last_layer_model(model: Model, example_shape: tuple[int, ...]) -> Model:
 def describe_mismatch(model: Model, example_shape: tuple[int, ...], body: Params) -> str | None:
     """Returns how `body` differs from the layers below the last one, or None. A last layer in `body` is ignored."""
     last, expected = last_layer_name(model, example_shape), param_shapes(model, example_shape)
-    shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(body, sep="/").items()}
+    shapes = {path: leaf.shape for path, leaf in flatten(body).items()}
     for path in sorted(expected | shapes):
         if not path.startswith(f"{last}/") and shapes.get(path) != expected.get(path):
             expected_shape = expected.get(path, f"no such layer in {model.name}")

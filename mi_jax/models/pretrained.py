@@ -29,7 +29,7 @@ def default_path(source: str, model: str, example_shape: tuple[int, ...]) -> Pat
 
 def save(path: Path, params: Params, source: str) -> None:
     """Writes the parameters of one network and the name of its training data, whole or not at all."""
-    flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/") | {"source": np.array(source)}
+    flat = heads.flatten(jax.tree.map(np.asarray, params)) | {"source": np.array(source)}
     path.parent.mkdir(parents=True, exist_ok=True)
     store.write_file(path, store.npz_bytes(flat))
 

@@ -172,7 +172,7 @@ def poisson_sample(key: jax.Array, rows: int, rate: float, size: int) -> tuple[j
     return indices, (jnp.arange(size) < jnp.sum(drawn)).astype(jnp.float32)
 
 
-def noisy_mean(key: jax.Array, total: Params, *, clip: float | jax.Array, noise: float | jax.Array,
+def noisy_mean(key: jax.Array, total: Params, *, clip: float | Array, noise: float | Array,
                expected: float) -> Params:  # fmt: skip
     """Returns (total + noise * clip * standard normals) / expected, with an independent normal for each coordinate.
 

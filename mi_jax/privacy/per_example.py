@@ -18,7 +18,7 @@ from flax import traverse_util
 from jax import lax
 
 from mi_jax.models import architectures
-from mi_jax.types import Model, Params
+from mi_jax.types import Array, Model, Params
 
 _EXACT = lax.Precision.HIGHEST  # an accelerator's 10-bit products would let a clipped norm exceed the clip
 
@@ -34,7 +34,7 @@ class ClippedSum(NamedTuple):
     dropped: jax.Array  # [] int32, the number of examples of positive weight whose gradient is not finite
 
 
-def unsupported_reason(model: Model, params: Params, x: jax.Array) -> str | None:
+def unsupported_reason(model: Model, params: Params, x: Array) -> str | None:
     """Returns why `bookkeeping_sum` does not support this model, or None. Only shapes of params and x [B *x] count."""
     if not isinstance(params, Mapping):
         return f"parameters in a {type(params).__name__}, expected the dictionary of a linen model"
@@ -48,7 +48,7 @@ def unsupported_reason(model: Model, params: Params, x: jax.Array) -> str | None
     return None
 
 
-def choose_clipped_sum(model: Model, params: Params, x: jax.Array) -> Callable[..., ClippedSum]:
+def choose_clipped_sum(model: Model, params: Params, x: Array) -> Callable[..., ClippedSum]:
     """Returns `bookkeeping_sum` if it supports this model, else `clipped_sum` with the arguments of the former."""
     if unsupported_reason(model, params, x) is None:
         return bookkeeping_sum
@@ -81,7 +81,7 @@ def clipped_sum(loss_fn: Callable[[Params, Batch], jax.Array], params: Params, b
 
     def sum_part(part: Batch, weight: jax.Array) -> ClippedSum:
         losses, grads = jax.vmap(jax.value_and_grad(loss_fn), (None, 0))(params, part)
-        scale, statistics = _scale(sum(_squares(leaf) for leaf in jax.tree.leaves(grads)), losses, weight, clip)
+        scale, statistics = _scale([_squares(leaf) for leaf in jax.tree.leaves(grads)], losses, weight, clip)
         return statistics._replace(total=jax.tree.map(functools.partial(_weighted_sum, scale), grads))
 
     return _sum_microbatches(sum_part, params, batch, weight, microbatch)
@@ -112,7 +112,7 @@ def bookkeeping_sum(losses_fn: Callable[[Params, Batch], jax.Array], params: Par
 
         grads, (losses, inputs) = jax.grad(summed_loss, has_aux=True)(zeros)  # grads: path -> [B ...]
         layers = {path: (_dense if g.ndim == 2 else _conv)(inputs[path], g) for path, g in grads.items()}
-        scale, statistics = _scale(sum(squares for squares, _ in layers.values()), losses, weight, clip)
+        scale, statistics = _scale([squares for squares, _ in layers.values()], losses, weight, clip)
         sums = {(*path, k): leaf for path, (_, sum_fn) in layers.items() for k, leaf in sum_fn(scale).items()}
         return statistics._replace(total=traverse_util.unflatten_dict(sums))
 
@@ -149,9 +149,12 @@ def _sum_microbatches(sum_part: Callable[[Batch, jax.Array], ClippedSum], params
     return result._replace(norm=result.norm[:B], loss=result.loss[:B])
 
 
-def _scale(squares: jax.Array, losses: jax.Array, weight: jax.Array, clip) -> tuple[jax.Array, ClippedSum]:
-    """Returns the factor [B] of each example's gradient, from its squared norm [B], and a ClippedSum without total."""
-    norm = jnp.sqrt(squares)
+def _scale(squares: list[jax.Array], losses: jax.Array, weight: jax.Array, clip) -> tuple[jax.Array, ClippedSum]:
+    """Returns the factor [B] of each example's gradient, and a ClippedSum without total.
+
+    `squares` holds, for each part of the gradient, the squared norms [B] of the examples.
+    """
+    norm = jnp.sqrt(sum(squares))
     included, dropped = weight > 0, (weight > 0) & ~jnp.isfinite(norm)
     scale = jnp.where(included & ~dropped, weight * jnp.minimum(1.0, clip / norm), 0.0)
     num_dropped = jnp.sum(dropped, dtype=jnp.int32)

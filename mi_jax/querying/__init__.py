@@ -4,5 +4,3 @@
 yours (`oracle.function_oracle`). `driver.query` runs an attack on it in chunks of points; `collect` does so for rows
 of a pool and caches the answers. `white_box` is the baseline with gradients.
 """
-
-__all__ = ["collect", "driver", "oracle", "white_box"]

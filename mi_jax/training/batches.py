@@ -45,15 +45,21 @@ def pair_reader(key: jax.Array, rows: jax.Array, x_pool: jax.Array, y_pool: jax.
     Random neighbours depend on `key` and on the number of the pair only.
     """
 
+    def read_rows(pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        batch_rows = rows[pairs // num_neighbours]
+        return x_pool[batch_rows], y_pool[batch_rows]
+
+    if augmentation is None:
+        return read_rows
+
     def read_neighbour(pair: jax.Array, x: jax.Array) -> jax.Array:
         return augmentation(jax.random.fold_in(key, pair), x)[pair % num_neighbours]
 
-    def read(pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        batch_rows = rows[pairs // num_neighbours]
-        x = x_pool[batch_rows]
-        return x if augmentation is None else jax.vmap(read_neighbour)(pairs, x), y_pool[batch_rows]
+    def read_neighbours(pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, y = read_rows(pairs)
+        return jax.vmap(read_neighbour)(pairs, x), y
 
-    return read
+    return read_neighbours
 
 
 def shuffle_reference(key: jax.Array, reference: jax.Array, sizes: EpochSizes) -> jax.Array:

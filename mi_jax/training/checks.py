@@ -55,7 +55,7 @@ def check_training(
     if defense.adversary is not None and not inputs.reference.shape[-1]:
         raise ValueError("reference: no rows, expected rows that the adversary of the defense compares members with")
     if defense.mechanism is not None:
-        _check_private(spec, x_pool, members, inputs.strength)
+        _check_private(spec, x_pool, members, defense.mechanism(inputs.strength))
         if strengths is not None:
             privacy.check_mechanism(defense.mechanism(strengths))
 
@@ -88,12 +88,11 @@ def _check_augmentation(defense: Defense, example_shape: tuple[int, ...]) -> Non
         raise ValueError(f"augmentation: returned shape {shape}, expected (M, {example}) with M >= 1")
 
 
-def _check_private(spec: steps.TrainSpec, x_pool: Array, members: np.ndarray, strength: Any) -> None:
+def _check_private(spec: steps.TrainSpec, x_pool: Array, members: Array, mechanism: privacy.Mechanism) -> None:
     """Raises ValueError unless the training is the one that epsilon was computed for."""
     if spec.recipe.patience is not None:
         raise ValueError(f"recipe: patience={spec.recipe.patience}, expected None: early stopping is not private")
-    mechanism, n = spec.defense.mechanism(strength), members.shape[1]
-    epochs = spec.recipe.max_epochs
+    n, epochs = members.shape[1], spec.recipe.max_epochs
     trained = (n, min(spec.recipe.batch_size, n), epochs * steps.epoch_sizes(spec, n, x_pool).num_steps)
     if trained != mechanism[:3]:
         actual, expected = ("rows={}, expected={}, steps={}".format(*sizes) for sizes in (mechanism[:3], trained))
@@ -109,14 +108,14 @@ def check_layers_learn(model: Model, example_shape: tuple[int, ...], key: jax.Ar
     def weighted_probability(params, x, weight):  # of the first class, summed over examples
         return (jax.nn.softmax(model.apply(params, x, key)).T @ weight)[0]
 
-    without_gradient = None
+    without_gradient: set[str] = set()
     for seed in range(3):  # a layer of few units may have no gradient for some parameters
         random = np.random.default_rng(seed)
         x, weight = random.standard_normal((8, *example_shape), np.float32), random.random(8, np.float32)
         gradient = jax.grad(weighted_probability)(_random_parameters(model, example_shape, random), x, weight)
         zero = {jax.tree_util.keystr(path, simple=True, separator="/")
                 for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if not np.any(leaf)}  # fmt: skip
-        without_gradient = zero if without_gradient is None else without_gradient & zero
+        without_gradient = without_gradient & zero if seed else zero
         if not without_gradient:
             return
     names = ", ".join(sorted(without_gradient))

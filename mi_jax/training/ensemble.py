@@ -26,9 +26,9 @@ NO_DEFENSE = Defense()
 class History(NamedTuple):
     """How many epochs each member trained, and its final loss."""
 
-    epochs: np.ndarray  # [K] int32
-    loss: np.ndarray  # [K] float32, mean training loss of the last epoch, with the penalty except in private training
-    dropped: np.ndarray  # [K] int32, examples dropped from private gradients because theirs was not finite
+    epochs: Array  # [K] int32
+    loss: Array  # [K] float32, mean training loss of the last epoch, with the penalty except in private training
+    dropped: Array  # [K] int32, examples dropped from private gradients because theirs was not finite
 
 
 class _Job(NamedTuple):
@@ -180,7 +180,7 @@ def _without_frozen_layers(
     """Returns a job that trains the last layer on the frozen layers' features, and a function that joins the layers."""
     if defense.frozen is None:
         return job, lambda params: params
-    shape, body = job.x.shape[1:], _frozen_layers(defense, strengths)
+    shape, body = job.x.shape[1:], _frozen_layers(defense.frozen, defense.strength, strengths)
     checks.check_frozen(model, body, shape)
     rows = np.union1d(job.members, job.reference).astype(int)
     pool = heads.frozen_features(model, body, job.x[rows]), np.asarray(job.y)[rows]
@@ -190,10 +190,10 @@ def _without_frozen_layers(
     return job, lambda params: heads.attach_last_layers(model, shape, body, params)
 
 
-def _frozen_layers(defense: Defense, strengths: Any) -> Params:
+def _frozen_layers(frozen: Callable[[Any], Params], strength: Any, strengths: Any) -> Params:
     if strengths is None:
-        return defense.frozen(defense.strength)
-    bodies = jax.vmap(defense.frozen)(strengths)
+        return frozen(strength)
+    bodies = jax.vmap(frozen)(strengths)
     if not all(np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape)) for leaf in jax.tree.leaves(bodies)):
         raise ValueError("frozen: layers depend on the strength, expected the same layers for all strengths of a grid")
     return jax.tree.map(lambda leaf: leaf[0], bodies)
@@ -203,7 +203,7 @@ def _train_members(key, job: _Job, models_at_once: int | None, cache, progress) 
     """Returns parameters and History of all members with the first strength, then with the second, and so on."""
     num_models = job.num_strengths * len(job.members)
     group = _group_size(job, num_models, models_at_once)
-    pool = jax.device_put((jnp.asarray(job.x), jnp.asarray(job.y, jnp.int32)), _shardings(group)[1])
+    x, y = jax.device_put((jnp.asarray(job.x), jnp.asarray(job.y, jnp.int32)), _shardings(group)[1])
     entries = []
     for first in range(0, num_models, group):
         ids = np.arange(first, min(first + group, num_models))
@@ -213,7 +213,7 @@ def _train_members(key, job: _Job, models_at_once: int | None, cache, progress) 
             keys, inputs = _group_inputs(key, job, np.pad(ids, (0, group - len(ids)), "edge"))
             if group == 1:
                 keys, inputs = jax.tree.map(lambda leaf: leaf[0], (keys, inputs))
-            return _entry(_train_group(keys, inputs, *pool, job.spec, report), len(ids))
+            return _entry(_train_group(keys, inputs, x, y, job.spec, report), len(ids))
 
         entries.append(cache(f"members-{first}-to-{ids[-1]}", compute))
     return _concatenated(entries, job)
@@ -235,8 +235,8 @@ def _group_inputs(key: jax.Array, job: _Job, ids: np.ndarray) -> tuple[jax.Array
         strength = jax.tree.map(lambda leaf: leaf[ids // K], strength)
     else:
         strength = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(ids), *leaf.shape)), strength)
-    rows = (jnp.asarray(rows[ids % K], jnp.int32) for rows in (job.members, job.reference))
-    return keys, steps.MemberInputs(*rows, strength)
+    members, reference = (jnp.asarray(rows[ids % K], jnp.int32) for rows in (job.members, job.reference))
+    return keys, steps.MemberInputs(members, reference, strength)
 
 
 def _entry(state: steps.TrainState, size: int) -> store.Entry:
@@ -247,7 +247,8 @@ def _entry(state: steps.TrainState, size: int) -> store.Entry:
 
 
 def _concatenated(entries: list[store.Entry], job: _Job) -> tuple[Params, History]:
-    tree = jax.tree.structure((jax.eval_shape(job.spec.model.init, jax.random.key(0), job.x[:1]), History(0, 0, 0)))
+    params, leaf = jax.eval_shape(job.spec.model.init, jax.random.key(0), job.x[:1]), np.zeros(())
+    tree = jax.tree.structure((params, History(leaf, leaf, leaf)))
     leaves = [np.concatenate([entry[str(i)] for entry in entries]) for i in range(tree.num_leaves)]
     return jax.tree.unflatten(tree, leaves)
 

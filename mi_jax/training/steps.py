@@ -21,7 +21,7 @@ from jax import lax
 from mi_jax import privacy
 from mi_jax.privacy import per_example
 from mi_jax.training import batches
-from mi_jax.types import Array, Defense, Model, Params, Recipe
+from mi_jax.types import AdversarialRegularizer, Array, Defense, Model, Params, Recipe
 
 _BLOCK_EPOCHS, _BLOCK_PAIRS = 10, 100_000  # limits of a block; a larger epoch is a block by itself
 _EPSILON = 1e-7  # of Adam, as in Keras
@@ -116,8 +116,12 @@ def run_epoch(
     state: TrainState, inputs: MemberInputs, x_pool: jax.Array, y_pool: jax.Array, spec: TrainSpec
 ) -> TrainState:
     """Returns the state after one pass over the member's rows, or their neighbours, and whether it is still running."""
-    steps = _plain_steps if spec.defense.mechanism is None else _private_steps
-    return _check_stop(*steps(state, inputs, x_pool, y_pool, spec), spec.recipe)
+    if spec.defense.mechanism is None:
+        state, loss = _plain_steps(state, inputs, x_pool, y_pool, spec)
+    else:
+        mechanism = spec.defense.mechanism(inputs.strength)
+        state, loss = _private_steps(state, inputs, x_pool, y_pool, spec, mechanism)
+    return _check_stop(state, loss, spec.recipe)
 
 
 def _plain_steps(
@@ -128,16 +132,16 @@ def _plain_steps(
     epoch_key = jax.random.fold_in(state.key, state.epoch)
     shuffle_key, step_key = jax.random.split(epoch_key)
     pairs_key, reference_key = (jax.random.fold_in(epoch_key, i) for i in (2, 3))  # split may fold in 0 and 1
-    augmentation = spec.defense.augmentation
+    augmentation, regularizer = spec.defense.augmentation, spec.defense.adversary
     read_pairs = batches.pair_reader(pairs_key, inputs.rows, x_pool, y_pool, augmentation, sizes.num_neighbours)
 
     def step(carry, xs):
         params, opt_state, average, adversary = carry
         i, pairs, weight, reference_rows = xs
         batch = _Batch(*read_pairs(pairs), weight)
-        if adversary is not None:
+        if regularizer is not None:
             reference = _Batch(x_pool[reference_rows], y_pool[reference_rows], jnp.ones(sizes.batch_size))
-            adversary = _update_adversary(state, adversary, params, batch, reference, spec)
+            adversary = _update_adversary(regularizer, state, adversary, params, batch, reference, spec)
         key = jax.random.fold_in(step_key, i)
         grads, loss = jax.grad(_loss, has_aux=True)(params, key, batch, adversary, state, inputs, spec)
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -145,8 +149,7 @@ def _plain_steps(
         average = _update_average(average, params, state.epoch * sizes.num_steps + i, spec)
         return (params, opt_state, average, adversary), loss * jnp.sum(weight)
 
-    has_adversary = spec.defense.adversary is not None
-    reference_rows = batches.shuffle_reference(reference_key, inputs.reference, sizes) if has_adversary else None
+    reference_rows = batches.shuffle_reference(reference_key, inputs.reference, sizes) if regularizer else None
     xs = (jnp.arange(sizes.num_steps), *batches.shuffle_pairs(shuffle_key, sizes), reference_rows)
     carry, losses = lax.scan(step, (state.params, state.opt_state, state.average, state.adversary), xs)
     state = state._replace(**dict(zip(("params", "opt_state", "average", "adversary"), carry, strict=True)))
@@ -164,9 +167,9 @@ def _loss(params: Params, key: jax.Array, batch: _Batch, adversary: Any, state: 
     mean = jnp.sum(batch.weight * losses) / jnp.sum(batch.weight)
     penalty = spec.defense.penalty
     mean = mean if penalty is None else mean + penalty(inputs.strength, params)
-    if adversary is None:
+    if spec.defense.adversary is None:
         return mean, mean
-    extra = _adversary_loss(state, inputs, adversary, logits, batch.y, spec)
+    extra = _adversary_loss(spec.defense.adversary, state, inputs, adversary, logits, batch.y)
     return mean + jnp.sum(batch.weight * extra) / jnp.sum(batch.weight), mean
 
 
@@ -175,26 +178,28 @@ def _model(spec: TrainSpec, inputs: MemberInputs) -> Model:
     return spec.model if spec.defense.model is None else spec.defense.model(inputs.strength, spec.model)
 
 
-def _adversary_loss(state: TrainState, inputs: MemberInputs, adversary: Any, logits, y, spec: TrainSpec) -> jax.Array:
+def _adversary_loss(regularizer: AdversarialRegularizer, state: TrainState, inputs: MemberInputs, adversary: Any,
+                    logits: jax.Array, y: jax.Array) -> jax.Array:  # fmt: skip
     """Returns the adversary's terms [B] of the members' losses, 0 during its warm-up."""
-    losses = spec.defense.adversary.loss(inputs.strength, adversary, logits, y)
-    return jnp.where(state.epoch < spec.defense.adversary.warm_up, 0.0, losses)
+    losses = regularizer.loss(inputs.strength, adversary, logits, y)
+    return jnp.where(state.epoch < regularizer.warm_up, 0.0, losses)
 
 
-def _update_adversary(state: TrainState, adversary: Any, params: Params, members: _Batch, reference: _Batch,
-                      spec: TrainSpec) -> Any:  # fmt: skip
+def _update_adversary(regularizer: AdversarialRegularizer, state: TrainState, adversary: Any, params: Params,
+                      members: _Batch, reference: _Batch, spec: TrainSpec) -> Any:  # fmt: skip
     """Returns the adversary after one step, or unchanged during its warm-up."""
     outputs = [(spec.model.apply(params, batch.x), batch.y, batch.weight) for batch in (members, reference)]
-    new = spec.defense.adversary.update(adversary, *outputs)
-    warming_up = state.epoch < spec.defense.adversary.warm_up
+    new = regularizer.update(adversary, *outputs)
+    warming_up = state.epoch < regularizer.warm_up
     return jax.tree.map(lambda old, new: jnp.where(warming_up, old, new), adversary, new)
 
 
 def _private_steps(
-    state: TrainState, inputs: MemberInputs, x_pool, y_pool, spec: TrainSpec
+    state: TrainState, inputs: MemberInputs, x_pool, y_pool, spec: TrainSpec, mechanism: privacy.Mechanism
 ) -> tuple[TrainState, jax.Array]:
-    """Returns what `_plain_steps` does, with gradients by the defense's mechanism: sampled, clipped, summed, noisy."""
-    penalty, mechanism = spec.defense.penalty, spec.defense.mechanism(inputs.strength)
+    """Returns what `_plain_steps` does, with gradients by the mechanism: sampled, clipped, summed, noisy."""
+    penalty = spec.defense.penalty
+    penalty_grad = None if penalty is None else jax.grad(functools.partial(penalty, inputs.strength))
     optimizer, model = _optimizer(spec, len(inputs.rows), x_pool), _model(spec, inputs)
     num_steps = epoch_sizes(spec, len(inputs.rows), x_pool).num_steps
     step_key = jax.random.fold_in(state.key, state.epoch)
@@ -214,9 +219,8 @@ def _private_steps(
 
         sum_fn = functools.partial(clipped_sum, losses_fn, params)
         grads, clipped = privacy.private_gradient(key, sum_fn, gather, mechanism)
-        if penalty is not None:  # a function of the parameters alone, so it costs no privacy
-            penalty_grads = jax.grad(lambda params: penalty(inputs.strength, params))(params)
-            grads = jax.tree.map(jnp.add, grads, penalty_grads)
+        if penalty_grad is not None:  # a function of the parameters alone, so it costs no privacy
+            grads = jax.tree.map(jnp.add, grads, penalty_grad(params))
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         diverged = ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))

@@ -23,7 +23,7 @@ class Original(NamedTuple):
     shape: tuple[int | None, ...]  # of x: (H, W, C) or (F,); (None,): the files decide the number of columns
     num_classes: int
     rows: int  # as published; a file that was truncated between two lines has fewer and shows no other sign of it
-    description: str  # the docstring of its module
+    description: str | None  # the docstring of its module; None where Python drops docstrings
     upstream: str  # who publishes it and where, for error messages
     homepage: str
     terms: str  # the licence, as far as it is known

@@ -13,6 +13,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def load_original(name: str, original: Original, folder: Path, present: list[Fil
     return load_entry()
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path) -> dict[str, Any]:
     """Returns the arrays of an .npz file: x and y, and num_classes and binary where present.
 
     Raises a one-line ValueError for a damaged file and for a file without x or y. Pickled objects are refused.
@@ -75,7 +76,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             damaged = stored.zip.testzip()  # NumPy may stop before the end of a member, where its checksum is
             if damaged:
                 raise ValueError(f"checksum of {damaged} does not match")
-            arrays = {key: stored[key] for key in KEYS if key in stored}
+            arrays: dict[str, Any] = {key: stored[key] for key in KEYS if key in stored}
             names = ", ".join(stored.files) or "none"
     except Exception as error:  # zipfile and NumPy raise many types of exception for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -100,7 +101,7 @@ def write_entry(entry: Path, name: str, original: Original, folder: Path, files:
         raise ValueError(f"{name}: cannot write to {entry.parent} ({error}); MI_JAX_CACHE names another") from error
 
 
-def _build_arrays(name: str, original: Original, folder: Path, files: Files, scratch: Path) -> dict[str, np.ndarray]:
+def _build_arrays(name: str, original: Original, folder: Path, files: Files, scratch: Path) -> dict[str, Any]:
     import tensorflow_datasets as tfds  # takes a second or two
 
     tfds.disable_progress_bar()

@@ -6,7 +6,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def read_lines(path: Path, member: str | None = None) -> Iterator[bytes]:
         if path.name.endswith(ARCHIVES):
             _decompress_to_end(path)
             with tarfile.open(path, "r:gz") as archive:
-                yield from archive.extractfile(_find_member(archive, path, member))
+                yield from _extract(archive, _find_member(archive, path, member))
         elif path.suffix == ".gz":
             _decompress_to_end(path)
             with gzip.open(path) as file:
@@ -49,7 +49,7 @@ def read_members(path: Path, members: tuple[str, ...]) -> dict[str, bytes]:
         with tarfile.open(path, "r:gz") as archive:
             entries = {member: _find_member(archive, path, member) for member in members}
             in_order = sorted(members, key=lambda member: entries[member].offset)  # going back decompresses again
-            return {member: archive.extractfile(entries[member]).read() for member in in_order}
+            return {member: _extract(archive, entries[member]).read() for member in in_order}
     except DAMAGED as error:
         raise ValueError(_damage_message(path, error)) from error
 
@@ -75,13 +75,22 @@ def _damage_message(path: Path, error: Exception) -> str:
     return f"{path}: cannot be read ({error})"
 
 
-def _find_member(archive: tarfile.TarFile, path: Path, member: str) -> tarfile.TarInfo:
+def _find_member(archive: tarfile.TarFile, path: Path, member: str | None) -> tarfile.TarInfo:
+    if member is None:
+        raise ValueError(f"{path}: an archive, expected the name of one of its files with it")
     parts = PurePosixPath(member).parts
     for entry in archive.getmembers():
         if entry.isfile() and PurePosixPath(entry.name).parts[-len(parts) :] == parts:
             return entry
     names = ", ".join(archive.getnames()[:5]) or "nothing"
     raise ValueError(f"{path}: expected an archive with a file {member!r}, this one holds {names}")
+
+
+def _extract(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(entry)
+    if file is None:
+        raise ValueError(f"{archive.name}: {entry.name} is not a file, expected one")
+    return file
 
 
 def parse_lines(path: Path, lines: Iterator[bytes], parse: Callable[[str], Row], expected: str) -> Iterator[Row]:
