@@ -29,7 +29,7 @@ test: $(VENV)/.installed-tests
 	$(RUN) -m pytest $(PARALLEL)
 
 test-all: $(VENV)/.installed-tests
-	$(RUN) -m pytest $(PARALLEL) -m ""
+	XLA_FLAGS= $(RUN) -m pytest $(PARALLEL) -m ""
 
 # Each in a copy of the package, by tests that are chosen for it; writes docs/mutants.md.
 .PHONY: mutants

@@ -38,7 +38,7 @@ def kernel(folder: Path) -> Iterator[NotebookClient]:
         nbformat.v4.new_notebook(), km=manager, timeout=SECONDS_PER_CELL, resources=where, record_timing=False
     )
     path = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
-    with client.setup_kernel(cleanup_kc=True, env={**os.environ, "PYTHONPATH": path}):
+    with client.setup_kernel(cleanup_kc=True, env={**os.environ, "PYTHONPATH": path, "XLA_FLAGS": ""}):
         yield client
 
 

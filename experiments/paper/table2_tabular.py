@@ -1,7 +1,7 @@
 """Table 2: attacks on classifiers of tables, undefended and under MemGuard.
 
 Artefact: record.json and accuracies.png in --out/DATASET (default results/records/table2-PRESET).
-Command:  python -m experiments.paper.table2_tabular --preset=smoke  synthetic Purchase rows; seconds
+Command:  python -m experiments.paper.table2_tabular --preset=smoke  digits; seconds
           python -m experiments.paper.table2_tabular --preset=cpu  Location-30 (n = 1,200) and Adult (n = 10,000)
           python -m experiments.paper.table2_tabular --preset=paper  those, Purchase-100, Texas-100 (need originals)
           --only=DATASET runs one row; originals in --data_dir or $MI_JAX_DATA/DATASET.
@@ -38,7 +38,7 @@ NEED_ORIGINALS = {
     "texas100": (TRIALS | {"model": "mlp2", "n_train": 10_000}, COLUMNS),
 }
 PRESETS = {
-    "smoke": {"synthetic:purchase:600": (SMOKE, COLUMNS)},
+    "smoke": {"digits": (SMOKE, COLUMNS)},
     "cpu": ON_TWO_CORES,
     "paper": ON_TWO_CORES | NEED_ORIGINALS,
 }

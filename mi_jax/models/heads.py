@@ -108,7 +108,7 @@ def check_body(model: Model, body: Params, example_shape: tuple[int, ...]) -> No
     try:
         activations = penultimate_activations(model, params, x)
         logits = last_layer_model(model, example_shape).apply(params[last], activations)
-        same = np.allclose(logits, model.apply(params, x), rtol=1e-4, atol=1e-5)
+        same = np.allclose(logits, jax.jit(model.apply)(params, x), rtol=1e-4, atol=1e-5)
     except (ValueError, IndexError, AssertionError):  # the layer's inputs are not [B D], or it is not a linen layer
         same = False
     if not same:
@@ -117,7 +117,9 @@ def check_body(model: Model, body: Params, example_shape: tuple[int, ...]) -> No
 
 def frozen_features(model: Model, body: Params, x: Array) -> np.ndarray:
     """Returns `penultimate_activations` [P D] of examples x [P *x], with `body` as all layers but the last."""
-    return penultimate_activations(model, model.init(jax.random.key(0), x[:1]) | body, x)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x[:1])
+    unused = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)  # the last layer
+    return penultimate_activations(model, unused | body, x)
 
 
 def attach_last_layers(model: Model, example_shape: tuple[int, ...], body: Params, last_layers: Params) -> Params:

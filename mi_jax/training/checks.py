@@ -108,11 +108,12 @@ def check_layers_learn(model: Model, example_shape: tuple[int, ...], key: jax.Ar
     def weighted_probability(params, x, weight):  # of the first class, summed over examples
         return (jax.nn.softmax(model.apply(params, x, key)).T @ weight)[0]
 
+    gradient_of = jax.jit(jax.grad(weighted_probability))  # one program, not one an operation
     without_gradient: set[str] = set()
     for seed in range(3):  # a layer of few units may have no gradient for some parameters
         random = np.random.default_rng(seed)
         x, weight = random.standard_normal((8, *example_shape), np.float32), random.random(8, np.float32)
-        gradient = jax.grad(weighted_probability)(_random_parameters(model, example_shape, random), x, weight)
+        gradient = gradient_of(_random_parameters(model, example_shape, random), x, weight)
         zero = {jax.tree_util.keystr(path, simple=True, separator="/")
                 for path, leaf in jax.tree_util.tree_leaves_with_path(gradient) if not np.any(leaf)}  # fmt: skip
         without_gradient = without_gradient & zero if seed else zero
@@ -133,7 +134,8 @@ def _check_rows_independent(name: str, model: Model, example_shape: tuple[int, .
     random = np.random.default_rng(0)
     a, b, c = random.random((3, *example_shape), np.float32)
     params = _random_parameters(model, example_shape, random)
-    ab, ac, ba = (model.apply(params, np.stack(x), key) for x in ([a, b], [a, c], [b, a]))
+    apply = jax.jit(model.apply)
+    ab, ac, ba = (apply(params, np.stack(x), key) for x in ([a, b], [a, c], [b, a]))
     for logits, cause in ((ac[0], "other rows of a batch"), (ba[1], "positions in a batch")):
         if not np.allclose(ab[0], logits, rtol=1e-4, atol=1e-5):
             raise ValueError(f"{name}: {cause} change a row's logits, expected a model with independent rows")

@@ -251,9 +251,9 @@ def test_programs_compiled_grow_neither_with_points_nor_with_models_nor_with_ite
 
     jax.clear_caches()
     run(1.0, 10)
-    # Queries: starts, rays, a gradient round, one of a search. Answers: starts, rays, a gradient round in its three
-    # roles, and a search with its two ends, on the first line and in an iteration. Three iterations share them.
-    assert driver._ask._cache_size() == 4 and driver._tell._cache_size() == 9
+    # Queries: starts, rays, gradient rounds of 21 and 22, one of a search. Answers: starts, rays, gradient rounds in
+    # their roles, and a search with its two ends, on the first line and in an iteration. Three iterations share them.
+    assert driver._ask._cache_size() == 5 and driver._tell._cache_size() == 7
     before = [f._cache_size() for f in compiled]
     for factor, count in ((2.0, 10), (1.0, 20), (3.0, 3)):
         run(factor, count)

@@ -62,6 +62,12 @@ def test_weights_are_glorot_uniform_and_biases_zero():
         assert not jnp.any(layer["bias"])
 
 
+def test_layers_have_the_names_of_saved_networks():
+    """Flax draws the first weights by these names too: with others all records would be of other networks."""
+    params = jax.eval_shape(models.build("cnn", (32, 32, 3), 10).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert sorted(params) == ["Dense_0", "Dense_1", *(f"_Conv3x3_{i}" for i in range(4))]
+
+
 def test_tanh_lies_between_the_layers_of_the_mlp():
     model = models.build("mlp:3", (2,), 2)
     x = jnp.array([[0.3, -4.0]])

@@ -31,9 +31,9 @@ def test_penultimate_activations_are_what_the_last_layer_sees(name):
     shape = (16, 16, 1)
     model = models.build(name, shape, 3)
     x = np.random.default_rng(0).random((600, *shape), np.float32)  # two forward passes
-    params = model.init(jax.random.key(0), x[:1])
+    params = jax.jit(model.init)(jax.random.key(0), x[:1])
     seen, last = heads.penultimate_activations(model, params, x), heads.last_layer_name(model, shape)
-    logits = np.asarray(model.apply(params, x))
+    logits = np.asarray(jax.jit(model.apply)(params, x))
     np.testing.assert_allclose(seen @ params[last]["kernel"] + params[last]["bias"], logits, atol=1e-5)
     head = heads.last_layer_model(model, shape)
     np.testing.assert_allclose(head.apply(params[last], seen), logits, atol=1e-5)

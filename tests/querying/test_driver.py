@@ -1,5 +1,6 @@
 """The driver: what it asks, what it bills, and that no result depends on company, order, chunk or resumption."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,6 +169,7 @@ def test_rounds_repeat_as_written():
 def test_programs_compiled_do_not_grow_with_points_strengths_or_models():
     x, y, rows = points(600)
     model, params = random_model()
+    model = model._replace(apply=chex.assert_max_traces(model.apply, n=2))  # chunks of the gate, of noise, and the rest
     compiled = [oracle._answer, driver._neighbours, driver._pick, driver._init, driver._ask, driver._tell, driver._read]
 
     def run(scale, sigma, count):
