@@ -169,7 +169,7 @@ def test_rounds_repeat_as_written():
 def test_programs_compiled_do_not_grow_with_points_strengths_or_models():
     x, y, rows = points(600)
     model, params = random_model()
-    model = model._replace(apply=chex.assert_max_traces(model.apply, n=2))  # chunks of the gate, of noise, and the rest
+    model = model._replace(apply=chex.assert_max_traces(model.apply, n=3))  # chunks of the gate, of noise, and the rest
     compiled = [oracle._answer, driver._neighbours, driver._pick, driver._init, driver._ask, driver._tell, driver._read]
 
     def run(scale, sigma, count):
