@@ -41,7 +41,7 @@ lint: $(VENV)/.installed-tests
 
 .PHONY: docs
 docs: $(VENV)/.installed
-	@$(RUN) -m experiments.docs
+	@$(RUN) -m docs.generate
 
 colabs: $(VENV)/.installed-tests
 	@$(RUN) -m colabs.execute $(ARGS)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import docs
+from docs import generate
 from mi_jax.defenses.catalogue import DEFENSES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = docs.pages()
+PAGES = generate.pages()
 MARKDOWN = [*PAGES, *(REPOSITORY / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "experiments/README.md"))]
 README = REPOSITORY / "README.md"
 MAX_README_LINES = 150
@@ -25,7 +25,7 @@ def page_name(page: Path) -> str:
 
 def prose(text: str) -> str:
     """A page without what is generated, its code and the addresses of its links."""
-    text = FENCE.sub("", docs.BLOCK.sub("", text))
+    text = FENCE.sub("", generate.BLOCK.sub("", text))
     return re.sub(r"`[^`]*`", "", re.sub(r"\]\([^)]*\)", "]", text))
 
 
@@ -55,24 +55,24 @@ def page(request) -> Path:
 
 def test_a_page_is_what_make_docs_would_write(page):
     text = page.read_text()
-    assert docs.rendered(text) == text, "run `make docs`"
+    assert generate.rendered(text) == text, "run `make docs`"
 
 
 def test_pages_of_results_show_records():
-    shown = {page.stem for page in PAGES if docs.BLOCK.search(page.read_text())}
+    shown = {page.stem for page in PAGES if generate.BLOCK.search(page.read_text())}
     assert shown >= {"README", "performance", "reproducing", "results", "threat_models"}
 
 
 def test_a_changed_number_is_noticed_and_written_anew():
     text = README.read_text()
-    block = docs.BLOCK.search(text)
+    block = generate.BLOCK.search(text)
     changed = text.replace(block[3], re.sub(r"\d", "7", block[3]), 1)
-    assert changed != text and docs.rendered(changed) == text
+    assert changed != text and generate.rendered(changed) == text
 
 
 def test_markers_are_paired_and_known(page):
     text = page.read_text()
-    assert text.count("<!-- generated: ") == text.count("<!-- end -->") == len(docs.BLOCK.findall(text))
+    assert text.count("<!-- generated: ") == text.count("<!-- end -->") == len(generate.BLOCK.findall(text))
 
 
 def test_a_marker_inside_of_a_line_does_not_begin_it(page):
@@ -82,7 +82,7 @@ def test_a_marker_inside_of_a_line_does_not_begin_it(page):
 
 def test_a_block_that_nobody_makes_is_refused():
     with pytest.raises(ValueError, match="generated: tabel: known are commands, audit"):
-        docs.rendered("<!-- generated: tabel --><!-- end -->")
+        generate.rendered("<!-- generated: tabel --><!-- end -->")
 
 
 def test_prose_holds_no_measurement_that_no_command_wrote(page):
@@ -114,9 +114,9 @@ def test_every_page_is_linked_from_another():
 
 
 def test_every_committed_record_stands_in_the_map():
-    text, records = (REPOSITORY / "docs" / "reproducing.md").read_text(), docs.RECORDS
+    text, records = (REPOSITORY / "docs" / "reproducing.md").read_text(), generate.RECORDS
     found = {path.parent if path.name in ("record.json", "report.json") else path for path in records.rglob("*.json")}
-    names = {path.relative_to(records).as_posix() for path in found} - {docs.TEST_SUITE}
+    names = {path.relative_to(records).as_posix() for path in found} - {generate.TEST_SUITE}
     missing = {name for name in names if not name.endswith("why.json") and f"generated: status {name} " not in text}
     assert not missing
 
@@ -126,15 +126,15 @@ def test_a_status_counts_the_numbers_that_are_the_papers(monkeypatch, tmp_path):
     attacks = {name: {"balanced_accuracy": {"mean": mean}, "paper": 75.0} for name, mean in accuracies}
     (tmp_path / "figure").mkdir()
     (tmp_path / "figure" / "record.json").write_text(json.dumps({"sizes": {"100": {"attacks": attacks}}}))
-    monkeypatch.setattr(docs, "RECORDS", tmp_path)
-    assert docs.status("figure") == "[run](../results/records/figure); 2 of 3 numbers within 3 pp of the paper's"
+    monkeypatch.setattr(generate, "RECORDS", tmp_path)
+    assert generate.status("figure") == "[run](../results/records/figure); 2 of 3 numbers within 3 pp of the paper's"
     (tmp_path / "figure" / "why.json").write_text("{}")
-    assert docs.status("figure").endswith(" ([reasons](../results/records/figure/why.json))")
-    assert docs.status("another") == "not yet run"
+    assert generate.status("figure").endswith(" ([reasons](../results/records/figure/why.json))")
+    assert generate.status("another") == "not yet run"
 
 
 def test_how_long_a_run_took_is_that_of_its_record():
-    seconds = json.loads((docs.RECORDS / "audit-digits" / "report.json").read_text())["seconds"]["total"]
+    seconds = json.loads((generate.RECORDS / "audit-digits" / "report.json").read_text())["seconds"]["total"]
     assert f"{seconds / 60:.1f} minutes on two cores" in README.read_text()
 
 

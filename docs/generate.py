@@ -2,7 +2,7 @@
 
 Artefact: README.md and docs/*.md. What stands between <!-- generated: NAME ... --> and <!-- end --> is replaced by what
           the function NAME of BLOCKS returns for the words after it; everything else stays as it is.
-Command:  make docs        or        python -m experiments.docs
+Command:  make docs        or        python -m docs.generate
 Method:   reads results/records, trains and measures nothing; seconds. A test fails where a page differs from what this
           command would write.
 """
