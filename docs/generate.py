@@ -287,7 +287,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
 
 
 def body() -> None:
-    """Every page, written anew."""
+    """Every page, rewritten."""
     for page in pages():
         old = page.read_text()
         new = rendered(old)

@@ -87,7 +87,7 @@ def test_gap_accuracy_is_half_plus_half_the_train_test_gap_exactly(planted):
     assert gap == [0.5 + (train - test) / 2 for train, test in pairs]
 
 
-def test_bills_of_the_target_are_exact(planted):
+def test_query_counts_of_the_target_are_exact(planted):
     dataset, split, params_of, (record, scores) = planted
     right = []
     for k in split.trials[:, 0]:
@@ -249,7 +249,7 @@ def test_noise_finds_planted_members_of_a_table_of_bits_and_real_columns():
         assert settings.keys() == {"p", "sigma", "queries"} and settings["queries"] == 40
 
 
-def test_an_untrained_model_of_such_a_table_betrays_nothing_to_noise():
+def test_an_untrained_model_of_such_a_table_reveals_nothing_to_noise():
     rng = np.random.default_rng(1)
     dataset = Dataset("table", table_of_both_kinds(rng), rng.integers(0, C, N).astype(np.int32), C, MIXED)
     split = splits.disjoint(1, N, 50, num_targets=3, num_shadows=1)

@@ -8,7 +8,7 @@ Command:  python -m experiments.paper.fig2_query_budget --preset=smoke  digits; 
           python -m experiments.paper.fig2_query_budget --preset=cpu --data_dir=DIR      CIFAR-10, n = 2,500
           python -m experiments.paper.fig2_query_budget --preset=paper --data_dir=DIR    everything on all points
 Settings: a curve is read off the intermediate states of one run, not of a run each; at every number of queries its
-          threshold is chosen anew on the shadow models, as an attacker with that budget would (sigma once, with 100
+          threshold is chosen again on the shadow models, as an attacker with that budget would (sigma once, with 100
           queries). Queries are the target's mean per example, misclassified points included.
 Differs:  DIFFERS, which the record holds too.
 Expected: CIFAR-10: gap 75.0, rotation best at r = 4 (78.7), translation at d = 1 (79.0), boundary above noise from

@@ -13,7 +13,7 @@ from mi_jax.types import Split
 def disjoint(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows: int, num_reference: int = 0) -> Split:
     """Returns trials of one target and its shadow models, which use rows disjoint from the target's.
 
-    Each trial permutes the pool anew, so trials may share rows. Within a trial the target has n members, n
+    Each trial permutes the whole pool, so trials may share rows. Within a trial the target has n members, n
     non-members and `num_reference` reference rows. Each shadow model draws three such sets from the remaining rows.
     The shadow models' sets are disjoint where the rows suffice. Otherwise each shadow model has its own permutation:
     a row may then serve two shadow models, but never the target and a shadow model.
@@ -40,7 +40,7 @@ def swap(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows: int
     """Returns trials of one target and one shadow model on the same 2n rows, with members and non-members exchanged.
 
     This split is for pools that are too small for four disjoint sets. The shadow model's members are the target's
-    non-members, and the reverse, in the same order. Each trial permutes the pool anew.
+    non-members, and the reverse, in the same order. Each trial permutes the whole pool.
 
     Limitation: the shadow model is trained on exactly the target's non-members, so the shadow model's split reveals
     the target's. An attack that recognises single rows would know every answer. An attack that only measures how a

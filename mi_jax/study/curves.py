@@ -1,6 +1,6 @@
 """Accuracy against queries: what an attack would reach with fewer queries, read off the states of a single run.
 
-At every checkpoint the threshold is chosen anew on the shadow models, as an attacker with that budget would choose it.
+At every checkpoint the threshold is chosen again on the shadow models, as an attacker with that budget would choose it.
 The strength of noise is chosen once, as `attacks.build` says.
 """
 

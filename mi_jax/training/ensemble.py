@@ -116,7 +116,7 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
 
     Member k equals `train(fold_in(key, k), ...)` on its rows, up to rounding, for any `models_at_once` and any number
     of devices. Each member stops separately. With an augmentation, an epoch visits all n * M (row, neighbour) pairs in
-    random order; random neighbours are drawn anew for each epoch and pair.
+    random order; random neighbours are drawn again for each epoch and pair.
 
     Args:
       key, model, recipe: of the training.

@@ -155,7 +155,7 @@ def test_misclassified_points_read_zero_for_one_query():
 
 
 @pytest.mark.parametrize("plan", [SMALL, Schedule(2, 70, 1, 4, 3, "geometric")])
-def test_the_bill_is_what_the_schedule_says_and_a_counting_target_saw(plan):
+def test_the_query_count_is_what_the_schedule_says_and_a_counting_target_saw(plan):
     target, x, y, _ = flat_problem(48, 9)
     y[:2] = 1 - y[:2]
     counted, seen = testing.count_queries(target)

@@ -59,7 +59,7 @@ def test_the_distance_read_is_that_of_a_point_asked_about_and_labelled_otherwise
     np.testing.assert_allclose(course[-1], flipped.min(), rtol=1e-6)
 
 
-def test_the_bill_the_misclassified_and_the_never_flipped():
+def test_query_counts_misclassified_points_and_points_that_never_flip():
     x, y = points(9)
     counted, seen = testing.count_queries(testing.linear_oracle(W, B))
     wrong = np.arange(9) < 2

@@ -158,9 +158,9 @@ def test_every_model_of_a_study_is_trained_on_the_neighbours_of_its_defense(monk
         raise Told(defense.augmentation)
 
     monkeypatch.setattr(training, "train_ensemble", train_ensemble)
-    with pytest.raises(Told) as told:
+    with pytest.raises(Told) as message:
         study.prepare(Config(preset="smoke", defense="augmentation:2"))
-    assert told.value.args == (perturbations.translate(2),)
+    assert message.value.args == (perturbations.translate(2),)
 
 
 def test_augmentation_of_a_table_is_refused_before_training(monkeypatch, tmp_path):
@@ -437,8 +437,8 @@ def test_a_layer_that_nothing_but_noise_would_move_is_refused_under_privacy():
 
     digits, still = data.load("digits"), MLP._replace(apply=apply)
     defense, rows = defenses.build("dp_sgd:5", TASK), np.arange(50)[None]
-    told = "Dense_0/bias, Dense_0/kernel without a gradient, expected such layers in `frozen`"
-    with pytest.raises(ValueError, match=told):
+    message = "Dense_0/bias, Dense_0/kernel without a gradient, expected such layers in `frozen`"
+    with pytest.raises(ValueError, match=message):
         training.train_ensemble(jax.random.key(0), still, Recipe(), digits.x, digits.y, rows, defense=defense)
 
 
@@ -554,8 +554,8 @@ def test_the_attacker_of_adversarial_regularisation_is_trained():
     learn = jax.jit(adversary.update)
     for _ in range(50):
         state = learn(state, (sure, y, weight), (unsure, y, weight))
-    told = [np.asarray(adversary.loss(1.0, state, logits, y)) for logits in (sure, unsure)]
-    assert told[0].min() > np.log(0.9) and told[1].max() < np.log(0.1)  # log h(member) of members and of others
+    message = [np.asarray(adversary.loss(1.0, state, logits, y)) for logits in (sure, unsure)]
+    assert message[0].min() > np.log(0.9) and message[1].max() < np.log(0.1)  # log h(member) of members and of others
 
 
 def test_adversarial_regularisation_without_reference_rows_is_refused():
@@ -594,7 +594,7 @@ def noisy_line(x):
     return jnp.stack([x.reshape(len(x), -1).mean(1) - 0.5, jnp.zeros(len(x))], -1)
 
 
-def test_ldl_answers_a_question_alike_wherever_it_stands_and_fresh_noise_does_not():
+def test_ldl_answers_a_query_equally_at_every_position_and_fresh_noise_does_not():
     x = jnp.asarray(0.5 + 0.001 * np.random.default_rng(0).normal(size=(200, 8, 8, 1)), jnp.float32)
     model = Model(None, lambda params, x, key=None: noisy_line(x), "line")
     fixed, fresh = (

@@ -85,7 +85,7 @@ def test_balanced_accuracy_is_not_moved_by_unequal_sides():
 
 def test_gap_attack_gives_one_half_plus_half_the_gap_exactly():
     rng = np.random.default_rng(3)
-    right = np.concatenate([rng.random(90) < 0.9, rng.random(70) < 0.6]).astype(float)  # labelled rightly
+    right = np.concatenate([rng.random(90) < 0.9, rng.random(70) < 0.6]).astype(float)  # labelled correctly
     train, test = right[:90].mean(), right[90:].mean()
     assert metrics.balanced_accuracy(right, np.arange(160) < 90, 1.0) == 0.5 + (train - test) / 2
 
@@ -375,7 +375,7 @@ def test_the_interval_of_an_independent_difference_covers():
 
 
 def test_the_bound_of_epsilon_is_the_closed_form_for_randomised_response():
-    """A bit told truly with probability e^2 / (1 + e^2) is (2, 0)-private, exactly; the bound nears 2 from below."""
+    """A bit message truly with probability e^2 / (1 + e^2) is (2, 0)-private, exactly; the bound nears 2 from below."""
     truth = np.exp(2) / (1 + np.exp(2))
     for n, close in ((1000, 0.6), (100_000, 0.06)):
         bound = metrics.epsilon_lower_bound(round(n * truth), n, round(n * (1 - truth)), n, 0.0)

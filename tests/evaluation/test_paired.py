@@ -36,7 +36,7 @@ def test_an_accuracy_over_points_is_balanced_and_has_the_interval_of_both_sides(
     assert found["high"] - found["mean"] == pytest.approx(1.959964 * deviation, rel=1e-5)
 
 
-def test_trials_count_alike_and_only_those_both_were_put_to():
+def test_trials_count_equally_and_only_those_both_were_put_to():
     rng = np.random.default_rng(0)
     rows, right = [rng.permutation(8) for _ in range(3)], [rng.random(8) < 0.5 for _ in range(3)]
     a = paired.Hits(rows, [MEMBERS[r] for r in rows], right)

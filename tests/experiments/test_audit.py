@@ -189,9 +189,9 @@ def test_from_redraws_the_run_and_computes_nothing(runs, run, tmp_path, monkeypa
     for name in ("roc.png", "scores.png"):
         (copy / name).unlink()
     for module, name in ((data, "load"), (training, "train_ensemble"), (audit, "audit")):
-        monkeypatch.setattr(module, name, None)  # whoever calls it fails
-    code, out, told = run(f"--from={copy}")
-    assert (code, told) == (0, "")
+        monkeypatch.setattr(module, name, None)  # a call fails
+    code, out, message = run(f"--from={copy}")
+    assert (code, message) == (0, "")
     assert out.replace(str(copy), str(folder)) == printed
     assert {name: (copy / name).read_bytes() for name in report.FILES} == before
 
@@ -253,7 +253,7 @@ def test_memguard_reduces_the_confidence_threshold_to_the_gap_attack_exactly(run
 
 
 def test_memguard_leaves_the_confidence_network_one_score_for_each_class_and_label(guarded):
-    """Points of one class that are all labelled rightly show the same vector, and score alike, members or not."""
+    """Points of one class that are all labelled correctly show the same vector, and score alike, members or not."""
     _, scores = guarded
     for t in range(T):
         own, y = scores["attack/confidence_network/scores"][t], scores["labels"][t]
@@ -290,8 +290,8 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bits(runs, run, t
         run(*arguments)
     assert [path.name for path in out.iterdir()] == ["cache"]
     monkeypatch.setattr(store, "write_file", put)
-    code, _, told = run(*arguments)
-    assert code == 0 and "resuming: 8 cached results" in told
+    code, _, message = run(*arguments)
+    assert code == 0 and "resuming: 8 cached results" in message
     assert sorted(path.name for path in out.iterdir()) == sorted(report.FILES)
     assert json.loads((out / "report.json").read_text())["environment"]["parts_found"] == 8
     resumed, whole = scores_of(out), scores_of(folder)
@@ -380,13 +380,13 @@ BAD = {  # arguments -> what the line must hold
 }
 
 
-def is_one_error_line(told: str) -> bool:
-    return told.startswith("error: ") and told.endswith("\n") and told.count("\n") == 1
+def is_one_error_line(message: str) -> bool:
+    return message.startswith("error: ") and message.endswith("\n") and message.count("\n") == 1
 
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """Whoever trains a model now fails: bad input is to be found before."""
+    """Any code that trains a model now fails: bad input is to be found before."""
     monkeypatch.setattr(training, "train_ensemble", None)
 
 
@@ -395,10 +395,10 @@ def test_bad_input_gets_one_line_and_leaves_nothing(run, untrained, tmp_path, ca
     arguments, said = BAD[case]
     out = tmp_path / "out"
     preset = [] if case == "unknown preset" else ["--preset=smoke"]
-    code, printed, told = run(*preset, f"--out={out}", *arguments)
+    code, printed, message = run(*preset, f"--out={out}", *arguments)
     assert (code, printed) == (2, "")
-    assert is_one_error_line(told), told
-    assert [word for word in said if word not in told] == []
+    assert is_one_error_line(message), message
+    assert [word for word in said if word not in message] == []
     assert not out.exists()
 
 
@@ -412,8 +412,8 @@ def test_bad_input_leaves_an_existing_folder_as_it_was(run, untrained, tmp_path)
 def test_a_perturbation_of_images_on_a_table_is_refused_before_training(run, untrained, tmp_path):
     np.savez(tmp_path / "own.npz", x=np.eye(40, 5, dtype=np.float32), y=np.arange(40) % 2)
     arguments = (f"--dataset=npz:{tmp_path / 'own.npz'}", "--attacks=rotation", f"--out={tmp_path / 'out'}")
-    code, printed, told = run(*arguments)
-    assert (code, printed) == (2, "") and is_one_error_line(told)
+    code, printed, message = run(*arguments)
+    assert (code, printed) == (2, "") and is_one_error_line(message)
     assert not (tmp_path / "out").exists()
 
 
@@ -421,17 +421,17 @@ def test_a_perturbation_of_images_on_a_table_is_refused_before_training(run, unt
 def test_out_that_is_a_file_or_below_one_is_refused(run, untrained, tmp_path, below):
     file = tmp_path / "file"
     file.write_text("kept")
-    code, printed, told = run("--preset=smoke", f"--out={file}{below}")
-    assert (code, printed) == (2, "") and is_one_error_line(told)
-    assert f"--out={file}{below}" in told
+    code, printed, message = run("--preset=smoke", f"--out={file}{below}")
+    assert (code, printed) == (2, "") and is_one_error_line(message)
+    assert f"--out={file}{below}" in message
     assert file.read_text() == "kept" and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_from_an_empty_or_missing_folder_is_refused(run, tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
-        code, printed, told = run(f"--from={folder}", f"--out={tmp_path / 'out'}")
-        assert (code, printed) == (2, "") and is_one_error_line(told)
-        assert "report.json is missing" in told
+        code, printed, message = run(f"--from={folder}", f"--out={tmp_path / 'out'}")
+        assert (code, printed) == (2, "") and is_one_error_line(message)
+        assert "report.json is missing" in message
         assert not list(tmp_path.iterdir())
 
 
@@ -441,9 +441,9 @@ def test_from_with_damaged_scores_is_refused_and_redraws_nothing(runs, run, tmp_
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     (copy / "roc.png").unlink()
     (copy / "scores.npz").write_bytes((folder / "scores.npz").read_bytes()[:size])
-    code, printed, told = run(f"--from={copy}")
-    assert (code, printed) == (2, "") and is_one_error_line(told)
-    assert f"--from={copy}" in told and "cannot be read" in told
+    code, printed, message = run(f"--from={copy}")
+    assert (code, printed) == (2, "") and is_one_error_line(message)
+    assert f"--from={copy}" in message and "cannot be read" in message
     assert sorted(path.name for path in copy.iterdir()) == sorted(set(report.FILES) - {"roc.png"})
 
 

@@ -63,7 +63,7 @@ def test_no_two_defenses_of_a_record_gave_the_same_answers(path):
         assert seen.setdefault(answers, text) == text
 
 
-def test_a_record_is_written_beside_its_parts_and_these_go_when_all_is_finished(tmp_path, monkeypatch):
+def test_the_cache_of_a_record_is_removed_when_all_is_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x.py", "--preset=cpu", "--out=/some/place", "--data_dir", "/other"])
     own, entry = tmp_path / "a" / "b", {"environment": {"run_digest": "12"}}
     store.cache_in(own / "cache" / "12")("part", lambda: {"x": 1})

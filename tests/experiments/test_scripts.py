@@ -116,7 +116,7 @@ def test_a_grid_of_defenses_grows_by_those_its_record_lacks_and_by_no_other_run(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("--defenses=none,l2:1,dropput:0.5", "unknown defense 'dropput'"),
         ("--defenses=l2:1,transfer_last", "expected parameters that can be read"),
@@ -124,9 +124,9 @@ def test_a_grid_of_defenses_grows_by_those_its_record_lacks_and_by_no_other_run(
         ("--only=", "--only=[]: expected at least one"),
     ],
 )
-def test_a_grid_with_a_defense_that_cannot_be_trains_none_of_them(wrong, told, tmp_path):
+def test_a_grid_with_a_defense_that_cannot_be_trains_none_of_them(wrong, message, tmp_path):
     done = script("fig5_6_defenses", "--preset=smoke", wrong, f"--out={tmp_path / 'out'}")
-    assert done.returncode == 2 and told in done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
     assert not list(tmp_path.rglob("*.*"))
 
 

@@ -1,4 +1,4 @@
-"""The models have the paper's layers, and their convolution trains fast and rightly inside a loop."""
+"""The models have the paper's layers, and their convolution trains fast and correctly inside a loop."""
 
 import functools
 

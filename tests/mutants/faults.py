@@ -106,7 +106,7 @@ FAULTS = (
           "jnp.arange(len(x)) if True else",
           "Label denoising draws new noise where the same query is repeated",
           "defenses/test_catalogue.py::"
-          "test_ldl_answers_a_question_alike_wherever_it_stands_and_fresh_noise_does_not"),
+          "test_ldl_answers_a_query_equally_at_every_position_and_fresh_noise_does_not"),
     Fault("evaluation/metrics.py",
           "= scores >= threshold",
           "= scores > threshold",

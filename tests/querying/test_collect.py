@@ -47,7 +47,7 @@ def same(a, b) -> bool:
 
 
 @pytest.mark.parametrize("name", ["gap", "noise", "boundary", "rays"])
-def test_parts_do_not_change_an_answer(name, dataset, parts_of_sixteen):
+def test_chunks_do_not_change_an_answer(name, dataset, parts_of_sixteen):
     (attack, *_), (target, put) = attacks.build(name, TASK), counted()
     answers = collect.collector(KEY, dataset, target)(attack, 3, POINTS)
     x, y = dataset.x[POINTS.rows], dataset.y[POINTS.rows]
@@ -56,7 +56,7 @@ def test_parts_do_not_change_an_answer(name, dataset, parts_of_sixteen):
     assert answers.queries.sum() == put[0] / 2 == sum(answers.phases.values())
 
 
-def test_a_stopped_conversation_goes_on_where_it_was_to_the_same_bits(dataset, parts_of_sixteen, tmp_path):
+def test_an_interrupted_collection_resumes_to_the_same_bits(dataset, parts_of_sixteen, tmp_path):
     (attack,), (target, put) = attacks.build("boundary", TASK), counted()
     whole = collect.collector(KEY, dataset, target)(attack, 0, POINTS)
     broken, _ = counted(limit=put[0] // 2)
@@ -69,7 +69,7 @@ def test_a_stopped_conversation_goes_on_where_it_was_to_the_same_bits(dataset, p
     assert asked[0] == resumed.queries[16 * finished :].sum()
 
 
-def test_models_strengths_and_points_are_kept_apart(dataset, tmp_path):
+def test_models_strengths_and_points_have_their_own_entries(dataset, tmp_path):
     (weak, strong, *_), (target, _) = attacks.build("noise", TASK), counted()
     ask = collect.collector(KEY, dataset, target, cache=store.cache_in(tmp_path))
     for attack, k, points in ((weak, 0, POINTS), (strong, 0, POINTS), (weak, 1, POINTS), (weak, 0, POINTS.first(5))):
@@ -77,7 +77,7 @@ def test_models_strengths_and_points_are_kept_apart(dataset, tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_strengths_that_signs_or_brackets_tell_apart_are_kept_apart(dataset, tmp_path):
+def test_strengths_that_signs_or_brackets_distinguish_have_their_own_entries(dataset, tmp_path):
     (attack, *_), (target, _) = attacks.build("noise", TASK), counted()
     ask = collect.collector(KEY, dataset, target, cache=store.cache_in(tmp_path))
     for settings in ({"by": -0.1}, {"by": 0.1}, {"by": (1, 2)}, {"by": (1, -2)}):
@@ -92,7 +92,7 @@ def test_a_cap_on_queries_is_refused_where_gradients_are_spent(dataset):
     assert put[0] == 0
 
 
-def test_a_cap_counts_over_all_parts(dataset, parts_of_sixteen):
+def test_a_cap_counts_over_all_chunks(dataset, parts_of_sixteen):
     (attack,), (target, put) = attacks.build("boundary", TASK), counted()
     whole = collect.collector(KEY, dataset, target)(attack, 0, POINTS)
     cap = int(whole.queries[:16].sum()) + 20  # the first part, and the first labels of the second
@@ -104,10 +104,10 @@ def test_a_cap_counts_over_all_parts(dataset, parts_of_sixteen):
 
 
 def test_progress_adds_up_to_what_was_planned(dataset, parts_of_sixteen):
-    (attack,), (target, _), told = attacks.build("boundary", TASK), counted(), []
-    collect.collector(KEY, dataset, target, progress=told.append)(attack, 0, POINTS)
+    (attack,), (target, _), message = attacks.build("boundary", TASK), counted(), []
+    collect.collector(KEY, dataset, target, progress=message.append)(attack, 0, POINTS)
     price = 1 + schedules.total_queries(schedules.schedule(60, 6))
-    assert collect.max_cost(dataset, attack) == price and sum(told) == P * price and len(told) > 3
+    assert collect.max_cost(dataset, attack) == price and sum(message) == P * price and len(message) > 3
 
 
 def test_the_first_points_are_taken_from_either_side():

@@ -80,15 +80,15 @@ def test_label_only_features_do_not_change_when_logits_are_scaled(name):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_the_bill_is_what_a_counting_target_saw(name):
+def test_the_query_count_is_what_a_counting_target_saw(name):
     x, y, rows = points(50)
     w = np.random.default_rng(3).normal(size=36)
     counted, seen = testing.count_queries(testing.linear_oracle(w.reshape(SHAPE), -w.sum() / 2))
-    told = []
+    message = []
     answers = driver.query(
-        oracle.function_oracle(counted, C), ATTACKS[name], KEY, x, y, rows, points_at_once=16, progress=told.append
+        oracle.function_oracle(counted, C), ATTACKS[name], KEY, x, y, rows, points_at_once=16, progress=message.append
     )
-    assert seen["queries"] == answers.queries.sum() == sum(told) == sum(answers.phases.values())
+    assert seen["queries"] == answers.queries.sum() == sum(message) == sum(answers.phases.values())
 
 
 def test_a_network_and_a_function_give_the_same_features():

@@ -43,7 +43,7 @@ def test_misclassified_points_score_zero_for_one_query_and_others_pay_for_gradie
     assert answers.queries.sum() == sum(answers.phases.values())
 
 
-def test_a_distance_does_not_depend_on_company():
+def test_a_distance_does_not_depend_on_other_points():
     target, x, y, _ = linear(70)
     settings = white_box.Settings(iterations=150)
     together = white_box.distances(target, x, y, settings=settings).features

@@ -1,4 +1,4 @@
-"""Studies of many defenses are those of each, on one split; who does not know of a defense is told nothing of it."""
+"""Studies of many defenses are those of each, on one split; who does not know of a defense is message nothing of it."""
 
 import jax
 import numpy as np
@@ -48,7 +48,7 @@ def test_reference_rows_are_nobodys_else_and_as_many_as_there_are():
     assert study.draw_split(large, dataset, reference=False).reference.shape[1] == 0
 
 
-def test_whoever_does_not_know_of_a_defense_asks_undefended_shadow_models(studies):
+def test_a_non_adaptive_attacker_queries_undefended_shadow_models(studies):
     plain, defended = studies["none"], studies["l2:1"]
     both, x = study.non_adaptive(defended, plain), plain.dataset.x[:64]
     for k in plain.split.trials.ravel():
@@ -57,7 +57,7 @@ def test_whoever_does_not_know_of_a_defense_asks_undefended_shadow_models(studie
         np.testing.assert_array_equal(both.target(k, "confidence").answer(x, 64), expected)
 
 
-def test_memguard_hides_confidences_from_whoever_does_not_know_of_it(studies):
+def test_memguard_hides_confidences_from_a_non_adaptive_attacker(studies):
     plain, guarded = studies["none"], studies["memguard:0.001"]
     column = tables.Column(lambda context: attacks.build("confidence_threshold", context))
     blind, _ = tables.run_column(study.non_adaptive(guarded, plain), "confidence", column)
@@ -82,7 +82,7 @@ def test_a_finished_study_of_a_grid_is_found_again(tmp_path):
     assert [s.environment["parts_found"] for s in again] == [4, 0, 4]  # MemGuard's are those of no defense
 
 
-def test_parts_of_another_grid_are_not_taken_for_ones_own(tmp_path):
+def test_cached_results_of_another_grid_are_not_used(tmp_path):
     study.prepare_grid(TINY, ("none", "l2:1", "l2:2"), recipe=SHORT, out=tmp_path)
     *_, last = study.prepare_grid(TINY, ("none", "l2:1", "l2:3"), recipe=SHORT, out=tmp_path)
     alone = study.prepare(Config(**vars(TINY) | {"defense": "l2:3"}), recipe=SHORT)

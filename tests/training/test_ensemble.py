@@ -154,7 +154,9 @@ def test_large_epochs_make_short_blocks_and_the_same_weights(monkeypatch):
         monkeypatch.setattr(steps, "_BLOCK_PAIRS", pairs)
         ensemble._run_group_block.clear_cache()
         epochs = []
-        trained = train_ensemble(KEY, MLP, recipe, x, y, members, progress=lambda *at, told=epochs: told.append(at[2]))
+        trained = train_ensemble(
+            KEY, MLP, recipe, x, y, members, progress=lambda *at, message=epochs: message.append(at[2])
+        )
         found[pairs] = trained, epochs
     ensemble._run_group_block.clear_cache()
     assert [epochs for _, epochs in found.values()] == [[10, 12], [4, 8, 12], list(range(1, 13))]
@@ -341,7 +343,7 @@ def test_images_and_their_shifts_train_an_ensemble_as_they_train_one_model():
     ],
 )
 def test_neighbours_that_are_no_examples_are_refused_before_training(augmentation, message):
-    (x, y), told = blobs(), []
+    (x, y), message = blobs(), []
     with pytest.raises(ValueError, match=message):
         train_ensemble(
             KEY,
@@ -351,11 +353,11 @@ def test_neighbours_that_are_no_examples_are_refused_before_training(augmentatio
             y,
             some_members(2, 20),
             defense=Defense(augmentation=augmentation),
-            progress=lambda *s: told.append(s),
+            progress=lambda *s: message.append(s),
         )
     with pytest.raises(ValueError, match=message):
         train(KEY, MLP, RECIPE, x, y, defense=Defense(augmentation=augmentation))
-    assert not told
+    assert not message
 
 
 def squared(strength, params):
@@ -464,24 +466,24 @@ def test_a_stopped_training_goes_on_where_it_was_to_the_same_bits(models_at_once
         if done >= 3:
             raise Stop
 
-    told = []
+    message = []
     whole = train_ensemble(KEY, MLP, RECIPE, x, y, members, **options)
     keep = store.cache_in(tmp_path)
     with pytest.raises(Stop):
         train_ensemble(KEY, MLP, RECIPE, x, y, members, cache=keep, progress=stop_after_three, **options)
     finished = len(list(tmp_path.iterdir()))
     again = train_ensemble(
-        KEY, MLP, RECIPE, x, y, members, cache=keep, progress=lambda *now: told.append(now), **options
+        KEY, MLP, RECIPE, x, y, members, cache=keep, progress=lambda *now: message.append(now), **options
     )
     assert_identical(again, whole)
-    assert finished == {1: 2, 2: 1}[models_at_once] and min(done for done, *_ in told) > 2  # none trained again
+    assert finished == {1: 2, 2: 1}[models_at_once] and min(done for done, *_ in message) > 2  # none trained again
 
 
 def test_progress_counts_members_and_epochs():
-    (x, y), members, told = blobs(), some_members(3, 30), []
+    (x, y), members, message = blobs(), some_members(3, 30), []
     recipe = Recipe(batch_size=16, max_epochs=15)
-    train_ensemble(KEY, MLP, recipe, x, y, members, models_at_once=2, progress=lambda *state: told.append(state))
-    assert told == [(0, 3, 10), (2, 3, 15), (2, 3, 10), (3, 3, 15)]
+    train_ensemble(KEY, MLP, recipe, x, y, members, models_at_once=2, progress=lambda *state: message.append(state))
+    assert message == [(0, 3, 10), (2, 3, 15), (2, 3, 10), (3, 3, 15)]
 
 
 def test_default_is_one_model_for_each_cpu_and_all_models_on_an_accelerator(monkeypatch):
