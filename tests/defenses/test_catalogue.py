@@ -714,3 +714,13 @@ def test_rows_that_fill_up_a_batch_do_not_weigh_on_the_adversary():
     update = jax.jit(adversary.update)
     one, other = (update(state, (x, y, weight), reference) for x in (logits, logits.at[3].set(9.0)))
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_composed_adversary_takes_its_own_strength():
+    alone = defenses.build("adversarial:2").adversary
+    both = defenses.compose(defenses.build("l2:5"), defenses.build("adversarial:2"))
+    logits, y = jnp.array([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]]), jnp.array([0, 1])
+    state = alone.init(jax.random.key(0), 3)
+    np.testing.assert_array_equal(
+        both.adversary.loss(both.strength, state, logits, y), alone.loss(2.0, state, logits, y)
+    )
