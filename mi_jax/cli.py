@@ -14,12 +14,17 @@ from typing import Any, cast
 import numpy as np
 from absl import app, flags
 
+import mi_jax
 from mi_jax import store, study
 from mi_jax.evaluation import report
 from mi_jax.study.config import HELP, Config
 
 flags.disclaim_key_flags()  # so that --help of a script lists these flags
 COMMANDS = ("audit",)
+USAGE = """mi_jax audit [--dataset=NAME] [--attacks=A,B] [--defense=NAME:STRENGTH] [--out=DIR]
+
+Trains target and shadow models, attacks the targets, and writes a report: `mi_jax audit --help` lists all flags.
+mi_jax --version prints the version."""
 
 
 def define_flags() -> None:
@@ -129,9 +134,12 @@ def run_audit(argv: list[str] | None = None) -> None:
 
 def run_command() -> None:
     """`mi_jax COMMAND [--flag=value ...]`."""
-    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("--help", "--version"):
+        print(f"mi_jax {mi_jax.__version__}" if command == "--version" else USAGE)
+        sys.exit(0)
     if command not in COMMANDS:
-        print(f"error: command {command!r}: expected one of {', '.join(COMMANDS)}, as in mi_jax audit --help",
-              file=sys.stderr)  # fmt: skip
+        expected = f"expected one of {', '.join(COMMANDS)}, as in mi_jax audit --help"
+        print(f"error: command {command!r}: {expected}", file=sys.stderr)
         sys.exit(2)
     run_audit([f"{sys.argv[0]} {command}", *sys.argv[2:]])

@@ -48,9 +48,9 @@ class Model(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How a model is trained: Adam, and a stop once the training loss no longer improves.
+    """How a model is trained: by default with Adam, and a stop once the training loss no longer improves.
 
-    The defaults are the paper's (section 5.2 of arXiv 2007.14321v2): a member stops after `patience` epochs in
+    The defaults are the paper's (section 5.2 of arXiv 2007.14321v2): a model stops after `patience` epochs in
     which its mean training loss was never `min_delta` below the best so far; its last weights are kept.
     """
 

@@ -1,4 +1,4 @@
-"""Membership inference attacks. Nothing here sees parameters, training or membership: a test walks the imports.
+"""Membership inference attacks. Nothing here sees the parameters, training or members of a target: a test of imports.
 
 `build` makes the candidates of one of `ATTACKS`; a new attack is a function and a line in that dict (`catalogue.py`).
 `measures` has the simple measures of one example, `boundary` and `rays` its distance to the decision boundary,

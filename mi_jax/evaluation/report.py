@@ -240,7 +240,7 @@ def _gap_baseline(attacks: dict) -> str:
 
 
 def _untested(attacks: dict) -> str:
-    known = ("gap", "rotation", "translation", "noise", "boundary", "combined")
+    known = ("gap", "rotation", "translation", "random_augmentation", "noise", "boundary", "rays", "combined")
     known += ("confidence_threshold", "confidence_network", "white_box")
     missing = [name.replace("_", " ") for name in known if name not in attacks]
     missing = ["distance to the decision boundary" if name == "boundary" else name for name in missing]
@@ -276,6 +276,7 @@ def page(record: dict, images: dict[str, bytes]) -> str:
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:left}"
+    "@media(max-width:60rem){.attacks{display:block;overflow-x:auto}}.attacks td{white-space:nowrap}"
     ".attacks td:nth-child(n+3),.attacks th:nth-child(n+3){text-align:right;font-variant-numeric:tabular-nums}"
     "img{max-width:100%}.note{color:#555;font-size:.9rem}h3{margin-bottom:.2rem}"
 )
