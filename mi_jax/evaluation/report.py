@@ -268,15 +268,19 @@ def page(record: dict, images: dict[str, bytes]) -> str:
         f"<h2>Attacks</h2><table class=attacks><tr>{head}</tr>{rows}</table>"
         "<p class=note>Means over target models with 95 % intervals. Queries: the mean number of queries per example, "
         "misclassified points included. TPR: at the largest attainable FPR not above 1 %.</p>"
-        f"<h2>Figures</h2>{figures}<h2>Settings and environment</h2>{details}"
+        f"<h2>Figures</h2><p class=note>{_COARSE_CURVES}</p>{figures}<h2>Settings and environment</h2>{details}"
         f"<p class=note>Split {escape(record['split_digest'])}.</p></html>\n"
     )
 
 
+_COARSE_CURVES = (
+    "An attack whose scores are coarse attains few false positive rates: between them its curve stays at the lower one, "
+    "and may run below the line of chance."
+)
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:left}"
-    "@media(max-width:60rem){.attacks{display:block;overflow-x:auto}}.attacks td{white-space:nowrap}"
+    ".attacks{display:block;overflow-x:auto}.attacks td:not(:last-child){white-space:nowrap}"
     ".attacks td:nth-child(n+3),.attacks th:nth-child(n+3){text-align:right;font-variant-numeric:tabular-nums}"
     "img{max-width:100%}.note{color:#555;font-size:.9rem}h3{margin-bottom:.2rem}"
 )
