@@ -1,7 +1,7 @@
 """Table 2: attacks on classifiers of tables, undefended and under MemGuard.
 
 Artefact: record.json and accuracies.png in --out/DATASET (default results/records/table2-PRESET).
-Command:  python -m experiments.paper.table2_tabular --preset=smoke  digits; seconds
+Command:  python -m experiments.paper.table2_tabular --preset=smoke  synthetic Purchase rows; seconds
           python -m experiments.paper.table2_tabular --preset=cpu  Location-30 (n = 1,200) and Adult (n = 10,000)
           python -m experiments.paper.table2_tabular --preset=paper  those, Purchase-100, Texas-100 (need originals)
           --only=DATASET runs one row; originals in --data_dir or $MI_JAX_DATA/DATASET.
@@ -28,7 +28,7 @@ DIFFERS = (
 )
 COLUMNS = {name: tables.CHEAP[name] for name in ("gap", "confidence")} | {"noise": column("noise")}
 TRIALS = {"num_targets": 3, "num_shadows": 1, "budget": 10_000}
-SMOKE = {"num_targets": 2, "num_shadows": 1, "n_train": 60, "budget": 120, "model": "mlp"}
+SMOKE = {"num_targets": 1, "num_shadows": 1, "n_train": 60, "budget": 120, "model": "mlp"}
 ON_TWO_CORES = {
     "location30": (TRIALS | {"model": "mlp2", "n_train": 1200}, COLUMNS),
     "adult": (TRIALS | {"model": "mlp2", "n_train": 10_000}, COLUMNS),
@@ -38,7 +38,7 @@ NEED_ORIGINALS = {
     "texas100": (TRIALS | {"model": "mlp2", "n_train": 10_000}, COLUMNS),
 }
 PRESETS = {
-    "smoke": {"digits": (SMOKE, COLUMNS)},
+    "smoke": {"synthetic:purchase:600": (SMOKE, COLUMNS)},
     "cpu": ON_TWO_CORES,
     "paper": ON_TWO_CORES | NEED_ORIGINALS,
 }

@@ -274,7 +274,7 @@ def page(record: dict, images: dict[str, bytes]) -> str:
 
 
 _COARSE_CURVES = (
-    "An attack whose scores are coarse attains few false positive rates: between them its curve stays at the lower one, "
+    "An attack with coarse scores attains few false positive rates: between them its curve stays at the lower one, "
     "and may run below the line of chance."
 )
 _STYLE = (
