@@ -32,7 +32,7 @@ SLOW = tuple(name for name in LEFT if name != "table2_tabular")
 
 def script(name: str, *arguments: str) -> subprocess.CompletedProcess:
     folder = "paper." if name.startswith(("fig", "table")) else ""
-    return run_program(f"experiments.{folder}{name}", *arguments)
+    return run_program(f"experiments.{folder}{name}", *arguments, XLA_FLAGS="")  # compiled as for users
 
 
 def entries_of(record: dict) -> dict[str, dict]:

@@ -343,7 +343,7 @@ def test_images_and_their_shifts_train_an_ensemble_as_they_train_one_model():
     ],
 )
 def test_neighbours_that_are_no_examples_are_refused_before_training(augmentation, message):
-    (x, y), message = blobs(), []
+    (x, y), calls = blobs(), []
     with pytest.raises(ValueError, match=message):
         train_ensemble(
             KEY,
@@ -353,11 +353,11 @@ def test_neighbours_that_are_no_examples_are_refused_before_training(augmentatio
             y,
             some_members(2, 20),
             defense=Defense(augmentation=augmentation),
-            progress=lambda *s: message.append(s),
+            progress=lambda *state: calls.append(state),
         )
     with pytest.raises(ValueError, match=message):
         train(KEY, MLP, RECIPE, x, y, defense=Defense(augmentation=augmentation))
-    assert not message
+    assert not calls
 
 
 def squared(strength, params):
