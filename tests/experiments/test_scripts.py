@@ -26,8 +26,6 @@ LEFT = {
     "table1_images": ["digits/accuracies.png", "digits/record.json"],
     "table2_tabular": ["synthetic-purchase-600/accuracies.png", "synthetic-purchase-600/record.json"],
 }
-# Half a minute to two minutes each on two cores, for programs that the table runs as well.
-SLOW = tuple(name for name in LEFT if name != "table2_tabular")
 
 
 def script(name: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -69,7 +67,8 @@ def check_bounds(record: dict) -> None:
 OF_THEIR_OWN = {"figS11_outliers": check_outliers, "dp_audit": check_bounds}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in LEFT])
+@pytest.mark.slow  # half a minute to two minutes each; the fast suite runs figures 5 and 6 below
+@pytest.mark.parametrize("name", LEFT)
 def test_the_smoke_preset_leaves_record_and_figure(name, tmp_path):
     done = script(name, "--preset=smoke", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr[-3000:]
