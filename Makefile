@@ -76,7 +76,7 @@ $(BENCH)/.installed: experiments/benchmarks/requirements.txt
 # Our sums of clipped gradients and our bound of epsilon beside jax-privacy's, which only that environment has.
 test-peers: $(VENV)/.installed $(BENCH)/.installed
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
-	$(BENCH)/bin/python -m pytest -k jax_privacy tests/test_per_example.py tests/test_metrics.py
+	$(BENCH)/bin/python -m pytest -k jax_privacy tests/privacy tests/evaluation/test_metrics.py
 
 benchmark-training benchmark-boundary benchmark-dp_sgd: $(VENV)/.installed $(BENCH)/.installed
 	$(RUN) -m experiments.benchmarks.$(@:benchmark-%=%) --torch_python=$(BENCH)/bin/python \

@@ -12,13 +12,11 @@ from mi_jax.study.ensembles import build_defenses, target_oracles
 from mi_jax.study.studies import (
     Study,
     attack,
-    defense_folder,
     draw_split,
     non_adaptive,
     prepare,
     prepare_grid,
     run,
-    study_environments,
 )
 
 __all__ = [
@@ -27,13 +25,11 @@ __all__ = [
     "Study",
     "attack",
     "build_defenses",
-    "defense_folder",
     "draw_split",
     "non_adaptive",
     "prepare",
     "prepare_grid",
     "query_curve",
     "run",
-    "study_environments",
     "target_oracles",
 ]

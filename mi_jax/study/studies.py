@@ -154,12 +154,6 @@ def study_folder(out: Path, names: Sequence[str], i: int) -> Path:
     return out / defense_folder(names[i]) if len(names) > 1 else out
 
 
-def study_environments(out: Path, studies: list[Study]) -> dict[Path, dict]:
-    """The folder of each study of a grid -> the part of its record with which `records.clear` removes its cache."""
-    names = [study.config.defense for study in studies]
-    return {study_folder(out, names, i): {"environment": study.environment} for i, study in enumerate(studies)}
-
-
 def draw_split(config: Resolved, dataset: Dataset, *, reference: bool) -> Split:
     """The split of a config; with `reference`, as many reference rows as members or as the pool has left."""
     rows, n = len(dataset.x), config.n_train
