@@ -5,6 +5,7 @@ Command:  python -m experiments.audit                                    digits,
           python -m experiments.audit --dataset=location30 --data_dir=DIR
           python -m experiments.audit --dataset=npz:FILE
           python -m experiments.audit --from=DIR                         redraws a finished run, computes nothing
+          With the --out of a stopped run the same command resumes it; with that of a finished one it is shown again.
           `mi_jax audit` of an installed package is the same program.
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import app, flags
 
-from mi_jax.cli import config_from_flags, define_flags, main, out_folder, parse
+from mi_jax.cli import config_from_flags, define_flags, define_out, main, out_folder, parse, resumable
 
 flags.disclaim_key_flags()  # so that --help of a script lists these flags as its own
 
@@ -18,8 +18,8 @@ def parse_preset(
 ) -> tuple[Any, dict[str, Any], Path]:
     """(what the preset holds, the flags given, the folder of the records) of a script with presets of its own.
 
-    ValueError for a flag that the script sets itself: --attacks always, those in `fixed`, and --defense where
-    `no_defense` gives the reason.
+    Says on standard error if that folder holds a record, which the script is going to replace. ValueError for a flag
+    that the script sets itself: --attacks always, those in `fixed`, and --defense where `no_defense` gives the reason.
     """
     preset = flags.FLAGS.preset
     if preset not in presets:
@@ -32,7 +32,10 @@ def parse_preset(
         if field in given:
             value = ",".join(given[field]) if field == "attacks" else given[field]
             raise ValueError(f"{field}={value}: expected nothing, {name} chooses its own")
-    return presets[preset], given, out_folder(flags.FLAGS.out or f"results/records/{name}-{preset}", "")
+    folder = out_folder(flags.FLAGS.out or f"results/records/{name}-{preset}", "")
+    if (folder / "record.json").exists() and "overwrite" not in flags.FLAGS:
+        print(f"{folder / 'record.json'}: will be replaced", file=sys.stderr)
+    return presets[preset], given, folder
 
 
 def select_datasets(rows: dict[str, Any]) -> list[str]:
@@ -44,11 +47,14 @@ def select_datasets(rows: dict[str, Any]) -> list[str]:
     return names
 
 
-def run(body: Callable[[], None], **lists: str) -> None:
-    """Runs a script of a table or figure; `lists`: its own flags that take a list -> their help."""
+def run(body: Callable[[], None], *, keeps: bool = False, **lists: str) -> None:
+    """Runs a script of a table or figure.
+
+    `keeps`: it replaces a record only with --overwrite. `lists`: its own flags that take a list -> their help.
+    """
     define_flags()
-    flags.DEFINE_string("out", None, "folder of the record; default: results/records/NAME-PRESET")
+    define_out("folder of the record; default: results/records/NAME-PRESET", keeps=keeps)
     for name, text in lists.items():
         flags.DEFINE_list(name, None, text)
         flags.register_validator(name, lambda values: values != [], "expected at least one, or no such flag for all")
-    app.run(lambda argv: sys.exit(main(body)(argv)), flags_parser=parse)
+    app.run(lambda argv: sys.exit(main(resumable("the same command resumes")(body))(argv)), flags_parser=parse)

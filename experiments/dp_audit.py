@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records
-from mi_jax import data, defenses, models, perturbations, privacy, training
+from mi_jax import cli, data, defenses, models, perturbations, privacy, training
 from mi_jax.attacks import catalogue, measures
 from mi_jax.attacks.rays import ray_distance
 from mi_jax.evaluation import epsilon, metrics, plots
@@ -83,6 +83,11 @@ def measure(num_models: int, noises: tuple[float, ...], config: Config, folder: 
     strengths = {"clip": np.full(len(noises), mechanism.clip, np.float32), "noise": np.asarray(noises, np.float32)}
     defense = defenses.private_training(mechanism, RECIPE)._replace(strength=strengths)
     environment = runs.run_environment(dataclasses.replace(config, budget=num_models), dataset, RECIPE, defense)
+    digest = environment["run_digest"]
+    if found := cli.kept(folder / "record.json", lambda record: record["environment"]["run_digest"] == digest):
+        cli.say_finished(folder)
+        print(*map(format_level, found["levels"]), sep="\n")
+        return found
     training_key, attack_key = jax.random.split(jax.random.key(config.seed))
     with runs.ProgressBar("training", unit="model") as progress:
         params, history = training.train_ensemble(
@@ -160,4 +165,4 @@ def body() -> None:
 
 
 if __name__ == "__main__":
-    common.run(body)
+    common.run(body, keeps=True)

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from mi_jax import cli, data, defenses, models, store, training
+from mi_jax import cli, data, defenses, environment, models, store, training
 from mi_jax.models import pretrained
 from mi_jax.querying import oracle
 from mi_jax.study import ensembles, runs
@@ -80,7 +80,7 @@ def body() -> None:
     accuracy = {name: float((oracle.query_labels(target, dataset.x[side]) == dataset.y[side]).mean())
                 for name, side in sides.items()}  # fmt: skip
     record = {"dataset": dataset.name, "model": model.name, "defense": defense.name, "seed": FLAGS.seed,
-              "recipe": recipe, "rows": len(members), "accuracy": accuracy, "environment": runs.environment(),
+              "recipe": recipe, "rows": len(members), "accuracy": accuracy, "environment": environment.environment(),
               "seconds": round(time.perf_counter() - started), **private}  # fmt: skip
     pretrained.save(path, params, dataset.name)
     store.write_file(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())

@@ -7,19 +7,19 @@ queried once, by the tuned attack, and its scores are only reported.
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from mi_jax import store
-from mi_jax.data import splits
-from mi_jax.evaluation import metrics
+from mi_jax import environment, store
+from mi_jax.data import check_dataset, describe, splits
+from mi_jax.evaluation import entries, metrics
 from mi_jax.querying import oracle
-from mi_jax.querying.collect import Collect, Points, Target, collector, max_cost, select_points
+from mi_jax.querying.collect import AnswerLogs, Collect, Collector, Points, Target, max_cost, select_points
 from mi_jax.types import Answers, Attack, Dataset, Split
 
-FPRS = (0.1, 0.01, 0.001)
 TUNING_POINTS = 300  # members, and as many non-members, of each shadow model, for the choice of a strength
 
 
@@ -37,6 +37,7 @@ class Trial(NamedTuple):
     """The result of one attack on one target."""
 
     chosen: Chosen
+    at_edge: str | None  # what says that a setting is the first or last of those tried
     answers: Answers
     scores: np.ndarray  # [2n], NaN for points beyond the cap on queries
 
@@ -52,6 +53,7 @@ def audit(
     cap: int | None = None,
     allow_random_target: bool = False,
     cache: store.Cache = store.no_cache,
+    answers: Path | str | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """The record of an audit and its scores: every attack on every trial of `split`.
@@ -59,23 +61,33 @@ def audit(
     `target(k, access)` is model k as an oracle (as a `WhiteBox` for "gradient"). `attacks` maps names to candidates
     (`attacks.build`). `num_points` is the largest number of members, and of non-members, attacked of each model (None:
     all). `cap` is the largest number of queries of an attack to one target; points beyond it have score NaN and no
-    number but `finished` includes them. `cache` (`store.py`) makes a run resumable. `progress` is called with the
-    queries so far, those planned if every point is labelled correctly, and the attack's name.
+    number but `finished` includes them. `progress` is called with the queries so far, those planned if every point is
+    labelled correctly, and the attack's name.
+
+    Two things make a run resumable. `answers` is a folder: the answers of every oracle with a `name`
+    (`oracle.function_oracle`) are stored there as they come, and the same call puts no query again but those that got
+    no answer. `cache` (`store.py`) is for networks, whose weights are part of an entry's name; the code of an attack
+    is not, so a folder of entries belongs to one version of it, as that of a study does.
 
     Every target first answers the same few queries twice. One that answers differently is refused, unless
     `allow_random_target`; the record has the share of changed answers in both cases.
 
-    The record has the keys `split_digest`, `models`, `attacks` and `seconds` of report.json, and a part of `config`;
-    `report.py` documents both returns and draws table, findings and figures from them.
+    The record has the keys `split_digest`, `split`, `data`, `models`, `attacks`, `queries`, `environment` and `seconds`
+    of report.json, and a part of `config`; `report.py` documents both returns and draws table, findings and figures
+    from them. ValueError, before the first query, for a data set, split, attacks or numbers that do not fit together.
     """
+    dataset, split = check_dataset(dataset), splits.check_split(split, len(dataset.x))
+    _check_arguments(attacks, num_points, cap)
     points = [select_points(split, k, num_points) for k in range(len(split.members))]
     done, total, seconds = 0, planned_queries(dataset, split, points, attacks), {}
+    logs = AnswerLogs(target, dataset.num_classes, None if answers is None else Path(answers), allow_random_target)
     scores = _point_arrays(dataset, split, points)
-    models = _accuracies(dataset, split, target, points)
+    models, queries = _accuracies(dataset, split, logs.target, points)
     if not allow_random_target:
         _refuse_random_targets(models["flip_rate"]["values"])
-    config = {"dataset": dataset.name, "num_shadows": split.trials.shape[1] - 1}
-    record = {"config": config, "split_digest": splits.split_digest(split), "models": models, "attacks": {}}
+    record = {"config": {"dataset": dataset.name, "num_shadows": split.trials.shape[1] - 1}, "data": describe(dataset)}
+    record |= {"split_digest": splits.split_digest(split), "split": _split_record(split), "models": models}
+    record |= {"attacks": {}, "queries": {"by_attack": {}}}
     for name, candidates in attacks.items():
         started, attack_key = time.perf_counter(), jax.random.fold_in(key, zlib.crc32(name.encode()))
 
@@ -84,12 +96,36 @@ def audit(
             done += queries
             progress(done, total, name)
 
-        collect = collector(attack_key, dataset, target, cache=cache, progress=report)
+        collect = Collector(attack_key, dataset, logs.target, cache=cache, progress=report)
         trials = [_trial(attack_key, collect, dataset, points, candidates, trial, cap) for trial in split.trials]
-        record["attacks"][name] = _summary(trials, scores["is_member"])
+        record["attacks"][name] = _attack_entry(trials, scores["is_member"], cap)
+        record["queries"]["by_attack"][name] = _attack_queries(collect, trials)
         scores |= _score_arrays(name, trials)
         seconds[name] = round(time.perf_counter() - started, 2)
-    return record | {"seconds": seconds}, scores
+    record["queries"] |= queries | {"repeated": logs.repeated, "failed": logs.failed}
+    record["queries"]["total"] = entries.total_queries(record)
+    entries.add_gain_over_gap(record, scores)
+    return record | {"environment": environment.environment(), "seconds": seconds}, scores
+
+
+def _check_arguments(attacks: dict[str, tuple[Attack, ...]], num_points: int | None, cap: int | None) -> None:
+    if not attacks or not all(attacks.values()):
+        raise ValueError(f"attacks: {sorted(attacks)}, expected at least one, each with candidates (attacks.build)")
+    for name, value in (("num_points", num_points), ("cap", cap)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
+
+
+def _split_record(split: Split) -> dict:
+    """The sizes of a split, and what its shadow models share with the targets."""
+    sizes = {"members": split.members.shape[1], "nonmembers": split.nonmembers.shape[1]}
+    return sizes | {"shadow_overlap": splits.shadow_overlap(split)}
+
+
+def _attack_queries(collect: Collector, trials: list[Trial]) -> dict[str, int]:
+    """Queries of one attack to the targets and to the shadow models; a model that served twice was asked once."""
+    target = sum(int(trial.answers.queries.sum()) for trial in trials)
+    return {"target": target, "shadow": max(sum(collect.queries.values()) - target, 0)}
 
 
 def planned_queries(
@@ -119,8 +155,21 @@ def _trial(
     target = trial[0]
     chosen, _ = tune(jax.random.fold_in(key, target), collect, dataset, points, candidates, trial[1:])
     answers = collect(chosen.attack, target, points[target], cap)
-    scores = chosen.score(np.nan_to_num(answers.features), dataset.y[points[target].rows])
-    return Trial(chosen, answers, np.where(answers.finished, scores, np.nan))
+    features = np.where(np.isnan(answers.features), 0, answers.features)  # of points beyond the cap
+    scores = chosen.score(features, dataset.y[points[target].rows])
+    return Trial(chosen, _at_edge(chosen.attack, candidates), answers, np.where(answers.finished, scores, np.nan))
+
+
+def _at_edge(chosen: Attack, candidates: tuple[Attack, ...]) -> str | None:
+    """What says that a setting of the chosen attack is the first or last of at least three tried; None: none is."""
+    found = []
+    for name, value in chosen.settings.items():
+        tried = list(dict.fromkeys(candidate.settings.get(name) for candidate in candidates))
+        ends = ("smallest", "largest") if all(isinstance(t, int | float) for t in tried) else ("first", "last")
+        tried = sorted(tried) if ends[0] == "smallest" else tried
+        found += [f"{name}={value} is the {end} tried" for end, at in zip(ends, (0, -1), strict=True)
+                  if len(tried) >= 3 and value == tried[at]]  # fmt: skip
+    return "; ".join(found) or None
 
 
 def tune(
@@ -198,9 +247,9 @@ def _point_arrays(dataset: Dataset, split: Split, points: list[Points]) -> dict[
     return arrays
 
 
-def _accuracies(dataset: Dataset, split: Split, target: Target, points: list[Points]) -> dict:
-    """Train and test accuracy of every target on the points it is attacked on, and its flip rate on some of them."""
-    by_target = []
+def _accuracies(dataset: Dataset, split: Split, target: Target, points: list[Points]) -> tuple[dict, dict[str, int]]:
+    """Train and test accuracy of every target on the points that are attacked, its flip rate on some, and queries."""
+    by_target, queries = [], {"accuracy": 0, "flip_test": 0}
     for k in split.trials[:, 0]:
         (rows, is_member), model = points[k], target(k, "label")
         labels = oracle.query_labels(model, dataset.x[rows])
@@ -208,8 +257,10 @@ def _accuracies(dataset: Dataset, split: Split, target: Target, points: list[Poi
         flipped = oracle.query_labels(model, dataset.x[rows[repeated]]) != labels[repeated]
         correct = labels == dataset.y[rows]
         by_target.append((correct[is_member].mean(), correct[~is_member].mean(), flipped.mean()))
+        queries = {"accuracy": queries["accuracy"] + len(rows), "flip_test": queries["flip_test"] + len(repeated)}
     names = ("train_accuracy", "test_accuracy", "flip_rate")
-    return {name: metrics.summary(values) for name, values in zip(names, zip(*by_target, strict=True), strict=True)}
+    summaries = zip(names, map(metrics.summary, zip(*by_target, strict=True)), strict=True)
+    return dict(summaries), queries
 
 
 def _refuse_random_targets(flip_rates: list[float]) -> None:
@@ -229,34 +280,17 @@ def _score_arrays(name: str, trials: list[Trial]) -> dict[str, np.ndarray]:
     }
 
 
-def _summary(trials: list[Trial], is_member: np.ndarray) -> dict:
-    """The entry of one attack in report.json; every number is a mean over targets with its interval."""
-    attack, scores = trials[0].chosen.attack, np.stack([trial.scores for trial in trials])
-    finished = ~np.isnan(scores)
-    pairs = [(s[f], m[f]) for s, m, f in zip(scores, is_member, finished, strict=True)]
-    if not all(m.any() and not m.all() for _, m in pairs):
-        raise ValueError(
-            f"the cap on queries let {attack.name} finish no member or no non-member of a target: expected a higher cap"
-        )
-    thresholds = [trial.chosen.threshold for trial in trials]
-    accuracies = [metrics.balanced_accuracy(s, m, t) for (s, m), t in zip(pairs, thresholds, strict=True)]
-    rates = {str(fpr): [metrics.tpr_at_fpr(s, m, fpr) for s, m in pairs] for fpr in FPRS}
-    tpr, achieved = (
-        {fpr: metrics.summary([rate and rate[i] for rate in by_target]) for fpr, by_target in rates.items()}
-        for i in (0, 1)
-    )
-    return {
-        "access": attack.access,
-        "points": scores.shape[1] // 2,
-        "queries_per_example": float(np.mean([trial.answers.queries.mean() for trial in trials])),
-        "balanced_accuracy": metrics.summary(accuracies),
-        "auc": metrics.summary([metrics.auc(s, m) for s, m in pairs]),
-        "tpr_at_fpr": tpr,
-        "achieved_fpr": achieved,
-        "finished": float(finished.mean()),
-        "tuned": {
-            "settings": [trial.chosen.attack.settings for trial in trials],
-            "threshold": thresholds,
-            "shadow_accuracy": [trial.chosen.accuracy for trial in trials],
-        },
+def _attack_entry(trials: list[Trial], is_member: np.ndarray, cap: int | None) -> dict:
+    """The entry of one attack in report.json."""
+    chosen = [trial.chosen for trial in trials]
+    tuned = {
+        "settings": [one.attack.settings for one in chosen],
+        "threshold": [one.threshold for one in chosen],
+        "shadow_accuracy": [one.accuracy for one in chosen],
+        "at_edge": [trial.at_edge for trial in trials],
     }
+    answers, scores = [trial.answers for trial in trials], np.stack([trial.scores for trial in trials])
+    if not all((is_member & ~np.isnan(scores)).any(1) & (~is_member & ~np.isnan(scores)).any(1)):
+        unfinished = f"{chosen[0].attack.name} finish no member or no non-member of a target"
+        raise ValueError(f"cap={cap}: let {unfinished}, expected a higher cap on queries")
+    return entries.attack_entry(chosen[0].attack, answers, scores, is_member, tuned)

@@ -3,11 +3,15 @@
 `python -m experiments.audit` is the same program. A wrong argument gives one line on standard error and exit code 2.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import json
+import logging
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +19,9 @@ import numpy as np
 from absl import app, flags
 
 import mi_jax
-from mi_jax import store, study
+from mi_jax import data, store, study
 from mi_jax.evaluation import report
-from mi_jax.study.config import HELP, Config
+from mi_jax.study.config import HELP, Config, resolve
 
 flags.disclaim_key_flags()  # so that --help of a script lists these flags
 COMMANDS = ("audit",)
@@ -65,28 +69,79 @@ def out_folder(out: str | None, name: str) -> Path:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """The arguments that are not flags; a wrong flag ends the program with one line and exit code 2."""
+    """The arguments that are not flags; --help ends the program, and so does a wrong flag, with one line and code 2."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit:  # --help, for which absl has exit code 1
+        sys.exit(0)
 
 
 def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
-    """`body` as a program: a ValueError becomes one line on standard error and exit code 2."""
+    """`body` as a program.
+
+    A ValueError becomes one line on standard error and exit code 2; Ctrl-C and SIGTERM become one line, with the reason
+    of the KeyboardInterrupt if it has one, and exit code 130.
+    """
 
     def program(argv: list[str]) -> int:
+        logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # it reports every accelerator we lack
         try:
             if len(argv) > 1:
                 raise ValueError(f"unexpected argument {argv[1]!r}: expected options as --name=value")
-            body()
+            with _terminated_as_interrupted():
+                body()
         except ValueError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt as stop:
+            print("; ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
+            return 130
         return 0
 
     return program
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def resumable(how: str) -> Iterator[None]:
+    """Says in a KeyboardInterrupt how what was stopped is resumed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(how) from None
+
+
+def kept(file: Path, is_same: Callable[[dict], bool]) -> dict | None:
+    """The record in `file` if it is of the same run; None if there is no file, or --overwrite is given.
+
+    ValueError for the record of another run.
+    """
+    if flags.FLAGS.overwrite or not file.exists():
+        return None
+    try:
+        record = json.loads(file.read_text())
+        if is_same(record):
+            return record
+    except (ValueError, KeyError, TypeError):  # cut off, or no record at all
+        pass
+    other = "it holds another run, or this one with other data, versions or code"
+    raise ValueError(f"--out={file.parent}: {other}; expected another folder, or --overwrite")
+
+
+def say_finished(folder: Path) -> None:
+    """Says on standard error that nothing is computed."""
+    print(f"{folder} holds this run, finished; --overwrite runs it again", file=sys.stderr)
 
 
 def finish(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
@@ -98,38 +153,87 @@ def finish(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
 
 def show(record: dict, folder: Path) -> None:
     """Prints the table of a record and the path of its report."""
-    models = record["models"]
-    print(
-        f"\n{record['config']['dataset']}, {record['config']['model']}, n={record['config']['n_train']}, "
-        f"{record['config']['num_targets']} targets: train accuracy {report.percent(models['train_accuracy'])}, "
-        f"test {report.percent(models['test_accuracy'])}\n"
-    )
+    config, models, seconds = record["config"], record["models"], record.get("seconds", {})
+    settings = [config["dataset"], *([config["model"], f"n={config['n_train']}"] if "model" in config else [])]
+    settings = ", ".join([*settings, f"{len(models['train_accuracy']['values'])} targets"])
+    train, test = (report.percent(models[f"{side}_accuracy"]) for side in ("train", "test"))
+    print(f"\n{settings}: train accuracy {train}, test {test}\n")
     if "privacy" in models:
         print(f"{models['privacy']['statement']}\n")
     print(report.table(record))
-    print(f"\nmean over targets [95 % interval]; {record['seconds']['total']:.0f} s; see {folder / 'report.html'}")
+    total = seconds.get("total", sum(seconds.values()))
+    print(f"\nmean over targets [95 % interval]; {total:.0f} s; see {folder / 'report.html'}")
 
 
 def audit_from_flags() -> None:
-    """Runs an audit, or redraws a finished one with --from."""
+    """Runs an audit, or shows a finished one: that in --out if it is the same, that in --from with new figures."""
     if flags.FLAGS["from"].value is not None:
-        source = Path(flags.FLAGS["from"].value)
-        report.read(source)
-        folder = out_folder(flags.FLAGS.out or str(source), "")
-        show(report.draw(source, folder), folder)
+        redraw(Path(flags.FLAGS["from"].value))
         return
     config = config_from_flags()
     folder = out_folder(flags.FLAGS.out, config.dataset)
-    record, scores = study.run(config, out=folder)
-    finish(folder, record, scores)
+    _refuse_private_settings(config)
+    if is_finished(folder, config):
+        say_finished(folder)
+        show(report.draw(folder), folder)
+        return
+    with resumable(f"the same command with --out={folder} resumes"):
+        record, scores = study.run(config, out=folder)
+        finish(folder, record, scores)
+
+
+def is_finished(folder: Path, config: Config) -> bool:
+    """Does `folder` hold the run of `config`, finished? ValueError if it holds another, unless --overwrite."""
+    file = folder / "report.json"
+    if flags.FLAGS.overwrite or not file.exists():
+        return False
+    expected, digest = study.identify(config)
+
+    def is_same(record: dict) -> bool:
+        return record["environment"]["run_digest"] == digest and set(record["attacks"]) == set(expected.attacks)
+
+    return kept(file, is_same) is not None
+
+
+def redraw(source: Path) -> None:
+    """Draws table, figures and page of the run in `source`, with a copy of it if --out names another folder."""
+    given = [name for name in HELP if flags.FLAGS[name].present]
+    if given:
+        raise ValueError(f"--{given[0]}: expected only --out beside --from, which computes nothing")
+    record, _ = report.read(source)
+    folder = out_folder(flags.FLAGS.out or str(source), "")
+    if folder.absolute() != source.absolute():
+        kept(folder / "report.json", lambda other: other == record)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("scores.npz", "report.json"):
+            store.write_file(folder / name, (source / name).read_bytes())
+    show(report.draw(folder), folder)
+
+
+def _refuse_private_settings(config: Config) -> None:
+    """Raises ValueError for a flag of private training with a defense whose training is not private."""
+    given = [name for name in ("clip", "delta", "private_epochs", "private_rate") if flags.FLAGS[name].present]
+    if given:
+        dataset = data.load(config.dataset, config.data_dir)
+        _, (defense,) = study.build_defenses(resolve(config, dataset), dataset, [config.defense])
+        if defense.mechanism is None:
+            value = getattr(config, given[0])
+            raise ValueError(f"{given[0]}={value}: expected none with defense={config.defense}, which is not private")
 
 
 def run_audit(argv: list[str] | None = None) -> None:
     """The audit as a program, with its flags; `argv` is the program's name and its arguments."""
     define_flags()
-    flags.DEFINE_string("out", None, "folder of the results; default: a dated folder in results/")
+    define_out("folder of the results; default: a dated folder in results/")
     flags.DEFINE_string("from", None, "folder of a finished run, whose table, figures and page are redrawn")
     app.run(lambda argv: sys.exit(main(audit_from_flags)(argv)), argv=argv, flags_parser=parse)
+
+
+def define_out(text: str, *, keeps: bool = True) -> None:
+    """Defines --out, and --overwrite for a program that otherwise keeps what it finds there."""
+    flags.DEFINE_string("out", None, text)
+    if keeps:
+        flags.DEFINE_bool("overwrite", False, "replace another run in --out, and run again what is finished there")
 
 
 def run_command() -> None:
@@ -142,4 +246,5 @@ def run_command() -> None:
         expected = f"expected one of {', '.join(COMMANDS)}, as in mi_jax audit --help"
         print(f"error: command {command!r}: {expected}", file=sys.stderr)
         sys.exit(2)
+    sys.modules["__main__"].__doc__ = USAGE  # absl shows it above the flags
     run_audit([f"{sys.argv[0]} {command}", *sys.argv[2:]])

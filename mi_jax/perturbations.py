@@ -148,7 +148,7 @@ Noise = Callable[[Any, jax.Array, jax.Array, int], jax.Array]
 
 
 def gaussian_noise(sigma: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Array:
-    """`count` copies x + N(0, sigma^2 I), clipped to [0, 1]; sigma in input units."""
+    """`count` copies x + sigma * N(0, I), clipped to [0, 1]; sigma in input units, a number or an array [*x]."""
     return jnp.clip(x + sigma * randomness.normal(key, (count, *x.shape)), 0, 1)
 
 
@@ -161,10 +161,10 @@ def column_noise(binary: np.ndarray | None) -> Noise:
     """The noise for tables: bit flips in the columns where `binary` [features] is True, Gaussian noise in the others.
 
     `binary` None: all columns are real, in examples of any shape. The strength is a dict: `p`, the probability that a
-    bit flips, if there are bits, and `sigma`, in input units, if there are real columns. Real values are clipped to
-    [0, 1] and bits stay 0 or 1. The two kinds draw from separate keys, so neither changes with the strength or values
-    of the other. Where all columns are of one kind the copies are those of `bit_flips` or `gaussian_noise`, to the
-    bit.
+    bit flips, if there are bits, and `sigma`, a number or [features], if there are real columns. Real values are
+    clipped to [0, 1] and bits stay 0 or 1. The two kinds draw from separate keys, so neither changes with the strength
+    or values of the other. Where all columns are of one kind the copies are those of `bit_flips` or `gaussian_noise`,
+    to the bit.
 
     The same mask gives the same function object: compiled programs are found by its identity.
     """
@@ -184,7 +184,8 @@ def _column_noise(mask: bytes | None) -> Noise:
     def noise(strength, key, x, count):
         bits_key, reals_key = jax.random.split(key)
         noisy_bits = bit_flips(strength["p"], bits_key, x[bits], count)
-        noisy_reals = gaussian_noise(strength["sigma"], reals_key, x[reals], count)
+        sigma = jnp.broadcast_to(strength["sigma"], x.shape)[reals]
+        noisy_reals = gaussian_noise(sigma, reals_key, x[reals], count)
         return jnp.concatenate([noisy_bits, noisy_reals], 1)[:, original_order]  # [count features]
 
     return noise

@@ -1,9 +1,14 @@
-"""A cache of finished results of a long run on disk: named entries, each written whole or not at all.
+"""What a long run keeps on disk: a cache of finished results, and a log of the answers of targets.
 
 An interrupted run is resumed by the same command. Cached results are not computed again. No result depends on what
 was computed beside it, so a resumed run gives the same results to the bit.
+
+A cache entry has a name, which must change with everything that the entry depends on. An `AnswerLog` needs less care:
+an answer is found by the queries themselves, so whatever changes an attack changes what is found.
 """
 
+import base64
+import collections
 import hashlib
 import io
 import json
@@ -45,6 +50,58 @@ def cache_in(folder: Path) -> Cache:
         return entry
 
     return cache
+
+
+class AnswerLog:
+    """The answers of one target in a file, one line for each batch, written before and after the target answers.
+
+    A run that asks the same batch as often gets the stored answers, in the order in which they came: a batch asked
+    twice has two answers. A line that was cut off, as by a full disk or a killed process, counts as not written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.unanswered = 0  # queries of earlier runs that were put and got no answer
+        self.probed = 0  # queries put again, to compare a stored answer with the target's
+        self._answers: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        self._asked: collections.Counter[str] = collections.Counter()  # batches of this run
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        for line in lines:
+            self._read(line)
+
+    def _read(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+            if "put" in entry:
+                self.unanswered += int(entry["put"])
+                return
+            answers = np.load(io.BytesIO(base64.b64decode(entry["answers"])), allow_pickle=False)
+        except (ValueError, KeyError, TypeError, EOFError):  # cut off
+            return
+        self.unanswered -= len(answers)
+        self._answers[entry["queries"]].append(answers)
+
+    def ask(self, queries: np.ndarray, answer: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, bool]:
+        """Returns (the answers to queries [R *x], whether they were stored); `answer` gives those that were not."""
+        sha = hashlib.sha256(f"{queries.dtype}{queries.shape}".encode())
+        sha.update(np.ascontiguousarray(queries).tobytes())
+        batch = sha.hexdigest()[:32]
+        number = self._asked[batch]
+        self._asked[batch] += 1
+        if number < len(self._answers[batch]):
+            return self._answers[batch][number], True
+        self._append({"put": len(queries), "queries": batch})
+        answers, buffer = answer(queries), io.BytesIO()
+        np.save(buffer, answers, allow_pickle=False)
+        self._append({"queries": batch, "answers": base64.b64encode(buffer.getvalue()).decode()})
+        self._answers[batch].append(answers)
+        return answers, False
+
+    def _append(self, entry: dict) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            cut_off = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+            file.write((b"\n" if cut_off else b"") + json.dumps(entry).encode() + b"\n")
 
 
 def npz_bytes(entry: Entry) -> bytes:

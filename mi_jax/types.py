@@ -108,7 +108,7 @@ class Round(NamedTuple):
     """One exchange with the target for one example: Q queries, Q answers."""
 
     ask: Callable[[jax.Array, Any], jax.Array]  # (key, state) -> [Q *x], Q fixed
-    tell: Callable[[Any, jax.Array], Any]  # (state, answers [Q] labels or [Q C] probabilities) -> state
+    tell: Callable[[Any, jax.Array], Any]  # (state, answers [Q] labels or [Q C] log-probabilities) -> state
     phase: str = "measure"  # what its queries are counted under
 
 
@@ -164,7 +164,7 @@ class Attack(NamedTuple):
 class Answers(NamedTuple):
     """The features of P points from the answers of one target, and the query counts."""
 
-    features: np.ndarray  # [P M F] float32; 0 where a gated copy was misclassified, NaN where not finished
+    features: np.ndarray  # [P M F] float32; 0: a gated copy was misclassified, inf: a distance not found, NaN: unfinished
     queries: np.ndarray  # [P] int64, every query, the gate's included
     finished: np.ndarray  # [P] bool; False once a cap on all queries was reached
     phases: dict[str, int] = {}  # queries by phase, over all points; "gate" is the first label of every copy

@@ -24,6 +24,7 @@ LABEL_ONLY = ("attacks", "perturbations")
 KNOWS_THE_TARGET = ("models", "training", "privacy", "defenses", "data", "querying", "study")
 # From the top floor down: a package imports those below it, never one above or beside it.
 FLOORS = (
+    {"__main__"},
     {"cli"},
     {"study"},
     {"audit"},
@@ -33,11 +34,11 @@ FLOORS = (
     {"models"},
     {"querying"},
     {"data", "attacks", "evaluation"},
-    {"perturbations", "store", "testing"},
+    {"perturbations", "store", "testing", "environment"},
     {"randomness"},
     {"types"},
 )
-MAX_LINES, MAX_NAMES, MAX_FUNCTION = 310, 16, 40
+MAX_LINES, MAX_NAMES, MAX_FUNCTION = 310, 18, 40
 # Declared, although nothing of ours imports it -> why.
 ONLY_DECLARED = {"importlib-resources": "tensorflow-datasets imports it without declaring it"}
 # The same function in several places -> why one name is right.

@@ -89,3 +89,53 @@ def test_the_digest_changes_with_code_in_packages_inside_of_packages(tmp_path):
         (tmp_path / "package" / "inner" / "a.py").write_text(line)
         found.add(store.run_digest({}, [tmp_path / "package"]))
     assert len(found) == 2
+
+
+QUERIES = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+def first_column(queries):
+    return queries[:, 0].astype(np.uint8)
+
+
+def test_an_answer_is_found_by_its_queries_and_by_how_often_they_were_put(tmp_path):
+    path, put = tmp_path / "new" / "log", []
+
+    def counting(queries):
+        put.append(len(queries))
+        return first_column(queries) + len(put)
+
+    log = store.AnswerLog(path)
+    answers = [log.ask(queries, counting) for queries in (QUERIES, QUERIES, QUERIES[:2], QUERIES.astype(np.float64))]
+    assert put == [3, 3, 2, 3] and not any(stored for _, stored in answers)
+    again = store.AnswerLog(path)
+    for queries, (expected, _) in zip((QUERIES, QUERIES, QUERIES[:2]), answers, strict=False):
+        found, stored = again.ask(queries, counting)
+        assert stored and found.tobytes() == expected.tobytes() and found.dtype == expected.dtype
+    assert not again.ask(QUERIES, counting)[1] and put == [3, 3, 2, 3, 3] and again.unanswered == 0
+
+
+@pytest.mark.parametrize("kept", [-1, -20, -60])
+def test_a_line_that_was_cut_off_is_asked_again_and_counted(tmp_path, kept):
+    path = tmp_path / "log"
+    store.AnswerLog(path).ask(QUERIES[:1], first_column)
+    store.AnswerLog(path).ask(QUERIES, first_column)
+    path.write_bytes(path.read_bytes()[:kept])
+    for expected in (False, True):  # the second time from a file whose middle is damaged
+        log = store.AnswerLog(path)
+        assert log.ask(QUERIES[:1], first_column)[1] and log.ask(QUERIES, first_column)[1] is (expected or kept == -1)
+        assert log.unanswered == (0 if kept == -1 else 3)
+
+
+def test_queries_without_an_answer_are_counted(tmp_path):
+    def fail(queries):
+        raise ConnectionError
+
+    for count in (1, 2):
+        log = store.AnswerLog(tmp_path / "log")
+        assert log.unanswered == 3 * (count - 1)
+        with pytest.raises(ConnectionError):
+            log.ask(QUERIES, fail)
+    log = store.AnswerLog(tmp_path / "log")
+    assert not log.ask(QUERIES, first_column)[1] and log.unanswered == 6
+    assert store.AnswerLog(tmp_path / "log").unanswered == 6

@@ -72,14 +72,14 @@ def our_worker(problem: dict) -> tuple[Callable[..., dict], dict]:
 
     from mi_jax import attacks, models
     from mi_jax.attacks import boundary, schedules
-    from mi_jax.querying import driver, oracle
+    from mi_jax.querying import driver, oracle, sizes
 
     params = jax.tree.map(jax.numpy.asarray, cnn.unflatten(problem))
     target, key = oracle.model_oracle(models.build("cnn", (32, 32, 3), 10), params, 10), jax.random.key(1)
     x, y, rows = (problem[name] for name in ("x", "y", "rows"))
     attack = attacks.build("boundary", attacks.AttackContext((32, 32, 3), 10, None, BUDGETS[0]))[0]
     correct = np.flatnonzero(problem["logits"].argmax(1) == y)
-    chunk = np.resize(correct, driver.POINTS)  # one full chunk of points, for the rates
+    chunk = np.resize(correct, sizes.POINTS)  # one full chunk of points, for the rates
     images = jax.random.uniform(key, (len(chunk) * 24, 32, 32, 3))
 
     def forward() -> dict:
@@ -97,9 +97,8 @@ def our_worker(problem: dict) -> tuple[Callable[..., dict], dict]:
     def distance(budget: int) -> dict:
         measure = boundary.boundary_distance(schedules.schedule(budget, 3072))
         answers = driver.query(target, attack._replace(measure=measure), key, x, y, rows,
-                               points_at_once=min(driver.POINTS, len(correct)))  # fmt: skip
-        distances = np.where(boundary.never_flipped(answers.features, x)[:, 0], np.nan, answers.features[:, 0, -1])
-        return summarise(distances, problem, int(answers.queries.sum()))
+                               points_at_once=min(sizes.POINTS, len(correct)))  # fmt: skip
+        return summarise(answers.features[:, 0, -1], problem, int(answers.queries.sum()))
 
     def run(what: str, budget: int) -> dict:
         return {"forward": forward, "gradient": gradient, "boundary": partial(distance, budget)}[what]()

@@ -27,14 +27,13 @@ import numpy as np
 from absl import app, flags
 
 from experiments.benchmarks import workers
-from mi_jax import cli, models, perturbations
+from mi_jax import cli, environment, models, perturbations
 from mi_jax.attacks import catalogue, measures
-from mi_jax.querying import driver, oracle
-from mi_jax.study import runs
+from mi_jax.querying import driver, oracle, sizes
 from mi_jax.types import Attack
 
 FLAGS = flags.FLAGS
-SHAPE, C, POINTS, NOISY, COPIED = (32, 32, 3), 10, driver.POINTS, 50, 10
+SHAPE, C, POINTS, NOISY, COPIED = (32, 32, 3), 10, sizes.POINTS, 50, 10
 KEY = jax.random.key(0)
 
 
@@ -103,7 +102,7 @@ def body() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     peaks = {str(queries): round(peak_megabytes(queries), 1) for queries in (100, 10_000)}
-    record = {"environment": runs.environment(), "rates": measure_rates(FLAGS.rounds), "peak_megabytes": peaks}
+    record = {"environment": environment.environment(), "rates": measure_rates(FLAGS.rounds), "peak_megabytes": peaks}
     for name, row in record["rates"].items():
         print(f"{name:12} {row['queries_per_second']:8.0f} queries/s  {row['share_of_forward']:.3f} of forward  "
               f"first run {row['first_run_seconds']:.1f} s")  # fmt: skip

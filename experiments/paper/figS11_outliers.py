@@ -39,7 +39,7 @@ from mi_jax import attacks, study
 from mi_jax.data import outliers
 from mi_jax.evaluation import metrics, plots, precision, report
 from mi_jax.models import heads
-from mi_jax.querying.collect import Points, collector, select_points
+from mi_jax.querying.collect import Collector, Points, select_points
 from mi_jax.study import runs
 from mi_jax.study.config import Config
 
@@ -76,7 +76,7 @@ def measure(prepared: study.Study, points: int | None, beta: float, gamma: int) 
     """The entry of one defense: its models, and for each trial the precision on outliers and on everybody."""
     (attack,), trials = attacks.build("boundary", prepared.context), []
     with runs.ProgressBar(prepared.config.defense, unit="query") as progress:
-        collect = collector(prepared.key, prepared.dataset, prepared.target, cache=prepared.cache,
+        collect = Collector(prepared.key, prepared.dataset, prepared.target, cache=prepared.cache,
                             progress=progress.add)  # fmt: skip
 
         def score(models: np.ndarray, points: list[Points]) -> precision.Scored:

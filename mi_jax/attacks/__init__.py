@@ -7,18 +7,22 @@
 
 from mi_jax.attacks.catalogue import (
     ATTACKS,
+    DEVIATIONS,
     FLIPS,
     MIXED_FLIPS,
     MIXED_SIGMAS,
     SIGMAS,
     TUNING_BUDGET,
-    AttackContext,
     build,
+    fixed_score,
+    last_feature,
     perturbation_attack,
 )
+from mi_jax.attacks.context import AttackContext, context_of
 
 __all__ = [
     "ATTACKS",
+    "DEVIATIONS",
     "FLIPS",
     "MIXED_FLIPS",
     "MIXED_SIGMAS",
@@ -26,5 +30,8 @@ __all__ = [
     "TUNING_BUDGET",
     "AttackContext",
     "build",
+    "context_of",
+    "fixed_score",
+    "last_feature",
     "perturbation_attack",
 ]

@@ -2,8 +2,8 @@
 
 `boundary_distance` is a Measure of ONE example x with label y. It makes a fixed number of queries, keeps the nearest
 adversarial point (one that the target does not label y), and reads the L2 distance to it. The distance is therefore
-never below the true one, but for rounding. Where nothing flips the label, it is the distance to the farthest corner
-of [0, 1]^d, on the members' side (`never_flipped`).
+never below the true one, but for rounding. Where nothing flips the label, it is +inf: all such points share one score,
+on the members' side (`never_flipped`).
 
 The search is HopSkipJump (Chen, Jordan, Wainwright 2020; section 4.2 of arXiv 2007.14321v2): from a point on the
 boundary, estimate the gradient direction from the labels of nearby points, step, project back by bisection, repeat.
@@ -41,21 +41,17 @@ _ask_gradient = lru_cache(lambda Q: partial(hopskipjump.ask_gradient, Q))
 _ask_next = lru_cache(lambda: lambda key, state: state.query[None])
 
 
-def never_flipped(features: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Which of P points no query flipped [P M]; `features` [P M F], `x` [P M *x] (or [P *x] where M = 1).
-
-    They read the distance to the farthest corner; any other point reads less.
-    """
-    x = np.asarray(x).reshape(*features.shape[:2], -1)
-    corner = np.sqrt((np.maximum(x, 1 - x).astype(np.float64) ** 2).sum(-1))
-    return features[..., -1] > corner * (1 - 1e-6)  # float32 sums are off by less
+def never_flipped(features: np.ndarray) -> np.ndarray:
+    """Which copies no query flipped [P M], by their distances [P M F]."""
+    return np.isposinf(features[..., -1])
 
 
 def boundary_distance(schedule: Schedule) -> Measure:
     """The L2 distance to the nearest adversarial point found, at each of F = 1 + iterations checkpoints.
 
     The last of the F is the final distance, the others the distances after `checkpoints(schedule)` queries. 0 where x
-    is mislabelled. Queries lie in [0, 1]. Raises ValueError for a schedule without queries.
+    is mislabelled, +inf before anything flips its label. Queries lie in [0, 1]. Raises ValueError for a schedule
+    without queries.
     """
     counts_fit = min(schedule[:4]) >= 1 and min(schedule.points, schedule.ray_queries) >= 0
     if not counts_fit or schedule.rule not in ("grid", "geometric"):

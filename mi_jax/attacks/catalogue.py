@@ -7,29 +7,21 @@ models; the target answers only the queries of the chosen one (`audit.py`).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from mi_jax import perturbations
 from mi_jax.attacks import classifiers, measures
 from mi_jax.attacks.boundary import boundary_distance
+from mi_jax.attacks.context import AttackContext, in_units
 from mi_jax.attacks.rays import ray_distance
 from mi_jax.attacks.schedules import schedule
 from mi_jax.types import Attack, Fitted, Measure, Perturbation, Score
 
-
-class AttackContext(NamedTuple):
-    """What an attack knows of the data before the first query."""
-
-    example_shape: tuple[int, ...]
-    num_classes: int
-    binary: np.ndarray | None  # [features] bool; None: an image
-    budget: int  # queries per example, for attacks that can use any number
-
-
+# Strengths of Gaussian noise: SIGMAS in units of the range of all pixels, DEVIATIONS of a column's standard deviation.
 # The paper's grid is 0.02, 0.03 .. 0.10, with the best near 0.06 on CIFAR-10. On digits (8x8) the best is near 0.15.
 SIGMAS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3)
+DEVIATIONS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 # A strength is chosen with a share of the budget, but at least so many queries: the paper takes 1,000 of 10,000.
 TUNING_BUDGET, TUNING_SHARE = 100, 0.1
 FLIPS = (1, 2, 3, 5, 10)  # expected number of flipped bits per row; p = flips / bits (the paper's grid)
@@ -38,6 +30,7 @@ FLIPS = (1, 2, 3, 5, 10)  # expected number of flipped bits per row; p = flips /
 # and sigma <= 0.1, gave 53 to 56 % where the gap is 57.7; 0 (only real columns change) to 5 flips gave 57.7 to 58.8.
 MIXED_FLIPS = (0, 1, 5, 20)
 MIXED_SIGMAS = (0.02, 0.05, 0.2, 0.4)
+MIXED_DEVIATIONS = (0.1, 0.5, 2.0, 4.0)
 
 
 def build(name: str, context: AttackContext) -> tuple[Attack, ...]:
@@ -57,18 +50,23 @@ def gap(context: AttackContext) -> tuple[Attack, ...]:
 def noise(context: AttackContext) -> tuple[Attack, ...]:
     """The share of noisy copies still labelled y (paper, 4.3): bit flips, or Gaussian noise on images and real columns.
 
-    For a table with both kinds of columns, the grid has every p with every sigma.
+    Noise of a real column is in units of its standard deviation, that of pixels in units of their range. For a table
+    with both kinds of columns, the grid has every p with every sigma.
     """
     bits = 0 if context.binary is None else int(context.binary.sum())
     reals = int(np.prod(context.example_shape)) - bits
-    flips, sigmas = (MIXED_FLIPS, MIXED_SIGMAS) if bits and reals else (FLIPS, SIGMAS)
+    unit, grids = (
+        ("standard deviation", (DEVIATIONS, MIXED_DEVIATIONS))
+        if np.ndim(context.spread)
+        else ("range", (SIGMAS, MIXED_SIGMAS))
+    )
+    flips, sigmas = (MIXED_FLIPS, grids[1]) if bits and reals else (FLIPS, grids[0])
     p_grid = [{"p": p} for p in sorted({min(count / bits, 0.5) for count in flips})] if bits else [{}]
-    sigma_grid = [{"sigma": sigma} for sigma in sigmas] if reals else [{}]
+    sigma_grid = [{"sigma": sigma, "unit": unit} for sigma in sigmas] if reals else [{}]
     grid = [p | sigma for p in p_grid for sigma in sigma_grid]
-    column_noise = perturbations.column_noise(context.binary)
 
     def candidate(strength: dict, queries: int) -> Attack:
-        measure, settings = measures.hit_rate(column_noise, strength, queries), strength | {"queries": queries}
+        measure, settings = hit_rate(context, strength, queries), strength | {"queries": queries}
         return Attack("noise", "label", perturbations.only_itself, measure, last_feature, settings=settings)
 
     tuning = min(context.budget, max(TUNING_BUDGET, int(TUNING_SHARE * context.budget)))
@@ -79,10 +77,21 @@ def noise(context: AttackContext) -> tuple[Attack, ...]:
     )
 
 
+def hit_rate(context: AttackContext, settings: dict, queries: int | tuple[int, ...]) -> Measure:
+    """`measures.hit_rate` at the strengths of these settings: `p`, and `sigma` in units of the context's `spread`."""
+    units = {"p": 1.0, "sigma": context.spread / (np.asarray(context.high) - context.low)}
+    strength = {name: settings[name] * unit for name, unit in units.items() if name in settings}
+    return in_units(measures.hit_rate(perturbations.column_noise(context.binary), strength, queries), context)
+
+
 def confidence_threshold(context: AttackContext) -> tuple[Attack, ...]:
-    """A threshold on the probability of the true label, or on the largest one, whichever shadow models favour."""
+    """A threshold on log(p / (1 - p)) for the true label's probability p, or for the largest one.
+
+    Shadow models choose between the two. The logit distinguishes probabilities that are 1 in float32. Source: the loss
+    of Yeom et al. 2018, with the scale of Carlini et al. 2022 (arXiv 2112.03570).
+    """
     measure, neighbours = measures.confidences(), perturbations.only_itself
-    statistics = {"probability of the true label": _true_label, "largest probability": _largest}
+    statistics = {"logit of the true label": _true_label, "logit of the largest probability": _largest}
     return tuple(
         Attack("confidence_threshold", "confidence", neighbours, measure, fit, settings={"statistic": name})
         for name, fit in statistics.items()
@@ -91,7 +100,7 @@ def confidence_threshold(context: AttackContext) -> tuple[Attack, ...]:
 
 def confidence_network(context: AttackContext) -> tuple[Attack, ...]:
     """Shokri's attack as the paper runs it: for each class a network with 64 hidden units on the probabilities."""
-    fit = classifiers.network((64,), per_class=True)
+    fit = _fit_on(np.exp, classifiers.network((64,), per_class=True))
     return (Attack("confidence_network", "confidence", perturbations.only_itself, measures.confidences(), fit),)
 
 
@@ -105,7 +114,7 @@ def boundary(context: AttackContext) -> tuple[Attack, ...]:
 
 def rays(context: AttackContext) -> tuple[Attack, ...]:
     """The shortest distance to another label along random rays: fewer queries than `boundary` at small budgets."""
-    measure, settings = ray_distance(context.budget), {"queries": context.budget}
+    measure, settings = in_units(ray_distance(context.budget), context), {"queries": context.budget}
     return (Attack("rays", "label", perturbations.only_itself, measure, last_feature, settings=settings),)
 
 
@@ -126,7 +135,7 @@ def white_box(context: AttackContext) -> tuple[Attack, ...]:
 
 
 def _distance(context: AttackContext) -> Measure:
-    return boundary_distance(schedule(context.budget, int(np.prod(context.example_shape))))
+    return in_units(boundary_distance(schedule(context.budget, int(np.prod(context.example_shape)))), context)
 
 
 def perturbation_attack(name: str, candidates: dict[str, Perturbation]) -> tuple[Attack, ...]:
@@ -148,7 +157,7 @@ def random_augmentation(context: AttackContext) -> tuple[Attack, ...]:
 
     Source: figure 4 of the paper, 1,000 augmentations as in FixMatch training. The paper does not name the classifier.
     """
-    measure = measures.label_bits(perturbations.mirror_shift_cutout(_SHIFT), context.budget)
+    measure = in_units(measures.label_bits(perturbations.mirror_shift_cutout(_SHIFT), context.budget), context)
     settings, neighbours = {"pixels": _SHIFT, "queries": context.budget}, perturbations.only_itself
     return (Attack("random_augmentation", "label", neighbours, measure, classifiers.logistic, settings=settings),)
 
@@ -165,22 +174,35 @@ def _perturbation_family(name: str) -> Callable[[AttackContext], tuple[Attack, .
     return candidates
 
 
-def _fixed_score(score: Score) -> Callable[..., Fitted]:
-    """A `fit` that learns nothing: the score is a fixed function of the features."""
+def fixed_score(score: Score) -> Callable[..., Fitted]:
+    """A `fit` that learns nothing: the score is this function (features [P M F], y [P]) -> [P] of the features."""
     return lambda key, features, y, is_member: Fitted(score, score(features, y))
 
 
-last_feature = _fixed_score(lambda features, y: features[:, 0, -1])  # of several checkpoints the last: the full budget
-_true_label = _fixed_score(lambda features, y: features[np.arange(len(y)), 0, y])
-_largest = _fixed_score(lambda features, y: features[:, 0].max(1))
+last_feature = fixed_score(lambda features, y: features[:, 0, -1])  # of several checkpoints the last: the full budget
+_true_label = fixed_score(lambda features, y: _logits(features[:, 0], y))
+_largest = fixed_score(lambda features, y: _logits(features[:, 0], features[:, 0].argmax(1)))
+
+
+def _logits(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """log p - log(1 - p) of the probability p of each label [P], from log-probabilities [P C]."""
+    log, is_label = log_probabilities.astype(float), np.arange(log_probabilities.shape[1]) == labels[:, None]
+    others = np.sort(np.where(is_label, -np.inf, log))  # sorted, since the last bits of a sum depend on the order
+    return log[is_label] - np.logaddexp.reduce(others, 1)
+
+
+def _fit_on(view: Callable[[np.ndarray], np.ndarray], fit: Callable[..., Fitted]) -> Callable[..., Fitted]:
+    """The `fit` for a view of the features."""
+
+    def fit_on_view(key, features: np.ndarray, y: np.ndarray, is_member: np.ndarray) -> Fitted:
+        score, held_out = fit(key, view(features), y, is_member)
+        return Fitted(lambda features, y: score(view(features), y), held_out)
+
+    return fit_on_view
+
 
 _ten_ten = classifiers.network((10, 10), per_class=False)
-
-
-def _network_on_last(key, features: np.ndarray, y: np.ndarray, is_member: np.ndarray) -> Fitted:
-    """The paper's 10-10-2 network on the last feature of each copy."""
-    score, held_out = _ten_ten(key, features[:, :, -1:], y, is_member)
-    return Fitted(lambda features, y: score(features[:, :, -1:], y), held_out)
+_network_on_last = _fit_on(lambda features: features[:, :, -1:], _ten_ten)  # the paper's, on the last of each copy
 
 
 ATTACKS: dict[str, Callable[[AttackContext], tuple[Attack, ...]]] = {

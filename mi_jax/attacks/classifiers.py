@@ -44,14 +44,15 @@ def network(hidden: tuple[int, ...], *, per_class: bool, steps: int = 100) -> Ca
     """
 
     def fit(key: jax.Array, features: np.ndarray, y: np.ndarray, is_member: np.ndarray) -> Fitted:
-        flat = features.reshape(len(features), -1)
+        finite = _finite_like(features)
+        flat = finite(features).reshape(len(features), -1)
         mean, scale = flat.mean(0), flat.std(0) + 1e-6
         classes = np.unique(y) if per_class else np.zeros(1, y.dtype)
         groups = np.searchsorted(classes, y) if per_class else np.zeros(len(y), int)
         params, held_out = _fit_groups(key, hidden, steps, (flat - mean) / scale, groups, is_member)
 
         def score(features: np.ndarray, y: np.ndarray) -> np.ndarray:
-            flat = (features.reshape(len(features), -1) - mean) / scale
+            flat = (finite(features).reshape(len(features), -1) - mean) / scale
             group = np.searchsorted(classes, y) if per_class else np.zeros(len(y), int)
             group = np.clip(group, 0, len(classes) - 1)
             known = (classes[group] == y) if per_class else np.ones(len(y), bool)
@@ -68,7 +69,8 @@ def logistic(key: jax.Array, features: np.ndarray, y: np.ndarray, is_member: np.
     Features are not standardised (they are bits). Of six strengths of the L2 penalty, the one with the smallest loss
     on held-out rows is kept. Each half of the rows is scored by the regression on the other half.
     """
-    flat, member = features.reshape(len(features), -1), is_member.astype(int)
+    finite = _finite_like(features)
+    flat, member = finite(features).reshape(len(features), -1), is_member.astype(int)
     half = np.empty(len(flat), int)
     half[np.asarray(jax.random.permutation(key, len(flat)))] = np.arange(len(flat)) % 2
 
@@ -81,7 +83,29 @@ def logistic(key: jax.Array, features: np.ndarray, y: np.ndarray, is_member: np.
     scores = {C: held_out(C) for C in PENALTIES}
     best = min(scores, key=lambda C: np.logaddexp(0, np.where(is_member, -1, 1) * scores[C]).mean())
     log_odds = _log_odds(best, flat, member)
-    return Fitted(lambda features, y: log_odds(features.reshape(len(features), -1)), scores[best])
+    return Fitted(lambda features, y: log_odds(finite(features).reshape(len(features), -1)), scores[best])
+
+
+def _finite_like(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that makes features [P M F] finite, by these rows of shadow models.
+
+    Each +inf (no query flipped the label) becomes one value, a tenth of the range above the largest of feature F, and
+    each -inf (the logarithm of 0) one below the smallest. Where these rows have an infinity, finite values of other
+    rows beyond that value become it too.
+    """
+    known = np.isfinite(features)
+    high = features.max((0, 1), where=known, initial=-np.inf)
+    low = features.min((0, 1), where=known, initial=np.inf)
+    margin = np.where(high > low, (high - low) / 10, 1).astype(features.dtype)
+    low, high = np.where(low <= high, low, 0) - margin, np.where(low <= high, high, 0) + margin
+    least = np.where(np.isneginf(features).any((0, 1)), low, -np.inf)
+    most = np.where(np.isposinf(features).any((0, 1)), high, np.inf)
+
+    def finite(features: np.ndarray) -> np.ndarray:
+        features = np.where(features == np.inf, high, np.where(features == -np.inf, low, features))
+        return features.clip(least, most).astype(features.dtype)
+
+    return finite
 
 
 def _log_odds(C: float, rows: np.ndarray, member: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

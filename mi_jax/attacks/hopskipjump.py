@@ -28,9 +28,10 @@ class SearchState(NamedTuple):
     key: jax.Array
     x: jax.Array  # [*x]
     y: jax.Array
-    best: jax.Array  # [*x] the nearest adversarial point so far
+    best: jax.Array  # [*x] the nearest adversarial point so far; until one is found, the farthest corner
     distance: jax.Array  # L2, from x to `best`
-    distances: jax.Array  # [F] at the checkpoints: after the first line search and after each iteration
+    found: jax.Array  # is `best` adversarial?
+    distances: jax.Array  # [F] at the checkpoints, after the first line search and each iteration; inf: not found
     checkpoint: jax.Array  # index of the next checkpoint
     path_start: jax.Array  # [*x] adversarial point where the search path begins, at angle 0; x is at the right angle
     tangent: jax.Array  # [*x] direction in which the path leaves the line to x; 0: the path is that line
@@ -58,12 +59,12 @@ def init(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> Search
     zero, corner = jnp.float32(0), farthest_corner(x)
     distance, D = directions.norm(corner - x), int(np.prod(directions.basis_shape(x.size)))
     return SearchState(
-        key=key, x=x, y=y, best=corner, distance=distance, distances=jnp.full(F, distance), checkpoint=jnp.int32(0),
-        path_start=corner, tangent=jnp.zeros_like(x), tangent_scale=jnp.float32(1), query=x, query_angle=zero,
-        adversarial_angle=zero, original_angle=_RIGHT_ANGLE, first_angle=_RIGHT_ANGLE / 2, gradient=jnp.zeros_like(x),
-        answers=jnp.zeros(D), line_parts=jnp.zeros(D), signs=directions.signs(jax.random.fold_in(key, 1), D),
-        bases_used=jnp.int32(0), row=jnp.int32(0), centre=zero, centre_step=zero, mean_answer=zero,
-        ray=rays.init(1, (), jax.random.fold_in(key, _RAY_KEY), x, y),
+        key=key, x=x, y=y, best=corner, distance=distance, found=jnp.bool_(False), distances=jnp.full(F, np.float32(np.inf)),
+        checkpoint=jnp.int32(0), path_start=corner, tangent=jnp.zeros_like(x), tangent_scale=jnp.float32(1), query=x,
+        query_angle=zero, adversarial_angle=zero, original_angle=_RIGHT_ANGLE, first_angle=_RIGHT_ANGLE / 2,
+        gradient=jnp.zeros_like(x), answers=jnp.zeros(D), line_parts=jnp.zeros(D),
+        signs=directions.signs(jax.random.fold_in(key, 1), D), bases_used=jnp.int32(0), row=jnp.int32(0), centre=zero,
+        centre_step=zero, mean_answer=zero, ray=rays.init(1, (), jax.random.fold_in(key, _RAY_KEY), x, y),
     )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def _update_best(state: SearchState, queries: jax.Array, labels: jax.Array) -> S
     i = lengths.argmin()
     nearer = lengths[i] < state.distance
     best, distance = jnp.where(nearer, queries[i], state.best), jnp.where(nearer, lengths[i], state.distance)
-    return state._replace(best=best, distance=distance)
+    return state._replace(best=best, distance=distance, found=state.found | jnp.isfinite(lengths[i]))
 
 
 def _path(state: SearchState, angle: jax.Array) -> jax.Array:
@@ -139,7 +140,7 @@ def begin_iteration(state: SearchState) -> SearchState:
     centre_step = jnp.float32(RADIUS / np.sqrt(state.x.size))
     return _begin_block(
         state._replace(
-            distances=state.distances.at[state.checkpoint].set(state.distance),
+            distances=state.distances.at[state.checkpoint].set(jnp.where(state.found, state.distance, jnp.inf)),
             checkpoint=state.checkpoint + 1,
             gradient=jnp.zeros_like(state.x),
             centre=jnp.float32(1),

@@ -1,4 +1,4 @@
-"""Measures of one example: its label, its label under noise, or (for baselines) its probabilities.
+"""Measures of one example: its label, its label under noise, or (for baselines) its log-probabilities.
 
 To add a measure, write `init`, `ask`, `tell` and `read` for one example; `querying.driver` vmaps them.
 """
@@ -35,7 +35,10 @@ def hit_rate(noise: Noise, strength, queries: int | tuple[int, ...]) -> Measure:
 
 
 def confidences() -> Measure:
-    """The probability vector of the example itself, F = C; one query with confidence access, no gate."""
+    """The log-probabilities of the example itself, F = C; one query with confidence access, no gate.
+
+    Logarithms, because float32 probabilities of confident networks tie at 1; a probability of 0 is -inf.
+    """
     return _CONFIDENCES
 
 
@@ -111,6 +114,6 @@ _LABEL_IS_CORRECT = Measure(lambda strength, key, x, y: (), (), lambda state: jn
 _CONFIDENCES = Measure(
     init=lambda strength, key, x, y: x,
     rounds=(Round(ask=lambda key, x: x[None], tell=lambda x, answers: answers[0]),),
-    read=lambda probabilities: probabilities,
+    read=lambda log_probabilities: log_probabilities,
     gated=False,
 )

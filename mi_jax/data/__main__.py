@@ -1,6 +1,7 @@
 """`python -m mi_jax.data NAME` prints the card of a data set."""
 
 import argparse
+import sys
 
 from mi_jax.data import card, download, known_names, load
 
@@ -17,7 +18,8 @@ def main() -> None:
             download(arguments.name, arguments.data_dir)
         print(card(load(arguments.name, arguments.data_dir)))
     except ValueError as error:
-        raise SystemExit(f"mi_jax.data: {error}") from None
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

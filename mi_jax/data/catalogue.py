@@ -14,9 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mi_jax.data.arrays import check_dataset, from_arrays
+from mi_jax.data.arrays import check_dataset, describe, from_arrays
 from mi_jax.data.sources import (
     Original,
     adult,
@@ -33,6 +31,7 @@ from mi_jax.data.sources import (
 )
 from mi_jax.types import Dataset
 
+WITHOUT_FOLDER = ("digits", "npz", "synthetic")
 Loader = Callable[[str | None], Dataset]  # data_dir -> Dataset
 
 
@@ -42,11 +41,14 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     Args:
       name: a name in `DATASETS`, `npz:FILE` (see `from_npz`), or `synthetic:TABLE` or `synthetic:TABLE:ROWS` (see
         `from_synthetic`).
-      data_dir: the folder with the original files; None means $MI_JAX_DATA/NAME. Other data sets ignore it.
+      data_dir: the folder with the original files; None means $MI_JAX_DATA/NAME.
 
-    Raises ValueError, in one line, for an unknown name and for missing or invalid data.
+    Raises ValueError, in one line, for an unknown name, for missing or invalid data, and for a `data_dir` with a data
+    set that is not made from original files.
     """
     prefix, colon, argument = name.partition(":")
+    if data_dir is not None and prefix in WITHOUT_FOLDER:
+        raise ValueError(f"data_dir={data_dir}: expected none with {name}, which is made from no folder")
     if prefix == "npz" and colon:
         return from_npz(argument)
     if prefix == "synthetic" and colon:
@@ -77,18 +79,23 @@ def _default_dir(name: str) -> str | None:
 
 
 def card(dataset: Dataset) -> str:
-    """Returns a few lines that describe the data set: shape, classes, values, source and terms."""
-    x, binary, per_class = dataset.x, dataset.binary, np.bincount(dataset.y, minlength=dataset.num_classes)
+    """Returns a few lines that describe the data set: shape, classes, values, duplicates, source and terms."""
+    facts, image = describe(dataset), dataset.binary is None
+    (fewest, most), empty = facts["rows_per_class"], facts["classes_without_rows"]
+    without = f"; without rows: {', '.join(map(str, empty[:10]))}{', ...' * (len(empty) > 10)}" if empty else ""
+    repeated = f"{facts['duplicate_rows']} rows repeat an earlier one, {facts['relabelled_rows']} under another label"
     lines = {
-        "shape": f"{len(x)} rows of {list(x.shape[1:])}",
-        "classes": f"{dataset.num_classes}, {per_class.min()} to {per_class.max()} rows each",
-        "values": f"{x.min():g} to {x.max():g}, mean {x.mean(dtype=np.float64):.4f}",
-        "binary": "an image" if binary is None else f"{binary.sum()} of {len(binary)} columns",
-        "source": dataset.source,
+        "shape": f"{facts['rows']} rows of {facts['shape']}",
+        "classes": f"{facts['classes']}, {fewest} to {most} rows each{without}",
+        "values": f"{facts['values'][0]:g} to {facts['values'][1]:g}, mean {facts['mean']:.4f}",
+        "binary": "an image" if image else f"{facts['binary_columns']} of {facts['shape'][0]} columns",
+        "constant": f"{facts['constant_columns']} {'pixels' if image else 'columns'}",
+        "duplicates": repeated if facts["duplicate_rows"] else "none",
+        "source": facts["source"],
     }
     if dataset.name in TERMS:
         lines["terms"] = TERMS[dataset.name]
-    return "\n".join([dataset.name, *(f"  {title:8} {text}" for title, text in lines.items())])
+    return "\n".join([dataset.name, *(f"  {title:10} {text}" for title, text in lines.items())])
 
 
 def from_npz(file: str) -> Dataset:
@@ -111,7 +118,7 @@ def from_synthetic(spec: str) -> Dataset:
 
 
 def digits(data_dir: str | None = None) -> Dataset:
-    """Returns the 1,797 handwritten digits, 8x8, that ship with scikit-learn; `data_dir` is ignored."""
+    """Returns the 1,797 handwritten digits, 8x8, that ship with scikit-learn; `data_dir` is not used."""
     from sklearn.datasets import load_digits  # takes half a second
 
     bunch: Any = load_digits()

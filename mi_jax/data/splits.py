@@ -90,6 +90,71 @@ def balanced(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows:
     return Split(*_shared(np.random.default_rng(seed), num_rows, n, K, num_reference), trials)
 
 
+def check_split(split: Split, num_rows: int) -> Split:
+    """Returns the split as arrays of integers, after checking that its members are members and the others are not.
+
+    Raises ValueError, naming the model and the row, unless
+    * members, nonmembers and reference are rows [K n], [K m] and [K r] in 0..num_rows-1, with n and m at least 1;
+    * no row is twice among the members, or twice among the non-members, of a model;
+    * no row is a member and a non-member of a model, and none of its reference rows is either;
+    * trials are models [T 1+S] in 0..K-1, with T and S at least 1, none of them twice in a trial.
+    """
+    arrays = {name: np.asarray(rows) for name, rows in zip(Split._fields, split, strict=True)}
+    for name, rows in arrays.items():
+        least = 2 if name == "trials" else 0 if name == "reference" else 1
+        if rows.ndim != 2 or len(rows) < 1 or rows.shape[1] < least or rows.dtype.kind not in "iu":
+            expected = "models [T 1+S], a target and at least one shadow model" if name == "trials" else "rows [K n]"
+            raise ValueError(f"split: {name} is {rows.dtype} of shape {list(rows.shape)}, expected {expected}")
+    models = len(arrays["members"])
+    if not models == len(arrays["nonmembers"]) == len(arrays["reference"]):
+        counts = ", ".join(f"{len(arrays[name])} of {name}" for name in ("members", "nonmembers", "reference"))
+        raise ValueError(f"split: {counts}, expected as many of each, one for every model")
+    for name, rows in arrays.items():
+        limit, kind = (models, "model") if name == "trials" else (num_rows, "row")
+        if rows.size and not (rows.min() >= 0 and rows.max() < limit):
+            wrong = rows[(rows < 0) | (rows >= limit)][0]
+            raise ValueError(f"split: {kind} {wrong} in {name}, expected 0..{limit - 1}")
+    for t, trial in enumerate(arrays["trials"]):
+        if (twice := _twice(trial)) is not None:
+            raise ValueError(f"split: model {twice} is twice in trial {t}, expected a target and other models")
+    for k in range(models):
+        _check_model(k, *(arrays[name][k] for name in ("members", "nonmembers", "reference")))
+    return Split(**arrays)
+
+
+def _check_model(k: int, members: np.ndarray, nonmembers: np.ndarray, reference: np.ndarray) -> None:
+    for name, rows in (("members", members), ("non-members", nonmembers)):
+        if (twice := _twice(rows)) is not None:
+            raise ValueError(f"split: row {twice} is twice among the {name} of model {k}, expected once")
+    for a, b, name in (
+        (members, nonmembers, "a member and a non-member"),
+        (members, reference, "a member and a reference row"),
+        (nonmembers, reference, "a non-member and a reference row"),
+    ):
+        both = np.intersect1d(a, b)
+        if both.size:
+            raise ValueError(f"split: row {both[0]} is {name} of model {k}, expected one of the two")
+
+
+def _twice(values: np.ndarray) -> int | None:
+    """Returns a value that occurs more than once, or None."""
+    unique, counts = np.unique(values, return_counts=True)
+    return int(unique[counts > 1][0]) if len(unique) < len(values) else None
+
+
+def shadow_overlap(split: Split) -> dict[str, float]:
+    """Returns the share of the targets' members, and of their non-members, that a shadow model was trained on.
+
+    {"members", "nonmembers"}: means over trials, both 0 for shadow models on other rows. An attacker has seldom such
+    shadow models, so shares above 0 belong beside every number of the run.
+    """
+    shares: dict[str, float] = {}
+    for name, rows in (("members", split.members), ("nonmembers", split.nonmembers)):
+        seen = [np.isin(rows[target], split.members[shadows]).mean() for target, *shadows in split.trials]
+        shares[name] = float(np.mean(seen))
+    return shares
+
+
 def split_digest(split: Split) -> str:
     """Returns 16 hex digits that change with any row of the split."""
     sha = hashlib.sha256()

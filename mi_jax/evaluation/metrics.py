@@ -84,6 +84,14 @@ def independent_difference(a: dict[str, float], b: dict[str, float]) -> dict[str
     return {"mean": mean, "low": mean - below, "high": mean + above}
 
 
+def independent_mean(estimates: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Returns {"mean", "low", "high"} of the mean of independent estimates, as `independent_difference` does."""
+    mean, count = float(np.mean([one["mean"] for one in estimates])), len(estimates)
+    below = math.hypot(*(one["mean"] - one["low"] for one in estimates)) / count
+    above = math.hypot(*(one["high"] - one["mean"] for one in estimates)) / count
+    return {"mean": mean, "low": mean - below, "high": mean + above}
+
+
 def epsilon_lower_bound(
     true: int, members: int, false: int, nonmembers: int, delta: float, level: float = 0.95
 ) -> float:
@@ -197,26 +205,54 @@ def paired_interval(
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, is_member: np.ndarray, level: float = 0.95) -> dict[str, float]:
-    """Returns {"mean", "low", "high"}: the balanced accuracy of attack a minus that of b, and its normal interval.
+    """Returns {"mean", "low", "high"}: the balanced accuracy of attack a minus that of b, and an interval for it.
 
     The interval is about other points of the same models. Pairing removes the variance that is common to both: points
-    that both attacks predict correctly, or neither.
+    that both attacks predict correctly, or neither. It is never of width 0: on a side of n points each of the two ways
+    to disagree is counted once more among n + 2 points, and the two sides are joined by `independent_mean`.
+    Source: Bonett and Price 2012 (Journal of Educational and Behavioral Statistics 37, 479).
 
     Args:
       a, b: [P] bool, whether each attack predicts each point correctly.
-      is_member: [P] bool, with at least two members and two nonmembers.
+      is_member: [P] bool, with at least one member and one nonmember.
 
     Raises:
-      ValueError: unequal lengths, fewer than two points on a side, a level outside (0, 1).
+      ValueError: unequal lengths, no point on a side, a level outside (0, 1).
     """
     _check_level(level)
-    if not len(a) == len(b) == len(is_member) or min(is_member.sum(), (~is_member).sum()) < 2:
+    a, b, is_member = (np.asarray(values, bool) for values in (a, b, is_member))
+    if not a.shape == b.shape == is_member.shape or is_member.all() or not is_member.any():
         sizes = f"{len(a)}, {len(b)} and {len(is_member)} values, {is_member.sum()} of them members"
-        raise ValueError(f"{sizes}: expected as many of each, with two members and two nonmembers")
-    sides = [np.subtract(a[side], b[side], dtype=float) for side in (is_member, ~is_member)]
-    mean = float(np.mean([side.mean() for side in sides]))
-    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(sum(side.var(ddof=1) / len(side) for side in sides)) / 2
-    return {"mean": mean, "low": mean - float(half), "high": mean + float(half)}
+        raise ValueError(f"{sizes}: expected as many of each, with a member and a nonmember")
+    sides, z = [], stats.norm.ppf((1 + level) / 2)
+    for side in (is_member, ~is_member):
+        gained, lost, n = (a & ~b & side).sum(), (b & ~a & side).sum(), side.sum()
+        centre, changed = (gained - lost) / (n + 2), (gained + lost + 2) / (n + 2)
+        half, mean = z * math.sqrt((changed - centre**2) / (n + 2)), float((gained - lost) / n)
+        sides.append({"mean": mean, "low": max(centre - half, -1.0), "high": min(centre + half, 1.0)})
+    return independent_mean(sides)
+
+
+def accuracy_over_points(
+    trials: Sequence[tuple[np.ndarray, np.ndarray, float]], level: float = 0.95
+) -> dict[str, float]:
+    """Returns {"mean", "low", "high"}: the mean over trials of `balanced_accuracy`, and an interval for it.
+
+    The interval is about other points of the same models, at thresholds fixed on other data. The accuracy on each side
+    of a trial has its exact interval (`clopper_pearson`); these are joined by `independent_mean`. It is never of width
+    0, and wide for few points.
+
+    Args:
+      trials: (scores [P], is_member [P], threshold) of each.
+    """
+    sides = []
+    for scores, is_member, threshold in trials:
+        balanced_accuracy(scores, is_member, threshold)  # checks all three
+        correct = (np.asarray(scores) >= threshold) == is_member
+        for side in (is_member, ~np.asarray(is_member)):
+            k, n = int(correct[side].sum()), int(np.sum(side))
+            sides.append(dict(zip(("mean", "low", "high"), (k / n, *clopper_pearson(k, n, level)), strict=True)))
+    return independent_mean(sides)
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:

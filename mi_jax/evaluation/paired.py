@@ -31,29 +31,28 @@ def hits(name: str, record: dict, scores: dict[str, np.ndarray]) -> Hits:
 def difference(a: Hits, b: Hits) -> dict[str, float | int]:
     """{"mean", "low", "high", "points", "trials"}: balanced accuracy of a minus that of b, and its 95 % interval.
 
-    Taken on the points and trials that both have. The interval is about other points of the same models
-    (`metrics.paired_difference`). `points` counts the points of all these trials.
+    Taken on the points and trials that both have; trials count equally. The interval is about other points of the same
+    models (`metrics.paired_difference`). `points` counts the points of all these trials.
     """
     by_trial, points = [], 0
     for t in range(min(len(a.rows), len(b.rows))):
         _, i, j = np.intersect1d(a.rows[t], b.rows[t], return_indices=True)
         by_trial.append(metrics.paired_difference(a.correct[t][i], b.correct[t][j], a.is_member[t][i]))
         points += len(i)
-    mean = float(np.mean([trial["mean"] for trial in by_trial]))
-    half = float(np.sqrt(np.sum([(trial["high"] - trial["mean"]) ** 2 for trial in by_trial])) / len(by_trial))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "points": points, "trials": len(by_trial)}
+    return {**metrics.independent_mean(by_trial), "points": points, "trials": len(by_trial)}
 
 
 def accuracies(hits_by_attack: dict[str, Hits]) -> dict[str, dict]:
-    """name -> balanced accuracy, in the form of `difference`; the interval is about other points of the same models."""
-    return {name: difference(hits, _none_correct(hits)) for name, hits in hits_by_attack.items()}
+    """name -> balanced accuracy, in the form of `difference`, with the interval of `metrics.accuracy_over_points`."""
+    found = {}
+    for name, (rows, is_member, correct) in hits_by_attack.items():
+        trials = [(hit == member, member, 1) for hit, member in zip(correct, is_member, strict=True)]  # called members
+        found[name] = metrics.accuracy_over_points(trials)
+        found[name] |= {"points": sum(map(len, rows)), "trials": len(trials)}
+    return found
 
 
 def differences(hits_by_attack: dict[str, Hits]) -> dict[str, dict]:
     """ "a - b" -> `difference` of every two attacks, the later one first."""
     pairs = itertools.combinations(hits_by_attack, 2)
     return {f"{a} - {b}": difference(hits_by_attack[a], hits_by_attack[b]) for b, a in pairs}
-
-
-def _none_correct(hits: Hits) -> Hits:
-    return hits._replace(correct=[np.zeros_like(correct) for correct in hits.correct])

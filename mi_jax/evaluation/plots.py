@@ -1,44 +1,65 @@
-"""Figures from a record and its scores. The only module that imports matplotlib."""
+"""Figures from a record and its scores. The only module that imports matplotlib.
 
-import base64
+No figure belongs to pyplot, and no backend is chosen: importing this module leaves the settings of a notebook as they
+are. A notebook shows a figure that a cell returns; `png` and `svg` write it.
+"""
+
 import io
+import re
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from mi_jax.evaluation import metrics
+from mi_jax.evaluation.text import accuracy_interval, counted, has_interval, spoken
 
 # Okabe and Ito's palette: distinguishable in print and by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 STYLES = {"label": "-", "confidence": "--", "gradient": ":"}
 
 
+class _Figure(Figure):
+    """A figure that a notebook shows although pyplot does not know of it."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options) -> tuple[Figure, Any]:
+    """A figure, in inches, and its axes, as `pyplot.subplots` returns them, with the options of `Figure.subplots`."""
+    figure = _Figure(figsize=figsize, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
 def roc_curves(record: dict, scores: dict[str, np.ndarray]) -> Figure:
-    """Log-log ROC of every attack: the mean over targets of the TPR attainable at no more than each FPR."""
-    is_member = scores["is_member"]
+    """Log-log ROC of every attack: the mean over targets of the TPR attainable at no more than each FPR.
+
+    A curve begins where some target has a positive; to the left of that the attack names no point a member.
+    """
+    is_member, attacks = scores["is_member"], record["attacks"]
     nonmembers = int((~is_member).sum(1).min())
     rates = np.arange(1, nonmembers + 1) / nonmembers
     lowest = min(0.5 / nonmembers, 1e-3)
-    figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
+    figure, axes = subplots(figsize=(5.4, 4.4 + 0.09 * len(attacks)))
     _draw_chance(axes, lowest, nonmembers)
-    for colour, (name, entry) in zip(_colours(record), record["attacks"].items(), strict=False):
+    for i, (name, entry) in enumerate(attacks.items()):
         curves = [_tpr_at(rates, s, m) for s, m in zip(scores[f"attack/{name}/scores"], is_member, strict=True)]
-        mean = np.maximum(np.mean(curves, 0), lowest)
+        mean = np.mean(curves, 0)
+        drawn = (mean > 0) & (np.diff(mean, prepend=0) != 0)  # where it steps
+        drawn[-1] = True
+        style = {"color": COLOURS[i % len(COLOURS)], "ls": STYLES[entry["access"]], "lw": 1.6}
         label = f"{_title(name)} (AUC {entry['auc']['mean']:.3f})"
-        axes.step(rates, mean, where="post", color=colour, ls=STYLES[entry["access"]], lw=1.6, label=label)
-    targets = "1 target" if len(is_member) == 1 else f"{len(is_member)} targets"
+        axes.step(rates[drawn], mean[drawn], where="post", marker=".", markevery=[0], label=label, **style)
+    targets = counted(len(is_member), "target")
     mean_over = "" if len(is_member) == 1 else ", mean over targets"
     labels = {"xlabel": "false positive rate", "ylabel": f"true positive rate{mean_over}"}
     axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.05), **labels)
-    axes.set_title(f"Membership inference on {record['config']['dataset']} ({targets})", fontsize=10)
-    title = "dashed: sees probabilities, dotted: gradients"
-    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}
-    axes.legend(fontsize=8, title=title, title_fontsize=7, **place)
+    axes.set_title(f"Membership inference on {_title(record['config']['dataset'])} ({targets})", fontsize=10)
+    title = "dashed: sees probabilities, dotted: gradients; a dot: the lowest rate that is attained"
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, title=title, title_fontsize=7, frameon=False)
     return figure
 
 
@@ -50,32 +71,52 @@ def _draw_chance(axes, lowest: float, nonmembers: int) -> None:
     axes.text(np.sqrt(lowest / nonmembers), 0.7, text, ha="center", va="center", fontsize=7, color="0.35")
 
 
-def score_histograms(record: dict, scores: dict[str, np.ndarray]) -> Figure:
-    """Histograms of the scores of members and non-members of all targets, one panel per attack, with the threshold."""
-    names = list(record["attacks"])
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.5 * rows), layout="constrained", squeeze=False)
-    members = scores["is_member"]
+def score_histograms(record: dict, scores: dict[str, np.ndarray], names: Sequence[str] | None = None) -> Figure:
+    """Histograms of the scores of members and non-members of all targets, one panel per attack, with the threshold.
+
+    `names`: the attacks to draw (None: all).
+    """
+    names = list(record["attacks"]) if names is None else names
+    columns = max(1, min(3, len(names)))
+    rows = -(-len(names) // columns) or 1
+    figure, grid = subplots(rows, columns, figsize=(3.4 * columns, 2.6 * rows), squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
-        values = scores[f"attack/{name}/scores"]
-        finite = values[np.isfinite(values)]
-        bins = np.linspace(finite.min(), finite.max() + 1e-9, 31)
-        for side, colour, label in ((members, COLOURS[1], "members"), (~members, COLOURS[0], "non-members")):
-            axes.hist(values[side & np.isfinite(values)], bins, color=colour, alpha=0.55, label=label)
         thresholds = record["attacks"][name]["tuned"]["threshold"]
-        thresholds = [t for t in map(float, thresholds) if np.isfinite(t)]  # float("inf") is a number too
-        if thresholds:
-            axes.axvline(np.mean(thresholds), color="0.2", lw=1, ls=":", label="threshold (mean)")
-        axes.set_yscale("symlog", linthresh=10)
-        axes.set_title(_title(name), fontsize=9)
-        axes.tick_params(labelsize=7)
+        _draw_histogram(axes, name, scores[f"attack/{name}/scores"], scores["is_member"], thresholds)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    grid.flat[0].legend(fontsize=7)
+    if names:
+        grid.flat[0].legend(fontsize=7)
     figure.supxlabel("score (higher: more likely a member)", fontsize=9)
     figure.supylabel("points", fontsize=9)
     return figure
+
+
+def _draw_histogram(axes, name: str, values: np.ndarray, is_member: np.ndarray, thresholds: list) -> None:
+    """Draws one panel: non-members filled, members as a line over them, so that both are seen wherever they are."""
+    finite, title = np.isfinite(values), _title(name)
+    edges = _bin_edges(values[finite].astype(np.float64))
+    sides = (("non-members", ~is_member, COLOURS[0], True), ("members", is_member, COLOURS[1], False))
+    for label, side, colour, fill in sides:
+        counts = np.histogram(values[side & finite].astype(np.float64), edges)[0]
+        axes.stairs(counts, edges, color=colour, fill=fill, alpha=0.45 if fill else 1, lw=1.4, label=label)
+    known = [t for t in map(float, thresholds) if np.isfinite(t)]  # float("inf") is a number too
+    if known:
+        axes.axvline(np.mean(known), color="0.2", lw=1, ls=":", label="threshold (mean)")
+    if infinite := int(np.isinf(values).sum()):
+        title += f"\n{counted(infinite, 'infinite score')} not shown"
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(labelsize=7)
+
+
+def _bin_edges(values: np.ndarray) -> np.ndarray:
+    """The edges of 30 bins; the values may be equal up to rounding, or none."""
+    low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
+    scale = max(1.0, abs(low), abs(high))
+    if high - low < 1e-9 * scale:
+        low, high = low - scale / 2, high + scale / 2
+    return np.linspace(low, high, 31)
 
 
 def band(axes, x: list, entries: list[dict], colour: str, label: str, marker: str = ".") -> None:
@@ -84,12 +125,6 @@ def band(axes, x: list, entries: list[dict], colour: str, label: str, marker: st
                        for key in ("mean", "low", "high"))  # fmt: skip
     axes.plot(x, mean, marker=marker, color=colour, label=label)
     axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-
-
-def accuracy_interval(row: dict) -> dict:
-    """The balanced accuracy of an attack with its interval over targets, or over points if there is one target."""
-    over_targets = row["balanced_accuracy"]
-    return over_targets if over_targets["low"] is not None else row.get("over_points") or over_targets
 
 
 def lines(axes, attacks_at: dict[float, dict[str, dict]], names: list[str], paper: dict[str, tuple] | None) -> None:
@@ -107,18 +142,18 @@ def lines(axes, attacks_at: dict[float, dict[str, dict]], names: list[str], pape
 
 def paper_comparison(title: str, rows: dict[str, dict]) -> Figure:
     """The accuracy of each attack with its interval over targets, and the paper's value where a row has one."""
-    figure, axes = plt.subplots(figsize=(6.4, 1.1 + 0.42 * len(rows)), layout="constrained")
+    figure, axes = subplots(figsize=(6.4, 1.1 + 0.42 * len(rows)))
     for y, row in enumerate(rows.values()):
         entry, values = accuracy_interval(row), row["balanced_accuracy"]["values"]
         axes.plot(100 * np.array(values), [y] * len(values), "|", color=COLOURS[0], alpha=0.6)
         axes.plot(100 * entry["mean"], y, "o", color=COLOURS[0])
-        if entry["low"] is not None:
+        if has_interval(entry):
             axes.plot([100 * entry["low"], 100 * entry["high"]], [y, y], color=COLOURS[0], lw=1.4)
         if row.get("paper") is not None:
             axes.plot(row["paper"], y, "x", color=COLOURS[1])
     axes.plot([], [], "o", color=COLOURS[0], label="here")
     axes.plot([], [], "x", color=COLOURS[1], label="paper")
-    axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+    axes.set_yticks(range(len(rows)), [spoken(name) for name in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axvline(50, color="0.6", lw=1, ls=":")
     axes.set(xlabel="attack accuracy (%)\nbars: 95 % interval over targets, or over points for one target", title=title)
@@ -127,28 +162,32 @@ def paper_comparison(title: str, rows: dict[str, dict]) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes; the figure is closed."""
+    """The figure as PNG bytes; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()
 
 
-def data_url(image: bytes) -> str:
-    """A PNG as a data URL, for a self-contained page."""
-    return "data:image/png;base64," + base64.b64encode(image).decode()
+def svg(figure: Figure) -> str:
+    """The figure as an <svg> element to stand in a page, its text as text; the same figure gives the same element."""
+    buffer, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mi_jax"}):
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    element = buffer.getvalue().partition("<svg ")[2]
+    element = re.sub(
+        r' id="[a-z][a-z0-9.]*_\d+"| xmlns(:xlink)?="[^"]*"', "", element
+    )  # two figures of a page would share ids
+    return "<svg " + re.sub(r"\s*\n\s*", "\n", element).strip()
 
 
 def _tpr_at(rates: np.ndarray, scores: np.ndarray, is_member: np.ndarray) -> np.ndarray:
     """The TPR at the largest attainable FPR not above each of `rates`."""
     finished = ~np.isnan(scores)
     fpr, tpr, _ = metrics.roc(scores[finished], is_member[finished])
-    return tpr[np.searchsorted(fpr, rates + 1e-12, side="right") - 1]
+    at = np.searchsorted(fpr, rates + 1e-12, side="right") - 1
+    return np.where(at < 0, 0.0, tpr[at])
 
 
 def _title(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _colours(record: dict) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(len(record["attacks"]))]
+    """A name in a figure, where $ would begin a formula."""
+    return spoken(name).replace("$", r"\$")

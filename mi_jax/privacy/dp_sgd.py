@@ -38,6 +38,9 @@ from mi_jax.types import Array, Params
 
 _TRUNCATION_SHARE = 0.01  # of delta, reserved for truncated samples
 _INTERVALS = (1e-4, 1e-3)  # bounds of the discretisation of the privacy loss; any value gives an upper bound
+_GRID_POINTS = 1e7  # at most, of a discretised privacy loss
+# Renyi orders: all integers, since other orders have no closed form. The large ones are for small deltas.
+_ORDERS = (*range(2, 64), *(2**power for power in range(6, 15)))
 _NOISE_POWERS = (-2, 10)  # powers of 2 between which `solve_noise` searches
 
 
@@ -79,28 +82,40 @@ def truncation_bound(mechanism: Mechanism) -> float:
 def epsilon(mechanism: Mechanism) -> float:
     """Returns epsilon at the mechanism's delta, for one row added or removed; inf without noise.
 
-    This is an upper bound from the privacy loss distribution of the Poisson-sampled Gaussian mechanism, composed
-    `steps` times, at delta minus `truncation_bound`. `clip` and `noise` must be numbers. Raises ValueError as
-    `check_mechanism` does.
+    This is the smaller of two upper bounds for the Poisson-sampled Gaussian mechanism, composed `steps` times, at
+    delta minus `truncation_bound`. One is from its privacy loss distribution (PLD), the other from its Renyi
+    divergences (RDP). PLD is the smaller one unless delta is tiny: its discretised tails add up over the steps, to more
+    than a tiny delta. `clip` and `noise` must be numbers. Raises ValueError as `check_mechanism` does.
     """
+    return _smaller_bound(mechanism)[0]
+
+
+def _smaller_bound(mechanism: Mechanism) -> tuple[float, str]:
+    """Returns (epsilon, the accountant that gave it)."""
     check_mechanism(mechanism)
     if mechanism.noise == 0:
-        return math.inf
+        return math.inf, "PLD"
     delta = mechanism.delta - truncation_bound(mechanism)
-    return _epsilon(sampling_rate(mechanism), float(mechanism.noise), mechanism.steps, delta)
+    bounds = _bounds(sampling_rate(mechanism), float(mechanism.noise), mechanism.steps, delta)
+    return min((value, name) for name, value in bounds.items())
 
 
 @functools.lru_cache(maxsize=1024)
-def _epsilon(rate: float, noise: float, steps: int, delta: float) -> float:
+def _bounds(rate: float, noise: float, steps: int, delta: float) -> dict[str, float]:
+    """Returns accountant -> its upper bound on epsilon."""
     import dp_accounting  # takes two seconds, and only private training needs it
-    from dp_accounting import pld
+    from dp_accounting import pld, rdp
 
     relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     step = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
     interval = float(np.clip(0.05 * rate / noise, *_INTERVALS))  # a step's privacy loss is of order rate / noise
-    accountant = pld.PLDAccountant(neighboring_relation=relation, value_discretization_interval=interval)
-    accountant.compose(dp_accounting.SelfComposedDpEvent(step, steps))
-    return float(accountant.get_epsilon(delta))
+    interval = max(interval, (1 + steps * rate) / (2 * noise**2) / _GRID_POINTS)  # the largest loss, and the mean sum
+    accountants = {
+        "PLD": pld.PLDAccountant(neighboring_relation=relation, value_discretization_interval=interval),
+        "RDP": rdp.RdpAccountant(_ORDERS, relation),
+    }
+    composed = dp_accounting.SelfComposedDpEvent(step, steps)
+    return {name: float(one.compose(composed).get_epsilon(delta)) for name, one in accountants.items()}
 
 
 def solve_noise(mechanism: Mechanism, target_epsilon: float) -> Mechanism:
@@ -117,19 +132,21 @@ def solve_noise(mechanism: Mechanism, target_epsilon: float) -> Mechanism:
         value = epsilon(mechanism._replace(noise=2.0**middle))
         low, high, value_at_high = (low, middle, value) if value <= target_epsilon else (middle, high, value_at_high)
     if value_at_high < 0.99 * target_epsilon:
-        setting = f"{mechanism.steps} steps at rate {sampling_rate(mechanism):.4g} and delta {mechanism.delta:g}"
-        least, most = (2.0**power for power in _NOISE_POWERS)
-        expected = f"expected one that a noise multiplier in {least:g}..{most:g} gives"
-        raise ValueError(f"target epsilon {target_epsilon}: {expected} with {setting}")
+        most, least = (epsilon(mechanism._replace(noise=2.0**power)) for power in _NOISE_POWERS)
+        setting = f"{mechanism.steps} steps at rate {sampling_rate(mechanism):.4g} and delta={mechanism.delta:g}"
+        multipliers = "{1:g}..{0:g}".format(*(2.0**power for power in _NOISE_POWERS))
+        expected = f"expected {least:.4g}..{most:.4g}, which noise multipliers of {multipliers} give"
+        raise ValueError(f"target epsilon {target_epsilon:g}: {expected} with {setting}")
     return mechanism._replace(noise=2.0**high)
 
 
 def statement(mechanism: Mechanism) -> str:
     """Returns one line with epsilon and everything it depends on, to be printed wherever epsilon is printed."""
-    guarantee = f"epsilon {epsilon(mechanism):.4g} at delta {mechanism.delta:.3g} for one row added or removed"
+    value, accountant = _smaller_bound(mechanism)
+    guarantee = f"epsilon {value:.4g} at delta {mechanism.delta:.3g} for one row added or removed"
     rate = f"{sampling_rate(mechanism):.4g}"
     sampler = f"{mechanism.steps} steps, Poisson samples at rate {rate} of {mechanism.rows} rows"
-    return f"{guarantee} ({sampler}, clip {mechanism.clip:.4g}, noise multiplier {mechanism.noise:.4g}, PLD accountant)"
+    return f"{guarantee} ({sampler}, clip {mechanism.clip:.4g}, noise multiplier {mechanism.noise:.4g}, {accountant} accountant)"
 
 
 def check_mechanism(mechanism: Mechanism) -> None:
@@ -152,9 +169,11 @@ def _check_sampling(mechanism: Mechanism) -> None:
         raise ValueError(f"rows={rows}, steps={steps}: expected at least 1 of each")
     if not 0 < expected <= rows:
         raise ValueError(f"expected={expected} rows in a sample of {rows}: expected a sampling rate in (0, 1]")
-    if not 0 < delta <= 1 / rows:
+    if not 0 < delta < 1:  # 1/n at n = 1, for one
+        raise ValueError(f"delta={delta}: expected more than 0 and less than 1 (rows={rows})")
+    if delta > 1 / rows:
         reason = "at 1/n, the paper's value, publishing one random row already counts as private"
-        raise ValueError(f"delta={delta}: expected more than 0 and at most 1/{rows}; {reason}")
+        raise ValueError(f"delta={delta}: expected at most 1/{rows}; {reason}")
 
 
 def poisson_sample(key: jax.Array, rows: int, rate: float, size: int) -> tuple[jax.Array, jax.Array]:

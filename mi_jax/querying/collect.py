@@ -1,18 +1,18 @@
 """Collects the answers of a model for the rows of the pool it is attacked on, in cached chunks."""
 
 import re
-import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mi_jax import store
-from mi_jax.querying import driver, white_box
+from mi_jax.querying import driver, oracle, sizes, white_box
 from mi_jax.types import Answers, Attack, Dataset, Split
 
-CHUNK = 10 * driver.POINTS  # points per cache entry; a large network takes minutes for them
+CHUNK, CHUNK_BYTES = 10 * sizes.POINTS, 2**28  # points per cache entry; a large network takes minutes for them
 
 
 class Points(NamedTuple):
@@ -38,55 +38,126 @@ Collect = Callable[..., Answers]  # (attack, k, points, cap=None) -> the answers
 Target = Callable[[int, str], Any]  # (model, access) -> its Oracle, or its WhiteBox for "gradient"
 
 
-def collector(
-    key: jax.Array,
-    dataset: Dataset,
-    target: Target,
-    *,
-    cache: store.Cache = store.no_cache,
-    progress: Callable[[int], None] = lambda queries: None,
-) -> Collect:
-    """A `Collect` for rows of the pool, in chunks of CHUNK points, each an entry of `cache`.
+class AnswerLogs:
+    """`target` with the answers of its named oracles stored in `folder` (None: not stored), and checked on the way.
 
-    `progress` is called with the queries made since its last call. A finished chunk counts as if all of its points
-    were labelled correctly, so that the total is the planned one.
+    ValueError for an oracle that answers another number of classes than the data set has.
     """
 
-    def collect(attack: Attack, k: int, points: Points, cap: int | None = None) -> Answers:
+    def __init__(self, target: Target, num_classes: int, folder: Path | None, random: bool):
+        self._target, self._num_classes, self._folder, self._random = target, num_classes, folder, random
+        self._logs: dict[str, store.AnswerLog] = {}
+
+    def target(self, k: int, access: str) -> Any:
+        """The oracle of model k as a `Target`; a `WhiteBox` as it is."""
+        model = self._target(int(k), access)
+        if access == "gradient":
+            return model
+        if not isinstance(model, oracle.Oracle):
+            raise ValueError(
+                f"target({k}, {access!r}) is a {type(model).__name__}, expected an oracle (function_oracle)"
+            )
+        if model.num_classes != self._num_classes:
+            expected = f"expected {self._num_classes}, as the data set has"
+            raise ValueError(f"target({k}, {access!r}) answers {model.num_classes} classes: {expected}")
+        if self._folder is None or model.name is None:
+            return model
+        readable = re.sub(r"[^\w.]+", "-", model.name)
+        name = f"{readable}-{oracle.digest((model.name, access), ())}.answers"
+        if name not in self._logs:
+            self._logs[name] = store.AnswerLog(self._folder / name)
+        return oracle.logged(model, self._logs[name], check=not self._random)
+
+    @property
+    def failed(self) -> int:
+        """Queries of earlier runs that got no answer."""
+        return sum(log.unanswered for log in self._logs.values())
+
+    @property
+    def repeated(self) -> int:
+        """Queries put again to compare stored answers with the target's."""
+        return sum(log.probed for log in self._logs.values())
+
+
+class Collector:
+    """A `Collect` for rows of the pool, in chunks of CHUNK points, each an entry of `cache`.
+
+    Answers are remembered, so that a model which serves several trials is asked once; `queries` counts what was put to
+    each model. An oracle without a digest is not cached. `progress` is called with the queries made since its last
+    call. A finished chunk counts as if all of its points were labelled correctly, so that the total is the planned one.
+    """
+
+    def __init__(
+        self,
+        key: jax.Array,
+        dataset: Dataset,
+        target: Target,
+        *,
+        cache: store.Cache = store.no_cache,
+        progress: Callable[[int], None] = lambda queries: None,
+    ):
+        self.key, self.dataset, self.target, self.cache, self.progress = key, dataset, target, cache, progress
+        self.queries: dict[int, int] = {}  # put to each model
+        self._remembered: dict[tuple, tuple[Answers, Attack]] = {}
+
+    def __call__(self, attack: Attack, k: int, points: Points, cap: int | None = None) -> Answers:
         check_cap(attack, cap)
-        left, chunks = cap, []
-        for start in range(0, len(points.rows), CHUNK):
-            rows, reported = points.rows[start : start + CHUNK], 0
+        k, asked = int(k), (id(attack), int(k), points.rows.tobytes(), cap)
+        if asked in self._remembered:
+            self.progress(len(points.rows) * max_cost(self.dataset, attack))
+            return self._remembered[asked][0]
+        answers = self._collect(attack, k, points, cap)
+        self._remembered[asked] = answers, attack  # the attack too: a freed object's id may be that of another
+        self.queries[k] = self.queries.get(k, 0) + int(answers.queries.sum())
+        return answers
+
+    def _collect(self, attack: Attack, k: int, points: Points, cap: int | None) -> Answers:
+        left, chunks, size = cap, [], _chunk_size(self.dataset)
+        for start in range(0, len(points.rows), size):
+            rows, reported = points.rows[start : start + size], 0
 
             def report(queries: int) -> None:
                 nonlocal reported
                 reported += queries
-                progress(queries)
+                self.progress(queries)
 
-            def compute(rows=rows, left=left, report=report) -> store.Entry:
-                model, x, y = target(k, attack.access), dataset.x[rows], dataset.y[rows]
-                if attack.access == "gradient":
-                    return _entry(white_box.distances(model, x, y))
-                model_key = jax.random.fold_in(key, k)
-                return _entry(driver.query(model, attack, model_key, x, y, rows, cap=left, progress=report))
-
-            chunks.append(_answers(cache(_entry_name(attack, cap, k, points.rows, start), compute)))
-            progress(len(rows) * max_cost(dataset, attack) - reported)
+            chunks.append(self._chunk(attack, k, points, rows, start, (cap, left), report))
+            self.progress(len(rows) * max_cost(self.dataset, attack) - reported)
             if left is not None:
                 left = left - int(chunks[-1].queries.sum()) if chunks[-1].finished.all() else 0
         return _concatenated(chunks)
 
-    return collect
+    def _chunk(self, attack: Attack, k: int, points: Points, rows: np.ndarray, start: int, caps, report) -> Answers:
+        model, x, y = self.target(k, attack.access), self.dataset.x[rows], self.dataset.y[rows]
+
+        def compute() -> store.Entry:
+            if attack.access == "gradient":
+                return _entry(white_box.distances(model, x, y))
+            key = jax.random.fold_in(self.key, k)
+            return _entry(driver.query(model, attack, key, x, y, rows, cap=caps[1], progress=report))
+
+        digest = oracle.digest(("white box",), model.params) if attack.access == "gradient" else model.digest
+        if digest is None:
+            return _answers(compute())
+        depends_on = (digest, jax.random.key_data(self.key), points.rows, x, y)
+        return _answers(self.cache(_entry_name(attack, caps[0], k, len(points.rows), start, depends_on), compute))
 
 
-def _entry_name(attack: Attack, cap: int | None, k: int, rows: np.ndarray, start: int) -> str:
-    """The name of a cache entry. The checksum separates settings that differ only in punctuation, as -0.1 and 0.1."""
+def _chunk_size(dataset: Dataset) -> int:
+    """The number of points of a chunk: CHUNK, or fewer where they would take more than CHUNK_BYTES."""
+    return max(1, min(CHUNK, CHUNK_BYTES // dataset.x[:1].nbytes))
+
+
+def _entry_name(attack: Attack, cap: int | None, k: int, points: int, start: int, depends_on: tuple) -> str:
+    """The name of a cache entry. The digest covers all it depends on but the code: model, key, rows, examples, labels.
+
+    It also separates settings that differ only in punctuation, as -0.1 and 0.1.
+    """
     settings = attack.settings | ({"cap": cap} if cap else {})
     settings = " ".join(f"{name} {value}" for name, value in settings.items())
-    points = f"model {k} points {start} of {len(rows)} {zlib.crc32(rows.tobytes()):08x}"
-    full = f"{attack.name} {settings} {points}"
+    full = f"{attack.name} {settings} model {k} points {start} of {points}"
     readable = re.sub(r"[^\w.]+", "-", full)
-    return f"{readable}-{zlib.crc32(full.encode()):08x}"
+    return f"{readable}-{oracle.digest((full, attack.access), depends_on)}"
 
 
 def check_cap(attack: Attack, cap: int | None) -> None:
@@ -109,7 +180,7 @@ def max_cost(dataset: Dataset, attack: Attack) -> int:
     """The largest number of queries, or of gradients, for one point."""
     if attack.access == "gradient":
         return white_box.Settings().searches * white_box.Settings().iterations
-    return driver.max_queries(attack, dataset.x.shape[1:], dataset.num_classes)
+    return sizes.max_queries(attack, dataset.x.shape[1:], dataset.num_classes)
 
 
 def _entry(answers: Answers) -> store.Entry:

@@ -7,7 +7,7 @@ on the device.
 """
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import chex
@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mi_jax.querying.oracle import Oracle, chunks, refuse_nan
-from mi_jax.types import Answers, Attack, Measure, Perturbation, Repeat, Round
-
-POINTS = 256  # measured together
+from mi_jax.querying.sizes import AttackSize, attack_size, default_points, measure_of
+from mi_jax.types import Answers, Array, Attack, Measure, Repeat, Round
 
 
 class _Call(NamedTuple):
@@ -33,14 +32,6 @@ class _Call(NamedTuple):
     count: "_QueryCount"
 
 
-class _Shape(NamedTuple):
-    """The sizes of an attack, inferred without a query."""
-
-    neighbours: int  # M
-    features: int  # F
-    queries: int  # of the measure for each copy, the gate's not included
-
-
 def query(
     oracle: Oracle,
     attack: Attack,
@@ -49,7 +40,7 @@ def query(
     y: np.ndarray,
     rows: np.ndarray,
     *,
-    points_at_once: int = POINTS,
+    points_at_once: int | None = None,
     cap: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Answers:
@@ -58,23 +49,36 @@ def query(
     By the paper's rule each neighbour's label is queried once, and only correctly labelled copies go on to the
     measure, in full chunks of `points_at_once`; the features of the others are 0. `rows` [P] are pool rows: a point's
     key is folded from its row, so its features are the same to the bit alone and in any batch, order or chunk
-    (tested). Memory is bounded by the chunk: points_at_once x Q queries at a time.
+    (tested). Memory is bounded by the chunk: points_at_once x Q queries at a time. By default it is
+    `sizes.POINTS`, or fewer where examples are so large that a round would exceed `sizes.ROUND_BYTES`.
+
+    A query is counted when it is put, whatever becomes of it. If the target raises, a note at the exception says how
+    many were put.
 
     `cap` bounds the total number of queries. A chunk that might exceed it is not begun: the points before it keep
     their features, those of the rest are NaN and `finished` is False. `progress` is called with the queries made
     since its last call.
 
     Raises ValueError, before the first query, for examples that are not numbers in [0, 1], labels that are not
-    integers, lengths that differ, and a perturbation that fails or returns another shape or dtype; and later for an
-    answer that is not a label or a probability vector.
+    integers in 0..C-1, lengths that differ, and a perturbation that fails or returns another shape or dtype; and later
+    for an answer that is not a label or a probability vector.
     """
     if oracle.access != attack.access:
         raise ValueError(f"attack {attack.name} needs {attack.access} access, the oracle grants {oracle.access}")
-    _check_points(x, y, rows)
+    x, y, rows = checked_points(x, y, rows, oracle.num_classes)
     count = _QueryCount(cap, progress or (lambda queries: None))
-    keys = _point_keys(key, jnp.asarray(rows, jnp.uint32))
-    call = _Call(oracle, attack, keys, x, y, points_at_once, count)
-    measure, shape = _measure_of(attack), _shape(attack, x.shape[1:], oracle.num_classes)
+    measure, shape = measure_of(attack), attack_size(attack, x.shape[1:], oracle.num_classes)
+    keys, chunk = _point_keys(key, jnp.asarray(rows, jnp.uint32)), points_at_once or default_points(shape, len(x))
+    call = _Call(oracle, attack, keys, x, y, chunk, count)
+    try:
+        return _query(call, measure, shape)
+    except Exception as error:
+        error.add_note(f"{attack.name}: {sum(count.phases.values())} queries were put in this call before it ended.")
+        raise
+
+
+def _query(call: _Call, measure: Measure, shape: AttackSize) -> Answers:
+    x, count = call.x, call.count
     if measure.gated:
         correct, queried = _gate(call, shape.neighbours)
         queries = queried.sum(1).astype(np.int64)
@@ -88,15 +92,24 @@ def query(
     return Answers(features, queries, np.all(finished, axis=1), count.phases)
 
 
-def _check_points(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> None:
-    if not len(x) == len(y) == len(rows):
+def checked_points(x: Array, y: Array, rows: Array, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (x [P *x] floats, y [P] int32, rows [P]) as arrays, after the checks that `query` documents."""
+    x, y, rows = np.asarray(x), np.asarray(y), np.asarray(rows)
+    if y.ndim != 1 or rows.ndim != 1:
+        raise ValueError(
+            f"y and rows of shapes {y.shape} and {rows.shape}: expected ({len(x)},), one of each for each x"
+        )
+    if x.ndim < 2 or not len(x) == len(y) == len(rows):
         raise ValueError(f"x, y and rows: {len(x)}, {len(y)} and {len(rows)} of them, expected as many of each")
-    x, y = np.asarray(x), np.asarray(y)
     if not np.issubdtype(x.dtype, np.floating) or (x.size and not (x.min() >= 0 and x.max() <= 1)):  # NaN: neither
         values = f"{x.dtype} {x.min()}..{x.max()}" if x.size else str(x.dtype)
         raise ValueError(f"x: {values}, expected floats in [0, 1], the range of every query")
-    if not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"y: {y.dtype}, expected integers")
+    for name, values, limit in (("y", y, num_classes), ("rows", rows, 2**32)):
+        if not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(f"{name}: {values.dtype}, expected integers")
+        if values.size and not (values.min() >= 0 and values.max() < limit):
+            raise ValueError(f"{name}: {values.min()}..{values.max()}, expected integers in 0..{limit - 1}")
+    return x, y.astype(np.int32), rows
 
 
 class _QueryCount:
@@ -125,8 +138,8 @@ def _gate(call: _Call, M: int) -> tuple[np.ndarray, np.ndarray]:
         if not count.allows(live * M):
             break
         copies = _neighbours(attack.neighbours, keys[rows], x[rows])  # [P M *x]
-        answers = np.asarray(oracle.answer(copies.reshape(-1, *x.shape[1:]), live * M))
         count.add(live * M, "gate")
+        answers = np.asarray(oracle.answer(copies.reshape(-1, *x.shape[1:]), live * M))
         labels = answers.reshape(len(rows), M)[:live]
         refuse_nan(labels)
         correct[start : start + live] = labels == y[rows[:live], None]
@@ -134,9 +147,9 @@ def _gate(call: _Call, M: int) -> tuple[np.ndarray, np.ndarray]:
     return correct, queried
 
 
-def _measure(call: _Call, copies: np.ndarray, shape: _Shape) -> np.ndarray:
+def _measure(call: _Call, copies: np.ndarray, shape: AttackSize) -> np.ndarray:
     """Features [copies F] of copies [copies 2] (point, neighbour); NaN for those beyond the cap."""
-    attack, measure, count = call.attack, _measure_of(call.attack), call.count
+    attack, measure, count = call.attack, measure_of(call.attack), call.count
     features = np.full((len(copies), shape.features), np.nan, np.float32)
     for start, live, chosen in chunks(len(copies), call.points_at_once):
         if not count.allows(live * shape.queries):
@@ -156,9 +169,9 @@ def _run_rounds(oracle: Oracle, measure: Measure, keys, state, live: int, count:
         queries = _ask(query_round.ask, keys, step, state)  # [P Q *x]
         P, Q = queries.shape[:2]
         # Padding points come last, so the live queries come first.
+        count.add(live * Q, query_round.phase)
         answers = jnp.asarray(oracle.answer(queries.reshape(P * Q, *queries.shape[2:]), live * Q))
         state = _tell(query_round.tell, state, answers.reshape(P, Q, *answers.shape[1:]))
-        count.add(live * Q, query_round.phase)
     return state
 
 
@@ -169,49 +182,6 @@ def _unrolled(rounds: tuple[Round | Repeat, ...]) -> Iterator[Round]:
                 yield from _unrolled(item.rounds)
         else:
             yield item
-
-
-def max_queries(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> int:
-    """The largest query count of one example, reached where all of its copies are labelled correctly."""
-    shape = _shape(attack, example_shape, num_classes)
-    return shape.neighbours * (_measure_of(attack).gated + shape.queries)
-
-
-def _measure_of(attack: Attack) -> Measure:
-    if attack.measure is None:
-        raise ValueError(f"attack {attack.name} makes no queries, expected an attack with a measure")
-    return attack.measure
-
-
-def _shape(attack: Attack, example_shape: tuple[int, ...], num_classes: int) -> _Shape:
-    example = jax.ShapeDtypeStruct(example_shape, jnp.float32)
-    M = _num_neighbours(attack.name, attack.neighbours, example)
-    answer = ((), jnp.int32) if attack.access == "label" else ((num_classes,), jnp.float32)
-    measure = _measure_of(attack)
-    strength, tree = jax.tree.flatten(jax.eval_shape(lambda strength: strength, measure.strength))
-    return _Shape(M, *_infer_shapes(measure._replace(strength=tree), tuple(strength), example, answer))
-
-
-@lru_cache(maxsize=64)  # the candidates of a grid are one entry: strengths differ in value, not in shape
-def _infer_shapes(measure: Measure, strength: tuple, example: jax.ShapeDtypeStruct, answer: tuple) -> tuple[int, int]:
-    """(F, queries per copy) of a measure."""
-    key, label, (answer_shape, dtype) = jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32), answer
-
-    def run(rounds, state):
-        queries = 0
-        for item in rounds:
-            if isinstance(item, Repeat):
-                per_repeat, state = run(item.rounds, state)
-                queries += item.times * per_repeat
-            else:
-                Q = jax.eval_shape(item.ask, key, state).shape[0]
-                state = jax.eval_shape(item.tell, state, jax.ShapeDtypeStruct((Q, *answer_shape), dtype))
-                queries += Q
-        return queries, state
-
-    state = jax.eval_shape(measure.init, jax.tree.unflatten(measure.strength, strength), key, example, label)
-    queries, state = run(measure.rounds, state)
-    return jax.eval_shape(measure.read, state).shape[0], queries
 
 
 @jax.jit
@@ -251,26 +221,10 @@ def _ask(ask, keys, step, state):
 
 @partial(jax.jit, static_argnums=0)
 def _tell(tell, state, answers):
-    chex.assert_type(answers, int if answers.ndim == 2 else float)  # labels [P Q] or probabilities [P Q C]
+    chex.assert_type(answers, int if answers.ndim == 2 else float)  # labels [P Q] or log-probabilities [P Q C]
     return jax.vmap(tell)(state, answers)
 
 
 @partial(jax.jit, static_argnums=0)
 def _read(read, state):
     return jax.vmap(read)(state)
-
-
-def _num_neighbours(name: str, neighbours: Perturbation, example: jax.ShapeDtypeStruct) -> int:
-    try:
-        copies = jax.eval_shape(neighbours, jax.random.key(0), example)
-    except ValueError:  # the perturbation's own message
-        raise
-    except Exception as error:  # a plugged-in function may raise anything
-        message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise ValueError(f"the perturbation of {name} failed when traced: {message}") from error
-    shape, expected = getattr(copies, "shape", None), f"(M, {', '.join(map(str, example.shape))}) with M >= 1"
-    if shape is None or shape[1:] != example.shape or len(shape) != len(example.shape) + 1 or shape[0] < 1:
-        raise ValueError(f"the perturbation of {name} returned shape {shape}, expected {expected}")
-    if copies.dtype != example.dtype:
-        raise ValueError(f"the perturbation of {name} returned dtype {copies.dtype}, expected {example.dtype}")
-    return shape[0]

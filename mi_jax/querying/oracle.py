@@ -1,25 +1,28 @@
-"""The only interface from a model to an attack: it answers labels or, for baselines, probabilities.
+"""The only interface from a model to an attack: it answers labels or, for baselines, log-probabilities.
 
 A target may be any function of arrays: a network of ours under a defense, a scikit-learn pipeline, a remote endpoint.
 `driver.py` makes and counts the queries.
 """
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mi_jax import store
 from mi_jax.types import Array, Defense, Model, Params
 
 # Every forward pass has one fixed, padded shape. XLA rounds differently for different batch sizes, so a score would
 # otherwise depend on how many points are attacked together. Blocks of 128, 256 and 512 are equally fast (the paper's
 # CNN, two cores), blocks of 64 a tenth slower.
 BLOCK = 128  # rows per forward pass
+PROBES = 64  # queries that are put again, to compare stored answers with the target's
 NO_DEFENSE = Defense()
 _KEY = 0  # of a defense's randomness; random defenses also fold in the number of the call
 
@@ -28,9 +31,12 @@ class Oracle(NamedTuple):
     """A target as an attack sees it."""
 
     answer: Callable[[Array, int], Array]
-    # (x [R *x], live) -> labels [R] int32 or probabilities [R C]; only the first `live` rows are queries, then padding
+    # (x [R *x], live) -> labels [R] int32 or log-probabilities [R C]; only the first `live` rows are queries
     access: str  # "label" | "confidence"
     num_classes: int
+    digest: str | None = None  # changes with everything its answers depend on; None: unknown, so nothing is cached
+    name: str | None = None  # given by the user: what stored answers of this target are found under
+    rows_per_call: int | None = None  # the most rows its function is called with
 
 
 def model_oracle(
@@ -44,7 +50,7 @@ def model_oracle(
     """A network of ours as an oracle; the `output` of a defense, if it has one, makes its answers.
 
     One compiled program serves every model of an ensemble and every strength of a defense: both are arguments. The
-    answer to a row with a NaN logit is -1 (probabilities: NaN), which `query` refuses. A `random` defense draws new
+    answer to a row with a NaN logit is -1 (log-probabilities: NaN), which `query` refuses. A `random` defense draws new
     randomness in every call.
     """
     _check_access(access)
@@ -55,7 +61,17 @@ def model_oracle(
         del live  # the fixed shape of a forward pass saves more than padding costs
         return _answer(params, () if defense.output is None else defense.strength, next(calls), x, **static)
 
-    return Oracle(answer, access, num_classes)
+    names = (model.name, defense.name, access)
+    return Oracle(answer, access, num_classes, digest(names, (params, defense.strength)))
+
+
+def digest(names: tuple[str, ...], arrays: Any) -> str:
+    """Returns 16 hex digits that change with any name and any bit of a pytree of arrays."""
+    sha = hashlib.sha256(repr(names).encode())
+    for leaf in map(np.asarray, jax.tree.leaves(arrays)):
+        sha.update(f"{leaf.dtype}{leaf.shape}".encode())
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()[:16]
 
 
 def function_oracle(
@@ -64,15 +80,17 @@ def function_oracle(
     *,
     access: str = "label",
     rows_per_call: int = 4096,
+    name: str | None = None,
 ) -> Oracle:
     """Any function of NumPy arrays as an oracle: labels = f(x [B *x]), or probabilities for access="confidence".
 
     It is called with at most `rows_per_call` rows at a time and never with padding, so a counter inside it agrees
     with the query count. Answers are checked: integers of shape [B] in 0..C-1, or probabilities [B C] that sum
-    to 1.
+    to 1, of which the oracle answers the logarithms. `name` identifies the target: `audit.audit` stores its answers
+    under it.
     """
     _check_access(access)
-    check = _checked_labels if access == "label" else _checked_probabilities
+    check = _checked_labels if access == "label" else _checked_log_probabilities
 
     def answer(x: Array, live: int) -> np.ndarray:
         x = np.asarray(x)
@@ -80,7 +98,41 @@ def function_oracle(
         answers = np.concatenate([check(function(part), len(part), num_classes) for part in parts])
         return np.pad(answers, [(0, len(x) - live)] + [(0, 0)] * (answers.ndim - 1))
 
-    return Oracle(answer, access, num_classes)
+    return Oracle(answer, access, num_classes, name=name, rows_per_call=rows_per_call)
+
+
+def logged(oracle: Oracle, log: store.AnswerLog, *, check: bool = True) -> Oracle:
+    """The oracle with its answers stored in `log` call by call; answers of an earlier run are not asked again.
+
+    With `check`, the first stored answers that are used are compared with those that the target gives now, to at most
+    PROBES queries. ValueError where they differ: the log is that of another model.
+    """
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        answers = np.asarray(oracle.answer(x, len(x)))
+        return answers.astype(np.min_scalar_type(oracle.num_classes)) if oracle.access == "label" else answers
+
+    def answer_stored(x: np.ndarray) -> np.ndarray:
+        answers, stored = log.ask(x, ask)
+        if stored and check and not log.probed:
+            log.probed = min(len(x), PROBES)
+            now = ask(x[: log.probed])
+            same = np.isclose(now, answers[: log.probed], rtol=1e-3)  # rounding may differ with the size of a batch
+            changed = int((~same).reshape(log.probed, -1).any(1).sum())
+            if changed:
+                raise ValueError(
+                    f"{log.path}: {changed} of {log.probed} stored answers are not those of the target {oracle.name}: "
+                    "expected the same model, or another name"
+                )
+        return answers
+
+    def answer(x: Array, live: int) -> np.ndarray:
+        queries, size = np.asarray(x)[:live], oracle.rows_per_call or max(live, 1)
+        answers = np.concatenate([answer_stored(queries[i : i + size]) for i in range(0, live, size)])
+        answers = answers.astype(np.int32) if oracle.access == "label" else answers
+        return np.pad(answers, [(0, len(x) - live)] + [(0, 0)] * (answers.ndim - 1))
+
+    return oracle._replace(answer=answer)
 
 
 def query_labels(oracle: Oracle, x: Array) -> np.ndarray:
@@ -113,13 +165,12 @@ def _answer(params: Params, strength, call: int, x: Array, *, apply, output, ran
     def forward(numbered_block):
         number, block = numbered_block  # block [BLOCK *x]
         if output is None:
-            logits = apply(params, block)
-            outputs = jax.nn.softmax(logits) if access == "confidence" else logits
+            outputs = apply(params, block)
         else:
             block_key = jax.random.fold_in(jax.random.fold_in(key, call), number) if random else key
             outputs = output(strength, block_key, functools.partial(apply, params), block)
         if access == "confidence":
-            return outputs
+            return jax.nn.log_softmax(outputs) if output is None else _log(outputs)
         return jnp.where(jnp.isnan(outputs).any(-1), -1, outputs.argmax(-1)).astype(jnp.int32)
 
     blocks = x.reshape(-1, BLOCK, *x.shape[1:])
@@ -149,7 +200,7 @@ def _checked_labels(answers, rows: int, num_classes: int) -> np.ndarray:
     return answers.astype(np.int32)
 
 
-def _checked_probabilities(answers, rows: int, num_classes: int) -> np.ndarray:
+def _checked_log_probabilities(answers, rows: int, num_classes: int) -> np.ndarray:
     answers = np.asarray(answers)
     if answers.shape != (rows, num_classes) or answers.dtype.kind != "f":
         raise ValueError(
@@ -158,4 +209,14 @@ def _checked_probabilities(answers, rows: int, num_classes: int) -> np.ndarray:
         )
     if not np.isfinite(answers).all() or answers.min() < 0 or np.abs(answers.sum(1) - 1).max() > 1e-3:
         raise ValueError("the target answered rows that are not probabilities: expected values >= 0 that sum to 1")
-    return answers.astype(np.float32)
+    return np.asarray(_log(answers), np.float32)
+
+
+def _log(probabilities: Array) -> Array:
+    """The logarithms of probabilities [R C]; where the largest would tie with another, it is one unit above it."""
+    xp = probabilities.__array_namespace__()
+    is_label = xp.arange(probabilities.shape[-1]) == probabilities.argmax(-1)[:, None]
+    with np.errstate(divide="ignore"):  # log 0 is -inf
+        log = xp.asarray(xp.log(probabilities), dtype=xp.float32)
+    others = xp.where(is_label, -xp.inf, log).max(-1, keepdims=True)
+    return xp.where(is_label, xp.maximum(log, xp.nextafter(others, xp.ones_like(others))), log)

@@ -50,9 +50,9 @@ class _Search(NamedTuple):
 def distances(target: WhiteBox, x: np.ndarray, y: np.ndarray, *, settings: Settings = Settings()) -> Answers:
     """Distances of points x [P *x] with labels y [P] as features [P 1 1]: 0, for one query, where misclassified.
 
-    Queries are forward passes, each with its gradient. Where no search flips a point, the distance is that to the
-    farthest corner of [0, 1]^d, the member side, as for `boundary`. Distances are those of points that the network
-    does label differently, in float32 at the highest matmul precision.
+    Queries are forward passes, each with its gradient. Where no search flips a point, the distance is
+    +inf, as for `boundary`. Distances are those of points that the network does label differently, in float32 at the
+    highest matmul precision.
     """
     features, queries = np.zeros((len(x), 1, 1), np.float32), np.ones(len(x), np.int64)
     correct = np.concatenate([_correct(target, *_block(x, y, np.arange(len(x))[i : i + BLOCK]))[: len(x) - i]
@@ -83,7 +83,6 @@ def _labels(apply, params, x):
 @partial(jax.jit, static_argnums=(0, 1))
 def _distances(apply, settings: Settings, params, x, y):
     """(distance [B], number of gradients [B]) of correctly labelled points."""
-    farthest = jnp.sqrt(jnp.square(jnp.maximum(x, 1 - x)).reshape(BLOCK, -1).sum(1))
     losses = partial(_losses, apply, params, x, y, jnp.arctanh((2 * x - 1) * 0.999999))
     optimizer = optax.adam(settings.learning_rate)
 
@@ -103,7 +102,7 @@ def _distances(apply, settings: Settings, params, x, y):
     state, *_ = jax.lax.fori_loop(
         0, settings.searches, search, (initial, constant, zeros, jnp.full(BLOCK, jnp.inf))
     )  # fmt: skip
-    return jnp.where(jnp.isfinite(state.best), state.best, farthest), state.gradients
+    return state.best, state.gradients
 
 
 def _losses(apply, params, x, y, start, offset, constant):

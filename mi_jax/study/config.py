@@ -4,10 +4,14 @@ import dataclasses
 
 import numpy as np
 
-from mi_jax import attacks, data, defenses
+from mi_jax import attacks, audit, data, defenses
 from mi_jax.data import splits
-from mi_jax.types import Dataset
+from mi_jax.querying.collect import max_cost, select_points
+from mi_jax.querying.sizes import POINTS
+from mi_jax.types import Dataset, Split
 
+# More is a slip of the keyboard: 10^10 queries take hours on an accelerator, a day on a few cores.
+MAX_BUDGET, MAX_QUERIES, MAX_MODELS, MAX_EPOCHS = 10**7, 10**10, 10**5, 10**5
 IMAGE_ATTACKS = ("gap", "rotation", "translation", "noise", "confidence_threshold", "confidence_network")
 TABLE_ATTACKS = ("gap", "noise", "confidence_threshold", "confidence_network")
 
@@ -51,34 +55,6 @@ class Resolved(Config):
     budget: int = 0
 
 
-HELP = {
-    "dataset": f"{', '.join(data.DATASETS)}, or npz:FILE with arrays x [N ...] in [0, 1] and y [N]",
-    "data_dir": "folder with the original files of the data set; default: $MI_JAX_DATA/DATASET",
-    "model": "mlp (one hidden layer of 128), mlp2 (two), mlp:64,32 (any), cnn, wide_resnet (depth 28, width 2), "
-    "wide_resnet:16,1 (any); default: the data set's",
-    "n_train": "training rows of each model",
-    "num_targets": "number of target models",
-    "num_shadows": "shadow models per target",
-    "num_points": "members, and as many non-members, attacked of each model; default: n_train",
-    "attacks": f"comma-separated names, of: {', '.join(attacks.ATTACKS)}",
-    "split": "disjoint (shadow models are trained on other rows than the target), swap (on the target's rows with "
-    "members and non-members exchanged; needs half the rows), balanced (every row is a member of half of the models)",
-    "defense": f"NAME, NAME:STRENGTH or NAME:STRENGTH+NAME:STRENGTH, of: {', '.join(defenses.DEFENSES)}",
-    "checkpoint": "pretrained network of transfer learning; default: the file that experiments.pretrain writes",
-    "clip": "private training: largest L2 norm of the gradient of one example",
-    "delta": "private training: the delta of (epsilon, delta); default: 1/n_train",
-    "private_epochs": "private training: number of epochs",
-    "private_rate": "private training: learning rate; default: the defense's",
-    "budget": "queries per example, for attacks that can use any number (noise, boundary, rays, random_augmentation; "
-    "for combined: queries per copy)",
-    "cap": "largest number of queries of one attack to one target; points beyond it stay unfinished; default: no cap",
-    "allow_random_target": "attack a target although it answers the same input differently when queried again; "
-    "implied by defenses with random answers",
-    "seed": "random seed of the split, of training and of all attacks",
-    "preset": "smoke (takes seconds), cpu (the default), paper (the paper's sizes; in an audit its numbers of targets "
-    "and shadow models and its budget, with the data set's n_train)",
-}
-
 # The settings of --dataset=NAME alone. Location's 5,010 rows do not suffice for four sets of the paper's 1,600.
 DEFAULTS = {
     "digits": {
@@ -100,10 +76,47 @@ DEFAULTS = {
     "adult": {"model": "mlp2"},
     "texas100": {"model": "mlp2"},
 }
+OTHERWISE = {"num_targets": 5, "num_shadows": 1, "budget": 250}  # of a data set without an entry
 PRESETS = {
     "smoke": {"n_train": 40, "num_targets": 2, "num_shadows": 1, "budget": 20},
     "cpu": {},
     "paper": {"num_targets": 3, "num_shadows": 1, "budget": 2500},
+}
+
+
+def _default(name: str, otherwise: str = "") -> str:
+    """The help of a default that depends on the data set."""
+    own = [f"{values[name]} for {dataset}" for dataset, values in DEFAULTS.items() if name in values]
+    return f"; default: {', '.join([*own, f'else {otherwise or OTHERWISE[name]}'])}"
+
+
+HELP = {
+    "dataset": f"{', '.join(data.DATASETS)}, or npz:FILE with arrays x [N ...] in [0, 1] and y [N]",
+    "data_dir": "folder with the original files of the data set; default: $MI_JAX_DATA/DATASET",
+    "model": "mlp (one hidden layer of 128), mlp2 (two), mlp:64,32 (any), cnn, wide_resnet (depth 28, width 2), "
+    "wide_resnet:16,1 (any)" + _default("model", "cnn for images of 16x16 or more, mlp"),
+    "n_train": "training rows of each model" + _default("n_train", "a quarter of the rows, at most 1000"),
+    "num_targets": "number of target models" + _default("num_targets"),
+    "num_shadows": "shadow models per target" + _default("num_shadows"),
+    "num_points": "members, and as many non-members, attacked of each model; default: n_train",
+    "attacks": f"comma-separated names, of: {', '.join(attacks.ATTACKS)}; default: {','.join(IMAGE_ATTACKS)}, for a "
+    "table those without rotation and translation",
+    "split": "disjoint (shadow models are trained on other rows than the target), swap (on the target's rows with "
+    "members and non-members exchanged; needs half the rows), balanced (every row is a member of half of the models)",
+    "defense": f"NAME, NAME:STRENGTH or NAME:STRENGTH+NAME:STRENGTH, of: {', '.join(defenses.DEFENSES)}",
+    "checkpoint": "pretrained network of transfer learning; default: the file that experiments.pretrain writes",
+    "clip": "private training: largest L2 norm of the gradient of one example",
+    "delta": "private training: the delta of (epsilon, delta); default: 1/n_train",
+    "private_epochs": "private training: number of epochs",
+    "private_rate": "private training: learning rate; default: the defense's",
+    "budget": "queries per example, for attacks that can use any number (noise, boundary, rays, random_augmentation; "
+    "for combined: queries per copy)" + _default("budget"),
+    "cap": "largest number of queries of one attack to one target; points beyond it stay unfinished; default: no cap",
+    "allow_random_target": "attack a target although it answers the same input differently when queried again; "
+    "implied by defenses with random answers",
+    "seed": "random seed of the split, of training and of all attacks",
+    "preset": "smoke (takes seconds), cpu (the default), paper (the paper's sizes; in an audit its numbers of targets "
+    "and shadow models and its budget, with the data set's n_train)",
 }
 
 
@@ -114,10 +127,8 @@ def defaults_for(dataset: Dataset) -> dict:
     return {
         "model": "cnn" if image and min(dataset.x.shape[1:3]) >= 16 else "mlp",
         "n_train": max(1, min(len(dataset.x) // 4, 1000)),
-        "num_targets": 5,
-        "num_shadows": 1,
+        **OTHERWISE,
         "attacks": IMAGE_ATTACKS if image else TABLE_ATTACKS,
-        "budget": 250,
     } | known
 
 
@@ -130,22 +141,58 @@ def resolve(config: Config, dataset: Dataset) -> Resolved:
     given = {key: value for key, value in dataclasses.asdict(config).items() if value is not None}
     values = defaults_for(dataset) | PRESETS[config.preset] | given
     values.setdefault("num_points", values["n_train"])
-    for name in ("n_train", "num_targets", "num_shadows", "num_points", "budget", "private_epochs"):
-        if values[name] < 1:
-            raise ValueError(f"{name}={values[name]}: expected at least 1")
+    _check_sizes(values, dataset)
     for name, limit in (("clip", np.inf), ("private_rate", np.inf), ("delta", 1)):
         if values.get(name) is not None and not 0 < values[name] < limit:
             raise ValueError(f"{name}={values[name]}: expected more than 0 and less than {limit:g}")
-    if config.cap is not None and config.cap < 1:
-        raise ValueError(f"cap={config.cap}: expected at least 1")
-    if values["num_points"] * values["num_shadows"] < 2:
-        raise ValueError(
-            f"num_points={values['num_points']}: expected at least 2 with num_shadows=1, since tuning holds out a half"
-        )
-    if values["num_points"] > values["n_train"]:
-        raise ValueError(f"num_points={values['num_points']}: expected at most n_train={values['n_train']}")
     if not values["attacks"] or len(set(values["attacks"])) != len(values["attacks"]):
         raise ValueError(f"attacks={','.join(values['attacks'])}: expected at least one, none of them twice")
     if not 0 <= values["seed"] < 2**32:
         raise ValueError(f"seed={values['seed']}: expected a whole number in 0..{2**32 - 1}")
     return Resolved(**vars(config) | values)
+
+
+def _check_sizes(values: dict, dataset: Dataset) -> None:
+    """Raises ValueError for a number of rows, models, points, queries, epochs or classes that is too small or large."""
+    rows = len(dataset.x)
+    for name in ("n_train", "num_targets", "num_shadows", "num_points", "budget", "private_epochs", "cap"):
+        if name in values and values[name] < 1:
+            raise ValueError(f"{name}={values[name]}: expected at least 1")
+    for name, limit in (("budget", MAX_BUDGET), ("private_epochs", MAX_EPOCHS)):
+        if values[name] > limit:
+            raise ValueError(f"{name}={values[name]}: expected at most {limit}")
+    n_train, num_points, num_targets, num_shadows = (
+        values[name] for name in ("n_train", "num_points", "num_targets", "num_shadows")
+    )
+    if num_targets * (1 + num_shadows) > MAX_MODELS:
+        sizes = f"num_targets={num_targets} with num_shadows={num_shadows}"
+        raise ValueError(f"{sizes}: {num_targets * (1 + num_shadows)} models, expected at most {MAX_MODELS}")
+    if n_train > rows:
+        raise ValueError(f"n_train={n_train}: the data set has {rows} rows, expected at most half as many")
+    if dataset.num_classes > rows:
+        raise ValueError(f"num_classes={dataset.num_classes}: expected at most {rows}, the number of rows")
+    if num_points * num_shadows < 2:
+        raise ValueError(
+            f"num_points={num_points}: expected at least 2 with num_shadows=1, since tuning holds out a half"
+        )
+    if num_points > n_train:
+        raise ValueError(f"num_points={num_points}: expected at most n_train={n_train}")
+
+
+def check_plan(config: Resolved, dataset: Dataset, split: Split, context: attacks.AttackContext) -> None:
+    """Raises ValueError for more than MAX_QUERIES queries, and for a cap under which an attack may finish too little.
+
+    Both count what is asked if every point is labelled correctly. A cap must let an attack finish the members of a
+    target and, in the batches in which points are queried, the first non-members.
+    """
+    candidates = {name: attacks.build(name, context) for name in config.attacks}
+    points = [select_points(split, k, config.num_points) for k in range(len(split.members))]
+    planned = audit.planned_queries(dataset, split, points, candidates)
+    if planned > MAX_QUERIES:
+        raise ValueError(f"budget={config.budget}: {planned:.2g} queries in all, expected at most {MAX_QUERIES:g}")
+    needed_points = min(2 * config.num_points, config.num_points + POINTS)
+    for name, grid in candidates.items():
+        needed = needed_points * max(max_cost(dataset, attack.full_budget or attack) for attack in grid)
+        if config.cap is not None and config.cap < needed:
+            reason = f"{name} may need {needed} queries to finish members and non-members of a target"
+            raise ValueError(f"cap={config.cap}: {reason}, expected at least as many")

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mi_jax import attacks, audit, perturbations
-from mi_jax.attacks import measures, schedules
+from mi_jax import attacks, audit
+from mi_jax.attacks import catalogue, schedules
 from mi_jax.evaluation import metrics, paired
-from mi_jax.querying.collect import Collect, Points, collector, select_points
+from mi_jax.querying.collect import Collect, Collector, Points, select_points
 from mi_jax.study import runs
 from mi_jax.study.studies import Study
 from mi_jax.types import Attack, Dataset
@@ -50,7 +50,7 @@ def query_curve(study: Study, name: str, *, budget: int | None = None, num_point
     key = jax.random.fold_in(study.key, zlib.crc32(name.encode()))
     total = audit.planned_queries(study.dataset, split, points, {name: plan.candidates})
     with runs.ProgressBar(f"query curve, {name}", unit="query", total=total) as progress:
-        collect = collector(key, study.dataset, study.target, cache=study.cache, progress=progress.add)
+        collect = Collector(key, study.dataset, study.target, cache=study.cache, progress=progress.add)
         trials = [_trial_curve(key, collect, study.dataset, points, trial, plan) for trial in split.trials]
     targets = [points[k] for k in split.trials[:, 0]]
     rows, is_member = [p.rows for p in targets], [p.is_member for p in targets]
@@ -77,9 +77,7 @@ def _plan(name: str, context: attacks.AttackContext) -> _Plan:
 def _noise_read_at(attack: Attack, context: attacks.AttackContext, counts: tuple[int, ...]) -> Attack:
     """A noise attack whose features, with its full budget, are its hit rates after these numbers of queries."""
     full = (attack.full_budget or attack)._replace(settings=attack.settings | {"queries": counts})
-    strength = {name: value for name, value in full.settings.items() if name in ("p", "sigma")}
-    measure = measures.hit_rate(perturbations.column_noise(context.binary), strength, counts)
-    return attack._replace(full_budget=full._replace(measure=measure))
+    return attack._replace(full_budget=full._replace(measure=catalogue.hit_rate(context, full.settings, counts)))
 
 
 def _trial_curve(

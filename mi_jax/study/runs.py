@@ -1,12 +1,9 @@
-"""A run: its environment and digest, its cache, and its progress bar."""
+"""A run: its digest, its cache, and its progress bar."""
 
 import dataclasses
-import functools
-import importlib.metadata
-import os
-import platform
-import subprocess
+import datetime
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -15,9 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from mi_jax import store
+from mi_jax.environment import OF_ONE_RUN, environment
 from mi_jax.study.config import Config
-from mi_jax.types import Dataset, Defense, Params, Recipe
+from mi_jax.types import Dataset, Defense, Recipe
 
+SECONDS_BETWEEN_LINES = 10
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -32,10 +31,11 @@ def run_environment(
     settings |= {"split_digest": split}
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(defense.strength)]
     settings |= {"strength": [zlib.crc32(leaf.tobytes()) for leaf in leaves]}
-    settings |= {name: value for name, value in environment().items() if name != "commit"}
+    current = environment()
+    settings |= {name: value for name, value in current.items() if name not in OF_ONE_RUN}
     scripts = _PACKAGE.parent / "experiments"  # in a checkout
     code = [_PACKAGE, *([scripts] if scripts.is_dir() else [])]
-    return environment() | {"run_digest": store.run_digest(settings, code)}
+    return current | {"run_digest": store.run_digest(settings, code)}
 
 
 def open_cache(out: Path | None, environment: dict) -> store.Cache:
@@ -58,28 +58,26 @@ def grid_cache(cache: store.Cache, environments: list[dict]) -> store.Cache:
     return lambda entry, compute: cache(f"grid-{name:08x}-{entry}", compute)
 
 
-def weights_cache(cache: store.Cache, params: Params) -> store.Cache:
-    """A Cache of the answers of these models; its names change with any weight.
-
-    Models trained together with others may differ in rounding, and so may their answers.
-    """
-    leaves = jax.tree.leaves(params)
-    checksum = functools.reduce(lambda crc, leaf: zlib.crc32(np.asarray(leaf).tobytes(), crc), leaves, 0)
-    return lambda entry, compute: cache(f"{checksum:08x}-{entry}", compute)
-
-
 def cache_path(out: Path, environment: dict) -> Path:
     """The folder of a run's cache in `out`; it changes with the settings and with any line of code."""
     return out / "cache" / environment["run_digest"]
 
 
 class ProgressBar:
-    """A tqdm bar with the remaining time, as a context; called with (done, total, description)."""
+    """The progress of a job with the time that is left, on standard error; a context.
+
+    It is called with (done, total, description). Where `total` changes or `done` falls, another stage begins, whose
+    remaining time follows from its own speed: queries of one attack take other times than those of the next. A
+    terminal gets a bar; a file gets a line, every ten seconds at most.
+    """
 
     def __init__(self, title: str, unit: str, total: int | None = None):
-        # miniters=0: refresh by time, or an epoch would not be shown before another model is done.
-        options = {"unit_scale": unit == "query", "dynamic_ncols": True, "miniters": 0}
-        self.bar = tqdm(desc=title, unit=unit, total=total, **options)
+        self.title, self.unit, self.done, self.total, self.description = title, unit, 0, total, ""
+        self.started = self.said = time.monotonic()
+        # miniters=0: refresh by time, or an epoch would not be shown before another model is done. smoothing=0: the
+        # mean speed, because the speed of single batches jumps.
+        options = {"unit_scale": unit == "query", "dynamic_ncols": True, "miniters": 0, "smoothing": 0}
+        self.bar = tqdm(desc=title, unit=unit, total=total, disable=not sys.stderr.isatty(), **options)
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -88,32 +86,26 @@ class ProgressBar:
         self.bar.close()
 
     def __call__(self, done: int, total: int, description: str) -> None:
-        self.bar.total = total
+        if done < self.done or self.total not in (None, total):
+            self.bar.reset(total)
+            self.done, self.started = 0, time.monotonic()
+        self.total = self.bar.total = total
+        self.description = description
         self.bar.set_postfix_str(description, refresh=False)
-        self.add(done - self.bar.n)
+        self.add(done - self.done)
 
     def add(self, more: int) -> None:
+        """Counts `more` units as done."""
+        self.done += more
         self.bar.update(more)
+        if self.bar.disable and time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
+            self.said = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
 
-
-def environment() -> dict:
-    """Versions, device and commit of this run."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "scikit-learn")
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "cores": os.cpu_count(),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    """The commit of the checkout of this file, with + if the tree differs; 'unknown' outside of a checkout."""
-    if "site-packages" in _PACKAGE.parts:  # an environment may lie inside another checkout
-        return "unknown"
-    try:
-        command = ["git", "-C", str(_PACKAGE), "describe", "--always", "--dirty=+", "--abbrev=12", "--match="]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    def line(self) -> str:
+        """What is done and what is left, as one line for a file."""
+        left = f"; {self.description}" if self.description else ""
+        if self.total and self.done:
+            seconds = (time.monotonic() - self.started) * max(0, self.total - self.done) / self.done
+            left += f"; about {datetime.timedelta(seconds=round(seconds))} left of this stage"
+        return f"{self.title}: {self.done}{f' of {self.total}' if self.total else ''} (unit: {self.unit}){left}"

@@ -13,10 +13,10 @@ import numpy as np
 
 from mi_jax import attacks, audit, data, store
 from mi_jax.data import splits
-from mi_jax.querying import driver
+from mi_jax.querying import sizes
 from mi_jax.querying.collect import Target, cache_by_model, check_cap
 from mi_jax.study import ensembles, runs
-from mi_jax.study.config import Config, Resolved, resolve
+from mi_jax.study.config import Config, Resolved, check_plan, resolve
 from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
 
 
@@ -90,6 +90,7 @@ def _set_up(config: Config, names: tuple[str, ...], recipe: Recipe, *, reference
     _check_traced(resolved, context, defenses)
     reference = reference or any(defense.adversary for defense in defenses)
     split = draw_split(resolved, dataset, reference=reference)
+    check_plan(resolved, dataset, split, context)
     return _Setup(resolved, dataset, split, model, recipe, names, defenses, context)
 
 
@@ -98,7 +99,7 @@ def _check_traced(config: Resolved, context: attacks.AttackContext, defenses: li
     for attack in itertools.chain(*(attacks.build(name, context) for name in config.attacks)):
         check_cap(attack, config.cap)
         if attack.measure is not None:
-            driver.max_queries(attack, context.example_shape, context.num_classes)
+            sizes.max_queries(attack, context.example_shape, context.num_classes)
     example = jax.ShapeDtypeStruct(context.example_shape, np.float32)
     for defense in defenses:
         if defense.augmentation is not None:
@@ -109,10 +110,7 @@ def _train_group(setup: _Setup, group: list[int], out: Path | None) -> list[Stud
     """The studies of defenses that train as one ensemble."""
     grid = [setup.defenses[i] for i in group]
     configs = [_defended_config(setup, i) for i in group]
-    environments = [
-        runs.run_environment(config, setup.dataset, setup.recipe, defense, split=splits.split_digest(setup.split))
-        for config, defense in zip(configs, grid, strict=True)
-    ]
+    environments = [_environment(setup, i) for i in group]
     caches = [
         runs.open_cache(out and study_folder(out, setup.names, i), environment)
         for i, environment in zip(group, environments, strict=True)
@@ -134,8 +132,14 @@ def _train_group(setup: _Setup, group: list[int], out: Path | None) -> list[Stud
             print(f"{config.defense}: {record['privacy']['statement']}; {record['privacy']['gradients']}",
                   file=sys.stderr)  # fmt: skip
         studies.append(Study(config, setup.dataset, setup.split, setup.model, params, target, setup.context, key,
-                             runs.weights_cache(cache, params), environment, record, 0.0))  # fmt: skip
+                             cache, environment, record, 0.0))  # fmt: skip
     return studies
+
+
+def _environment(setup: _Setup, i: int) -> dict:
+    """The environment of a run with defense i; its digest covers everything that the models depend on."""
+    split = splits.split_digest(setup.split)
+    return runs.run_environment(_defended_config(setup, i), setup.dataset, setup.recipe, setup.defenses[i], split=split)
 
 
 def _defended_config(setup: _Setup, i: int) -> Resolved:
@@ -205,6 +209,12 @@ def attack(
             cache=study.cache,
             progress=progress,
         )
+
+
+def identify(config: Config, *, recipe: Recipe = Recipe()) -> tuple[Resolved, str]:
+    """(the resolved config, the `run_digest`) of what `run` would record, after all checks; nothing is trained."""
+    setup = _set_up(config, (config.defense,), recipe, reference=False)
+    return _defended_config(setup, 0), _environment(setup, 0)["run_digest"]
 
 
 def run(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -> tuple[dict, dict[str, np.ndarray]]:

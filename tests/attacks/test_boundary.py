@@ -138,14 +138,35 @@ def test_the_distance_read_is_that_of_a_point_asked_about_and_labelled_otherwise
     assert np.abs(flipped / course[0, -1] - 1).min() < 1e-6
 
 
-def test_a_target_that_never_flips_reads_the_farthest_corner_and_is_flagged():
-    x = np.random.default_rng(0).random((5, 192), np.float32)
-    course, answers = distances(testing.constant_oracle(1), schedule(2500, 192), x, np.ones(5, np.int32))
-    corner = np.linalg.norm(np.maximum(x, 1 - x), axis=1)
-    np.testing.assert_allclose(course, np.repeat(corner[:, None], course.shape[1], 1), rtol=1e-6)
-    assert boundary.never_flipped(answers.features, x).all()
-    target, x, y, _ = flat_problem(192, 5)
-    assert not boundary.never_flipped(distances(target, schedule(2500, 192), x, y)[1].features, x).any()
+def test_points_that_nothing_flips_are_infinitely_far_and_flagged():
+    x = np.random.default_rng(0).random((5, 48), np.float32)
+    course, answers = distances(testing.constant_oracle(1), SMALL, x, np.ones(5, np.int32), points_at_once=4)
+    assert (course == np.inf).all() and boundary.never_flipped(answers.features).all()
+    target, x, y, _ = flat_problem(48, 9)
+    assert not boundary.never_flipped(distances(target, SMALL, x, y, points_at_once=4)[1].features).any()
+
+
+def test_the_farthest_corner_is_a_distance_where_the_target_flips_there_and_only_there():
+    x = np.random.default_rng(0).random((3, 48), np.float32)
+    corners, far = np.float32(x < 0.5), np.linalg.norm(np.maximum(x, 1 - x), axis=1)
+    course, answers = distances(
+        lambda z: (z[:, None] == corners).all(2).any(1).astype(int), SMALL, x, np.zeros(3, np.int32), points_at_once=4
+    )
+    np.testing.assert_allclose(course, np.repeat(far[:, None], course.shape[1], 1), rtol=1e-6)
+    assert not boundary.never_flipped(answers.features).any()
+
+
+def test_a_distance_found_late_is_infinite_before_and_the_rest_of_the_course_is_finite():
+    """A target that flips the very last query only: that of the last bisection."""
+    x, plan, asked = np.full((1, 8), 0.5, np.float32), Schedule(2, 8, 3, 4, 0, "grid", 12), 0
+
+    def flips_last(z):
+        nonlocal asked
+        asked += len(z)
+        return np.full(len(z), int(asked == 1 + total_queries(plan)))
+
+    course, _ = distances(flips_last, plan, x, np.zeros(1, np.int32), points_at_once=1)
+    assert np.isinf(course[0, :-1]).all() and 0 < course[0, -1] <= np.sqrt(8)
 
 
 def test_misclassified_points_read_zero_for_one_query():

@@ -98,3 +98,28 @@ def test_the_penalty_of_logistic_regression_is_that_of_the_smallest_loss_on_held
     chosen = classifiers.logistic(KEY, bits, np.zeros(120, int), is_member).held_out
     monkeypatch.setattr(classifiers, "PENALTIES", (min(classifiers.PENALTIES),))
     np.testing.assert_allclose(chosen, classifiers.logistic(KEY, bits, np.zeros(120, int), is_member).held_out)
+
+
+@pytest.mark.parametrize("fit", [classifiers.network((10,), per_class=False), classifiers.logistic])
+def test_an_infinite_feature_ranks_beyond_every_finite_one_and_all_of_them_alike(fit):
+    """Members are far: the farther the distance, the higher the score, and where nothing flips it is the highest."""
+    rng = np.random.default_rng(0)
+    is_member = np.arange(200) % 2 == 0
+    distance = rng.random(200).astype(np.float32) + is_member
+    distance[is_member & (distance > 1.7)] = np.inf
+    fitted = fit(KEY, distance[:, None, None], np.zeros(200, int), is_member)
+    assert np.isfinite(fitted.held_out).all()
+    fresh = np.float32([0.1, 1.0, 1.69, np.inf, 5.0, np.inf])[:, None, None]
+    scores = fitted.score(fresh, np.zeros(6, int))
+    assert (np.diff(scores[:4]) > 0).all() and (scores[3:] == scores[3]).all()
+    infinite = fit(KEY, np.full((20, 1, 1), np.inf, np.float32), np.zeros(20, int), np.arange(20) < 10)
+    assert np.isfinite(infinite.score(fresh, np.zeros(6, int))).all()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_an_infinity_that_no_shadow_row_has_is_put_beyond_all_of_them(value):
+    shadow = np.float32([0.2, 0.4, 0.9])[:, None, None]
+    finite = classifiers._finite_like(shadow)
+    np.testing.assert_array_equal(finite(shadow), shadow)
+    known, far = finite(np.float32([[[value]], [[9.0]]])).ravel()
+    assert far == 9 and (known > 0.9 if value > 0 else known < 0.2) and np.isfinite(known)

@@ -99,11 +99,12 @@ def test_candidates_of_the_noise_attack_fit_the_columns():
         return [candidate.settings for candidate in candidates]
 
     of_images = settings(None, (8, 8, 1))
-    assert of_images == settings(np.zeros(12, bool)) == [{"sigma": s, "queries": 20} for s in attacks.SIGMAS]
+    sigmas = [{"sigma": s, "unit": "range", "queries": 20} for s in attacks.SIGMAS]
+    assert of_images == settings(np.zeros(12, bool)) == sigmas
     assert settings(np.ones(446, bool), (446,)) == [{"p": f / 446, "queries": 20} for f in attacks.FLIPS]
     both = settings(np.arange(107) >= 6, (107,))
     product = itertools.product(attacks.MIXED_FLIPS, attacks.MIXED_SIGMAS)
-    assert both == [{"p": min(f / 101, 0.5), "sigma": s, "queries": 20} for f, s in product] and len(both) <= 16
+    assert both == [{"p": f / 101, "sigma": s, "unit": "range", "queries": 20} for f, s in product] and len(both) <= 16
 
 
 @pytest.mark.parametrize("budget, tried_with", [(500, 100), (1000, 100), (10_000, 1000)])

@@ -3,14 +3,18 @@
 import gzip
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mi_jax import data
 from mi_jax.data.sources import prepare, synthetic
@@ -72,15 +76,28 @@ def test_a_value_outside_0_to_1_is_refused_with_its_place(dataset, value):
         ([False, True], "bool"),
         ([0, 1, 1], "[3]; expected [2]"),
         ([0], "[1]; expected [2]"),
-        ([[0], [1]], "[2, 1]; expected [2]"),
+        ([[0], [1]], "[2, 1]; expected [2], a label for each row of x (y.ravel())"),
+        ([[1, 0, 0], [0, 1, 0]], "[2, 3]; expected [2], a label for each row of x (of one-hot rows: y.argmax(axis=1))"),
+        ([[1.0, 0.0], [0.0, 1.0]], "one-hot"),
+        (np.zeros((2, 1, 1), int), "[2, 1, 1]; expected [2]"),
         (0, "[]; expected [2]"),
+        (np.array([0, 1], object), "object"),
+        (np.array(["2026-01-01"] * 2, "datetime64[D]"), "datetime64"),
+        ([-1, 1], "label -1 in row 0; expected labels from 0 on (np.unique("),
+        (np.array([0, 2**32], np.int64), "label 4294967296 in row 1"),  # 0 as int32
+        (np.array([0, 2**63], np.uint64), "label 9223372036854775808 in row 1"),
+        (np.array([0, -(2**32)], np.int64), "label -4294967296 in row 1"),
+        ([[0, 1], [1]], "cannot be read as an array"),
+        ([0, 2**70], "object"),
+        (np.ma.array([0, 1], mask=[True, False]), "masked"),
     ],
 )
 def test_labels_that_are_not_one_class_number_per_row_are_refused(y, named):
-    assert named in refusal(data.check_dataset, table(y=np.array(y)))
+    assert named in refusal(data.check_dataset, table(y=y))
+    assert named in refusal(data.from_arrays, "toy", table().x, y, num_classes=2)
 
 
-@pytest.mark.parametrize("num_classes", [1, 0, -3, 2.0, True, None, "2"])
+@pytest.mark.parametrize("num_classes", [1, 0, -3, 2.0, True, None, "2", 100_001, 10**12])
 def test_num_classes_below_two_or_not_an_integer_is_refused(num_classes):
     assert "num_classes" in refusal(data.check_dataset, table(y=np.array([0, 0]), num_classes=num_classes))
 
@@ -90,9 +107,82 @@ def test_data_without_rows_or_of_another_rank_are_refused(shape):
     assert str(list(shape)) in refusal(data.check_dataset, images(x=np.zeros(shape, np.float32)))
 
 
-@pytest.mark.parametrize("x", [np.full((2, 3), "0"), np.full((2, 3), None), np.zeros((2, 3), complex)])
-def test_data_that_are_not_numbers_are_refused(x):
+@pytest.mark.parametrize("dtype", ["U1", object, complex, "datetime64[s]", "m8[s]", [("a", int)]])
+def test_data_that_are_not_numbers_are_refused(dtype):
+    x = np.zeros((2, 3), dtype)
     assert str(x.dtype) in refusal(data.check_dataset, table(x=x))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 3, 32, 32), (2, 4, 5, 6)])
+def test_images_with_channels_before_rows_are_refused_with_what_moves_them(shape):
+    message = refusal(data.from_arrays, "toy", np.zeros(shape), [0, 1])
+    assert f"{list(shape)}; expected [N H W C], as np.moveaxis(x, 1, -1) makes it" in message
+    moved = np.moveaxis(np.zeros(shape), 1, -1)
+    assert data.from_arrays("toy", moved, [0, 1]).x.shape == moved.shape
+    for other in ((2, 3, 32, 3), (2, 1, 8, 1), (2, 4, 4, 5), (2, 8, 8, 12)):  # low images, many channels
+        assert data.from_arrays("toy", np.zeros(other), [0, 1]).x.shape == other
+
+
+LAYOUTS = {
+    "lists": lambda x: x.tolist(),
+    "Fortran order": np.asfortranarray,
+    "every second row": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "the other byte order": lambda x: x.astype(x.dtype.newbyteorder()),
+    "not writable": lambda x: np.broadcast_to(x, x.shape),
+    "jax": jnp.asarray,
+    "a mask that hides nothing": np.ma.array,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_arrays_of_any_layout_give_the_same_data_set(layout):
+    x, y = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3)), np.arange(6) % 3
+    for own in (x.astype(np.uint8), (x / 255).astype(np.float32), x > 99):
+        given, expected = LAYOUTS[layout](own), data.from_arrays("toy", own, y)
+        if layout != "lists" or own.dtype != np.uint8:  # a list of whole numbers does not say that 255 is white
+            found = data.from_arrays("toy", given, LAYOUTS[layout](y))
+            assert found.x.flags.c_contiguous and found.x.dtype == np.float32 and found.y.dtype == np.int32
+            np.testing.assert_array_equal(found.x, expected.x)
+            np.testing.assert_array_equal(found.y, y)
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_labels_are_kept_or_refused_and_never_changed(draw):
+    """Integers of every width: labels are accepted exactly if they are 0..C-1 and every class has a row."""
+    dtype = draw.draw(st.sampled_from(["i1", "u1", "<i2", ">i4", "i8", "u8"]))
+    limits = np.iinfo(dtype)
+    wild = st.integers(int(limits.min), int(limits.max))
+    y = np.array(draw.draw(st.lists(st.one_of(st.integers(0, 3), wild), min_size=1, max_size=8)), dtype)
+    x = np.zeros((len(y), 2))
+    classes = len(set(y.tolist()))
+    if classes >= 2 and set(y.tolist()) == set(range(classes)):
+        dataset = data.from_arrays("toy", x, y)
+        assert dataset.num_classes == classes and dataset.y.tolist() == y.tolist()
+    else:
+        refusal(data.from_arrays, "toy", x, y)
+
+
+def test_what_a_data_set_holds_is_described_and_printed():
+    x = np.array([[0, 1, 0.5], [1, 1, 0.25], [0, 1, 0.5], [0, 1, 0.5]], np.float32)
+    dataset = data.from_arrays("toy", x, [0, 3, 0, 3], num_classes=5, source="by hand")
+    assert data.describe(dataset) == {
+        "rows": 4, "shape": [3], "classes": 5, "rows_per_class": [0, 2], "classes_without_rows": [1, 2, 4],
+        "values": [0.0, 1.0], "mean": x.mean(), "binary_columns": 2, "constant_columns": 1, "duplicate_rows": 2,
+        "relabelled_rows": 1, "source": "by hand",
+    }  # fmt: skip
+    card = data.card(dataset)
+    assert "5, 0 to 2 rows each; without rows: 1, 2, 4\n" in card
+    assert "2 rows repeat an earlier one, 1 under another label" in card and "1 columns" in card
+    grey = data.from_arrays("toy", x.reshape(4, 3, 1, 1), [0, 1, 2, 3])
+    facts = data.describe(grey)
+    assert facts["binary_columns"] is None and facts["shape"] == [3, 1, 1] and facts["classes_without_rows"] == []
+    assert json.loads(json.dumps(facts)) == facts  # it is a part of report.json
+
+
+@pytest.mark.parametrize("name", ["digits", "npz:own.npz", "synthetic:purchase:200"])
+def test_a_folder_for_data_that_are_made_from_none_is_refused(name):
+    assert "data_dir=originals: expected none" in refusal(data.load, name, "originals")
 
 
 def test_binary_must_fit_the_columns_and_be_true_of_them():
@@ -116,12 +206,12 @@ GREY = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4) * 8 + 7  # 7..255
 
 
 def test_uint8_images_are_divided_by_255_and_grey_ones_get_a_channel(tmp_path):
-    dataset = data.load(saved(tmp_path, x=GREY, y=np.array([0, 2])))
-    assert dataset.x.shape == (2, 4, 4, 1) and dataset.num_classes == 3 and dataset.binary is None
+    dataset = data.load(saved(tmp_path, x=GREY, y=np.array([0, 1])))
+    assert dataset.x.shape == (2, 4, 4, 1) and dataset.num_classes == 2 and dataset.binary is None
     # float32 rounds the quotient once: half a unit in the last place of a value up to 1 is 6e-8
     np.testing.assert_allclose(dataset.x[..., 0], GREY.astype(np.float64) / 255, rtol=0, atol=6e-8)
     assert dataset.x.max() == 1
-    colour = data.load(saved(tmp_path, x=np.stack([GREY] * 3, axis=-1), y=np.array([0, 2])))
+    colour = data.load(saved(tmp_path, x=np.stack([GREY] * 3, axis=-1), y=np.array([0, 1])))
     np.testing.assert_array_equal(colour.x[..., 2], dataset.x[..., 0])
 
 
@@ -183,6 +273,10 @@ def test_the_source_of_an_npz_is_its_name_and_checksum(tmp_path):
         ({"x": GREY, "y": np.array([0, -1])}, "label -1"),
         ({"x": GREY, "y": np.array([0, 1, 2])}, "expected [2]"),
         ({"x": GREY, "y": np.array([0, 0])}, "num_classes is 1"),
+        ({"x": GREY, "y": np.array([1, 2])}, "labels 1..2, no rows of class 0; expected 0..C-1"),
+        ({"x": GREY, "y": np.array([5, 999_999])}, "no rows of class 0 and 999997 others; expected 0..C-1"),
+        ({"x": GREY, "y": np.array([0, 1]), "num_classes": 10**6}, "num_classes is 1000000"),
+        ({"x": np.zeros((2, 3, 32, 32)), "y": np.array([0, 1])}, "[2, 3, 32, 32]; expected [N H W C]"),
         ({"x": GREY / 255 + 0.01, "y": np.array([0, 1])}, "[0, 1]"),
         ({"x": np.full((2, 3), np.nan), "y": np.array([0, 1])}, "nan"),
         ({"x": np.array([{}, {}]), "y": np.array([0, 1])}, "allow_pickle"),
@@ -262,8 +356,6 @@ def test_digits_are_those_of_scikit_learn(monkeypatch):
     assert set(np.unique(dataset.x * 16)) == set(range(17))
     # rows per class as the UCI description of the test part of the data lists them
     assert np.bincount(dataset.y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    again = data.load("digits", "a folder that does not exist")
-    np.testing.assert_array_equal(again.x, dataset.x)
 
 
 # ---- synthetic tables ----
@@ -578,5 +670,5 @@ def test_the_command_prints_the_card(place):
 )
 def test_the_command_refuses_in_one_line_and_with_a_non_zero_exit(arguments, named):
     done = run_program("mi_jax.data", *arguments, MI_JAX_DATA="")
-    assert done.returncode != 0 and done.stdout == ""
-    assert named in done.stderr and done.stderr.count("\n") == 1
+    assert (done.returncode, done.stdout) == (2, "")
+    assert named in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from mi_jax.data import splits
+from mi_jax.types import Split
 
 
 @pytest.mark.parametrize(("rows", "n", "shadows"), [(1797, 100, 4), (5010, 1200, 1), (50, 10, 5), (8, 2, 1)])
@@ -111,3 +112,55 @@ def test_a_split_that_cannot_be_is_refused(name, arguments, says):
     arguments = {"n": 100, "num_targets": 1, "num_shadows": 1} | arguments
     with pytest.raises(ValueError, match=says):
         splits.SPLITS[name](0, 1797, arguments.pop("n"), **arguments)
+
+
+SPLIT = splits.disjoint(0, 60, 5, num_targets=2, num_shadows=1, num_reference=3)
+
+
+def changed(field, k, i, value):
+    rows = np.array(getattr(SPLIT, field))
+    rows[k, i] = value
+    return SPLIT._replace(**{field: rows})
+
+
+@pytest.mark.parametrize("name", splits.SPLITS)
+@pytest.mark.parametrize("reference", [0, 2])
+def test_every_split_of_ours_passes_its_check(name, reference):
+    split = splits.SPLITS[name](0, 60, 5, num_targets=2, num_shadows=1, num_reference=reference)
+    for field, rows in zip(Split._fields, splits.check_split(split, 60), strict=True):
+        np.testing.assert_array_equal(rows, getattr(split, field))
+    splits.check_split(Split(*(rows.tolist() if rows.size else rows for rows in split)), 60)  # lists are split too
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        (changed("nonmembers", 2, 1, SPLIT.members[2, 3]), "is a member and a non-member of model 2"),
+        (changed("reference", 1, 0, SPLIT.members[1, 0]), "is a member and a reference row of model 1"),
+        (changed("reference", 1, 0, SPLIT.nonmembers[1, 0]), "is a non-member and a reference row of model 1"),
+        (changed("members", 0, 0, SPLIT.members[0, 1]), "is twice among the members of model 0"),
+        (changed("nonmembers", 3, 0, SPLIT.nonmembers[3, 4]), "is twice among the non-members of model 3"),
+        (changed("members", 0, 0, 60), r"row 60 in members, expected 0\.\.59"),
+        (changed("nonmembers", 0, 0, -1), r"row -1 in nonmembers, expected 0\.\.59"),
+        (changed("trials", 0, 1, 4), r"model 4 in trials, expected 0\.\.3"),
+        (changed("trials", 1, 1, 2), "model 2 is twice in trial 1"),
+        (SPLIT._replace(trials=SPLIT.trials[:, :1]), r"trials is int32 of shape \[2, 1\], expected models \[T 1\+S\]"),
+        (SPLIT._replace(trials=SPLIT.trials[:0]), "trials is int32 of shape"),
+        (SPLIT._replace(members=SPLIT.members * 1.0), "members is float64 of shape"),
+        (SPLIT._replace(members=SPLIT.members[0]), "members is int32 of shape"),
+        (SPLIT._replace(nonmembers=SPLIT.nonmembers[:, :0]), "nonmembers is int32 of shape"),
+        (SPLIT._replace(nonmembers=SPLIT.nonmembers[:2]), "4 of members, 2 of nonmembers, 4 of reference"),
+    ],
+)
+def test_a_split_that_is_none_is_refused_and_the_row_named(split, says):
+    with pytest.raises(ValueError, match=says):
+        splits.check_split(split, 60)
+
+
+def test_shadow_overlap_is_the_share_of_the_targets_rows_that_shadow_models_were_trained_on():
+    overlap = {name: splits.shadow_overlap(splits.SPLITS[name](0, 60, 5, num_targets=2, num_shadows=1))
+               for name in splits.SPLITS}  # fmt: skip
+    assert overlap["disjoint"] == {"members": 0, "nonmembers": 0}
+    assert overlap["swap"] == overlap["balanced"] == {"members": 0, "nonmembers": 1}
+    half = SPLIT._replace(members=np.concatenate([SPLIT.members[:1], SPLIT.members[:1], SPLIT.members[2:]]))
+    assert splits.shadow_overlap(half) == {"members": 0.5, "nonmembers": 0}

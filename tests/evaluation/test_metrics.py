@@ -279,14 +279,29 @@ def test_metrics_load_without_jax():
 
 def test_paired_difference_is_that_of_the_balanced_accuracies_with_the_spread_of_pairs():
     rng = np.random.default_rng(3)
-    is_member = np.arange(300) < 120
-    a, b = rng.random(300) < 0.8, rng.random(300) < 0.7
+    is_member = np.arange(30000) < 12000
+    a, b = rng.random(30000) < 0.8, rng.random(30000) < 0.7
     found = metrics.paired_difference(a, b, is_member)
     one, two = (0.5 * (hit[is_member].mean() + hit[~is_member].mean()) for hit in (a, b))
     assert found["mean"] == pytest.approx(one - two, abs=1e-12)
     error = np.sqrt(sum(np.var(a[s] * 1.0 - b[s], ddof=1) / s.sum() for s in (is_member, ~is_member))) / 2
-    assert found["high"] - found["mean"] == pytest.approx(1.959963985 * error, rel=1e-8)
-    assert found["mean"] - found["low"] == pytest.approx(found["high"] - found["mean"])
+    for width in (found["high"] - found["mean"], found["mean"] - found["low"]):  # of many points the normal interval
+        assert width == pytest.approx(1.959963985 * error, rel=5e-3)
+
+
+def test_paired_difference_equals_a_hand_computation_and_turns_with_its_sign():
+    """Members: 3 of 4 gained, none lost, so (3 +- ...) / 6 with 5/6 changed; non-members: 2 of 3 alike, one lost."""
+    a, b = np.array([1, 1, 1, 0, 1, 0, 0], bool), np.array([0, 0, 0, 0, 1, 0, 1], bool)
+    found = metrics.paired_difference(a, b, np.arange(7) < 4)
+    z, mean = stats.norm.ppf(0.975), (3 / 4 - 1 / 3) / 2
+    members = (3 / 6, z * np.sqrt((5 / 6 - (3 / 6) ** 2) / 6), 3 / 4)
+    nonmembers = (-1 / 5, z * np.sqrt((3 / 5 - (1 / 5) ** 2) / 5), -1 / 3)
+    below = [m - max(centre - half, -1) for centre, half, m in (members, nonmembers)]
+    above = [min(centre + half, 1) - m for centre, half, m in (members, nonmembers)]
+    expected = {"mean": mean, "low": mean - np.hypot(*below) / 2, "high": mean + np.hypot(*above) / 2}
+    assert found == pytest.approx(expected, abs=1e-12)
+    turned = metrics.paired_difference(b, a, np.arange(7) < 4)
+    assert turned == pytest.approx({"mean": -mean, "low": -found["high"], "high": -found["low"]}, abs=1e-12)
 
 
 def test_paired_difference_covers_the_truth_as_often_as_it_says():
@@ -299,16 +314,66 @@ def test_paired_difference_covers_the_truth_as_often_as_it_says():
     assert low <= covered <= high
 
 
-def test_paired_difference_of_equal_hits_is_exactly_zero():
-    hit, is_member = np.arange(20) % 3 == 0, np.arange(20) < 7
-    assert metrics.paired_difference(hit, hit, is_member) == {"mean": 0, "low": 0, "high": 0}
+@pytest.mark.parametrize("n, least", [(1, 0.6), (4, 0.3), (100, 0.01)])
+def test_paired_difference_of_equal_hits_has_an_interval_about_zero_that_few_points_widen(n, least):
+    hit, is_member = np.arange(2 * n) % 3 == 0, np.arange(2 * n) < n
+    found = metrics.paired_difference(hit, hit, is_member)
+    assert found["mean"] == 0 and found["high"] == -found["low"] > least
 
 
-@pytest.mark.parametrize("sizes", [(20, 19, 20), (20, 20, 19), (4, 4, 4)])
+@pytest.mark.parametrize("sizes", [(20, 19, 20), (20, 20, 19), (1, 1, 1)])
 def test_paired_difference_refuses_what_cannot_be_paired(sizes):
     a, b, members = (np.arange(size) < 1 for size in sizes)
-    with pytest.raises(ValueError, match="expected as many of each, with two members and two nonmembers"):
+    with pytest.raises(ValueError, match="expected as many of each, with a member and a nonmember"):
         metrics.paired_difference(a, b, members)
+
+
+def trial_of(true: int, members: int, rejected: int, nonmembers: int) -> tuple:
+    """(scores, is_member, threshold) with so many members called members and non-members not."""
+    scores = np.r_[np.arange(members) < true, np.arange(nonmembers) >= rejected].astype(float)
+    return scores, np.arange(members + nonmembers) < members, 0.5
+
+
+def test_an_accuracy_over_points_of_one_trial_joins_the_exact_intervals_of_its_sides():
+    found = metrics.accuracy_over_points([trial_of(9, 10, 12, 20)])
+    (tl, th), (fl, fh) = metrics.clopper_pearson(9, 10), metrics.clopper_pearson(12, 20)
+    assert found == pytest.approx({"mean": 0.75, "low": 0.75 - np.hypot(0.9 - tl, 0.6 - fl) / 2,
+                                   "high": 0.75 + np.hypot(th - 0.9, fh - 0.6) / 2})  # fmt: skip
+    rates = ({"mean": m, "low": low, "high": high} for m, low, high in ((0.9, tl, th), (0.4, 1 - fh, 1 - fl)))
+    difference = metrics.independent_difference(*rates)
+    assert found["low"] == pytest.approx(0.5 + difference["low"] / 2)
+
+
+def test_an_accuracy_over_points_is_the_mean_of_the_trials_however_many_points_each_has():
+    trials = [trial_of(4, 4, 2, 4), trial_of(30, 40, 20, 50)]
+    found = metrics.accuracy_over_points(trials)
+    each = [metrics.accuracy_over_points([trial]) for trial in trials]
+    assert found["mean"] == pytest.approx(np.mean([metrics.balanced_accuracy(*trial) for trial in trials]))
+    assert found["mean"] - found["low"] == pytest.approx(np.hypot(*(one["mean"] - one["low"] for one in each)) / 2)
+
+
+@pytest.mark.parametrize("n, above_chance", [(1, False), (2, False), (3, False), (4, True), (50, True)])
+def test_points_that_are_all_called_rightly_say_as_much_as_their_number_allows(n, above_chance):
+    found = metrics.accuracy_over_points([trial_of(n, n, n, n)])
+    assert found["mean"] == found["high"] == 1 and (found["low"] > 0.5) == above_chance
+    assert found["low"] < 1
+
+
+@pytest.mark.parametrize("trials, n", [(1, 4), (1, 40), (6, 10)])
+@pytest.mark.parametrize("rates", [(0.5, 0.5), (0.9, 0.4), (1.0, 0.05)])
+def test_an_accuracy_over_points_covers_the_truth_at_least_as_often_as_it_says(trials, n, rates):
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(100):
+        true, rejected = (rng.binomial(n, rate, trials) for rate in rates)
+        found = metrics.accuracy_over_points([trial_of(t, n, r, n) for t, r in zip(true, rejected, strict=True)])
+        covered += found["low"] <= np.mean(rates) <= found["high"]
+    assert covered >= stats.binom.ppf(1e-4, 100, 0.95)
+
+
+def test_an_accuracy_over_points_refuses_scores_that_are_not_numbers():
+    scores, is_member, threshold = trial_of(2, 3, 2, 3)
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.accuracy_over_points([(np.where(is_member, np.nan, scores), is_member, threshold)])
 
 
 @pytest.mark.parametrize("scores, is_member", CASES)

@@ -26,14 +26,13 @@ def test_of_unlike_sizes_only_the_common_points_are_compared_in_any_order():
     )
 
 
-def test_an_accuracy_over_points_is_balanced_and_has_the_interval_of_both_sides():
+def test_an_accuracy_over_points_is_balanced_and_has_the_interval_of_its_counts():
     rng, members = np.random.default_rng(0), np.arange(300) < 100
     right = rng.random(300) < np.where(members, 0.9, 0.6)
     found = paired.accuracies({"a": paired.Hits([np.arange(300)], [members], [right])})["a"]
-    sides = [right[members], right[~members]]
-    assert found["mean"] == pytest.approx(np.mean([side.mean() for side in sides])) and found["points"] == 300
-    deviation = np.sqrt(sum(side.var(ddof=1) / len(side) for side in sides)) / 2
-    assert found["high"] - found["mean"] == pytest.approx(1.959964 * deviation, rel=1e-5)
+    assert found["mean"] == pytest.approx(np.mean([right[side].mean() for side in (members, ~members)]))
+    called = (right == members).astype(float)
+    assert found == metrics.accuracy_over_points([(called, members, 0.5)]) | {"points": 300, "trials": 1}
 
 
 def test_trials_count_equally_and_only_those_both_were_put_to():
@@ -44,8 +43,10 @@ def test_trials_count_equally_and_only_those_both_were_put_to():
     each = [metrics.paired_difference(right[t], ~right[t], MEMBERS[rows[t]]) for t in range(2)]
     found = paired.difference(a, b)
     assert found["mean"] == pytest.approx(np.mean([one["mean"] for one in each]))
-    halves = [one["high"] - one["mean"] for one in each]
-    assert found["high"] - found["mean"] == pytest.approx(np.hypot(*halves) / 2) and found["trials"] == 2
+    for side, sign in (("high", 1), ("low", -1)):
+        widths = [sign * (one[side] - one["mean"]) for one in each]
+        assert sign * (found[side] - found["mean"]) == pytest.approx(np.hypot(*widths) / 2)
+    assert found["trials"] == 2
 
 
 def test_hits_are_those_of_the_threshold_without_what_a_cap_left():

@@ -2,7 +2,12 @@
 
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +18,7 @@ from absl.testing import flagsaver
 from experiments.paper import fig5_6_defenses
 from mi_jax import attacks, audit, cli, data, store, study, training
 from mi_jax.evaluation import metrics, report
-from mi_jax.study.config import HELP, IMAGE_ATTACKS, PRESETS, TABLE_ATTACKS, Config, resolve
+from mi_jax.study.config import HELP, IMAGE_ATTACKS, PRESETS, TABLE_ATTACKS, Config, Resolved, check_plan, resolve
 from tests.programs import run_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,11 +43,11 @@ def runs(tmp_path_factory):
 def _flags():
     """The program's flags in this process; audit.py defines them only where it is the program."""
     cli.define_flags()
-    for name in ("out", "from"):
-        flags.DEFINE_string(name, None, "")
+    cli.define_out("")
+    flags.DEFINE_string("from", None, "")
     flags.FLAGS.mark_as_parsed()
     yield
-    flags.FLAGS.remove_flag_values([*HELP, "out", "from"])
+    flags.FLAGS.remove_flag_values([*HELP, "out", "overwrite", "from"])
 
 
 @pytest.fixture
@@ -203,8 +208,37 @@ def test_from_with_out_draws_elsewhere_and_leaves_the_run_alone(runs, run, tmp_p
     assert code == 0 and table_in(out) == table_in(printed)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     drawn = tmp_path / "drawn"
-    for name in ("roc.png", "scores.png", "report.html"):
+    assert sorted(path.name for path in drawn.iterdir()) == sorted(report.FILES)  # a run of its own
+    for name in report.FILES:
         assert (drawn / name).read_bytes() == (folder / name).read_bytes()
+    assert run(f"--from={folder}", f"--out={drawn}")[0] == 0  # the same once more
+    (drawn / "report.json").write_text("{}")
+    code, out, message = run(f"--from={folder}", f"--out={drawn}")
+    assert (code, out) == (2, "") and is_one_error_line(message) and "--overwrite" in message
+    assert (drawn / "report.json").read_text() == "{}"
+    assert run(f"--from={folder}", f"--out={drawn}", "--overwrite")[0] == 0
+    assert (drawn / "report.json").read_bytes() == (folder / "report.json").read_bytes()
+
+
+def test_a_finished_run_is_shown_again_and_another_is_not_put_in_its_place(runs, run, untrained, tmp_path):
+    folder, printed, _ = runs
+    before = {name: (folder / name).read_bytes() for name in report.FILES}
+    code, out, message = run("--preset=smoke", f"--out={folder}")
+    assert (code, out) == (0, printed) and message == f"{folder} holds this run, finished; --overwrite runs it again\n"
+    for other in ("--seed=1", "--attacks=gap", "--budget=21", "--defense=l2:1"):
+        code, out, message = run("--preset=smoke", f"--out={folder}", other)
+        assert (code, out) == (2, "") and is_one_error_line(message)
+        assert f"--out={folder}" in message and "--overwrite" in message
+    assert {name: (folder / name).read_bytes() for name in report.FILES} == before
+    with pytest.raises(TypeError):  # it trains
+        run("--preset=smoke", f"--out={folder}", "--overwrite")
+
+
+@pytest.mark.parametrize("flag", ["--seed=1", "--preset=smoke", "--attacks=gap", "--defense=none", "--clip=1"])
+def test_a_flag_beside_from_is_refused(runs, run, flag):
+    code, printed, message = run(f"--from={runs[0]}", flag)
+    assert (code, printed) == (2, "") and is_one_error_line(message)
+    assert f"{flag.partition('=')[0]}: expected only --out beside --from" in message
 
 
 def small(**changes) -> tuple[dict, dict[str, np.ndarray]]:
@@ -286,8 +320,9 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bits(runs, run, t
 
     monkeypatch.setattr(store, "write_file", stop_at_the_ninth)
     arguments = ("--preset=smoke", "--attacks=gap,noise", f"--out={out}")
-    with pytest.raises(KeyboardInterrupt):
-        run(*arguments)
+    code, printed, message = run(*arguments)
+    assert (code, printed) == (130, "")
+    assert message.splitlines()[-1] == f"stopped; the same command with --out={out} resumes"
     assert [path.name for path in out.iterdir()] == ["cache"]
     monkeypatch.setattr(store, "write_file", put)
     code, _, message = run(*arguments)
@@ -337,6 +372,35 @@ def test_what_is_said_outweighs_the_preset_and_the_preset_the_data_sets_default(
     assert resolve(Config(preset="smoke", n_train=7), digits).n_train == 7
 
 
+def refusal(action, *arguments) -> str:
+    """Returns the message of the ValueError that the action must raise, which must be one line."""
+    with pytest.raises(ValueError) as caught:
+        action(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_more_classes_than_rows_are_refused_where_models_are_trained():
+    own = data.from_arrays("own", np.zeros((50, 3)), np.arange(50) % 2, num_classes=51)
+    assert "num_classes=51: expected at most 50" in refusal(resolve, Config(), own)
+
+
+def test_the_plan_of_a_run_is_checked_by_the_cost_of_every_attack():
+    """300 points a side are queried in batches of 256: the third holds the first non-members."""
+    dataset = data.load("digits")
+    context = attacks.AttackContext(dataset.x.shape[1:], dataset.num_classes, None, 20)
+    config = resolve(Config(preset="smoke", n_train=300, attacks=("gap", "noise")), dataset)
+    split = study.draw_split(config, dataset, reference=False)
+
+    def check(**changes):
+        check_plan(Resolved(**vars(config) | changes), dataset, split, context)
+
+    check(cap=21 * 556)  # noise: one label and 20 queries
+    assert f"cap={21 * 556 - 1}: noise may need {21 * 556} queries" in refusal(lambda: check(cap=21 * 556 - 1))
+    check(cap=556, attacks=("gap",))
+    assert "gap may need 556" in refusal(lambda: check(cap=555, attacks=("gap",)))
+
+
 KNOWN_ATTACKS = tuple(attacks.ATTACKS)
 BAD = {  # arguments -> what the line must hold
     "unknown dataset": (["--dataset=mnits"], ["'mnits'", "digits", "location30", "npz:FILE"]),
@@ -356,7 +420,21 @@ BAD = {  # arguments -> what the line must hold
     "repeated attack": (["--attacks=gap,noise,gap"], ["gap,noise,gap", "twice"]),
     "no attacks": (["--attacks="], ["attacks=", "at least one"]),
     "budget 0": (["--budget=0"], ["budget=0", "at least 1"]),
+    "a budget of 10^12": (["--budget=1000000000000"], ["budget=1000000000000", "at most 10000000"]),
+    "more queries than a day has": (["--budget=9999999", "--n_train=400"], ["budget=9999999", "at most 1e+10"]),
+    "a huge n_train": (["--n_train=1000000000000"], ["n_train=1000000000000", "1797"]),
+    "a huge n_train, private": (["--n_train=1000000000000", "--defense=dp_sgd:8"], ["n_train=1000000000000"]),
+    "a billion models": (["--num_targets=1000000000"], ["num_targets=1000000000", "at most 100000"]),
+    "a billion shadow models": (["--num_shadows=1000000000"], ["num_shadows=1000000000", "at most 100000"]),
+    "a billion epochs": (["--private_epochs=1000000000", "--defense=dp_sgd:8"], ["private_epochs=1000000000"]),
     "cap 0": (["--cap=0"], ["cap=0", "at least 1"]),
+    "a cap below the cost": (["--cap=1679", "--attacks=gap,noise"], ["cap=1679", "noise", "1680 queries"]),
+    "an unknown split": (["--split=thirds"], ["'thirds'", "disjoint", "swap", "balanced"]),
+    "a clip for nothing": (["--clip=1"], ["clip=1.0", "expected none", "defense=none", "not private"]),
+    "a delta for nothing": (["--delta=0.1", "--defense=l2:1"], ["delta=0.1", "defense=l2:1", "not private"]),
+    "private epochs for nothing": (["--private_epochs=9"], ["private_epochs=9", "not private"]),
+    "a private rate for nothing": (["--private_rate=1"], ["private_rate=1.0", "not private"]),
+    "a folder for digits": (["--data_dir=originals"], ["data_dir=originals", "expected none with digits"]),
     "negative seed": (["--seed=-1"], ["seed=-1"]),
     "huge seed": (["--seed=99999999999999999999"], ["seed=99999999999999999999"]),
     "a positional argument": (["smoke"], ["'smoke'", "--name=value"]),
@@ -377,7 +455,49 @@ BAD = {  # arguments -> what the line must hold
     "a cnn on 8x8 images": (["--model=cnn"], ["8x8"]),
     "a missing data folder": (["--dataset=location30", "--data_dir=nowhere"], ["nowhere", "dataset_location.tgz"]),
     "a missing npz": (["--dataset=npz:nowhere.npz"], ["nowhere.npz"]),
+    "a folder as npz": (["--dataset=npz:/"], ["npz:/", "no such file"]),
+    "a text as npz": ([f"--dataset=npz:{__file__}"], [__file__, "expected an .npz of plain arrays"]),
 }
+TABLE, LABELS = np.zeros((40, 5), np.float32), np.arange(40) % 2
+BAD_ARRAYS = {  # of an npz -> what the line must hold
+    "labels from 1": ({"y": LABELS + 1}, "labels 1..2, no rows of class 0"),
+    "labels -1 and 1": ({"y": LABELS * 2 - 1}, "label -1 in row 0"),
+    "labels up to a million": ({"y": LABELS * 10**6}, "labels 0..1000000, no rows of class 1 and 999998 others"),
+    "labels beyond int32": ({"y": LABELS * 2**40}, f"labels 0..{2**40}"),
+    "a million classes": ({"num_classes": 10**6}, "num_classes is 1000000"),
+    "more classes than rows": ({"num_classes": 41}, "num_classes=41: expected at most 40"),
+    "part of a class": ({"num_classes": 2.7}, "expected one integer"),
+    "labels as numbers": ({"y": LABELS * 1.0}, "y has dtype float64"),
+    "labels as text": ({"y": LABELS.astype(str)}, "y has dtype <U"),
+    "one-hot labels": ({"y": np.eye(2)[LABELS]}, "one-hot"),
+    "labels in a column": ({"y": LABELS[:, None]}, "y.ravel()"),
+    "labels of 3 dimensions": ({"y": LABELS[:, None, None]}, "y has shape [40, 1, 1]"),
+    "fewer labels": ({"y": LABELS[:39]}, "y has shape [39]; expected [40]"),
+    "no y": ({"y": None}, "found x"),
+    "no rows": ({"x": TABLE[:0], "y": LABELS[:0]}, "at least one row"),
+    "not a number": ({"x": TABLE + np.nan}, "x[0, 0] is nan"),
+    "infinite": ({"x": TABLE - np.inf}, "x[0, 0] is -inf"),
+    "not scaled": ({"x": TABLE + 255}, "x[0, 0] is 255"),
+    "text": ({"x": TABLE.astype(str)}, "x has dtype <U"),
+    "complex": ({"x": TABLE + 1j}, "x has dtype complex64"),
+    "objects": ({"x": TABLE.astype(object)}, "allow_pickle"),
+    "one dimension": ({"x": TABLE[:, 0]}, "x has shape [40]"),
+    "channels first": ({"x": np.zeros((40, 3, 8, 8))}, "[40, 3, 8, 8]; expected [N H W C]"),
+    "uint8 images of 0 and 1": ({"x": np.ones((40, 8, 8), np.uint8)}, "expected 0..255 in images, or 0/1 as bool"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_a_bad_npz_gets_one_line_and_leaves_nothing(run, untrained, tmp_path, case):
+    changes, said = BAD_ARRAYS[case]
+    arrays = {name: array for name, array in ({"x": TABLE, "y": LABELS} | changes).items() if array is not None}
+    np.savez(tmp_path / "own.npz", **arrays)
+    out = tmp_path / "out"
+    code, printed, message = run(f"--dataset=npz:{tmp_path / 'own.npz'}", f"--out={out}")
+    assert (code, printed) == (2, "") and is_one_error_line(message), message
+    assert "own.npz" in message or "num_classes=" in message
+    assert said in message, message
+    assert not out.exists()
 
 
 def is_one_error_line(message: str) -> bool:
@@ -443,7 +563,7 @@ def test_from_with_damaged_scores_is_refused_and_redraws_nothing(runs, run, tmp_
     (copy / "scores.npz").write_bytes((folder / "scores.npz").read_bytes()[:size])
     code, printed, message = run(f"--from={copy}")
     assert (code, printed) == (2, "") and is_one_error_line(message)
-    assert f"--from={copy}" in message and "cannot be read" in message
+    assert str(copy) in message and "cannot be read" in message
     assert sorted(path.name for path in copy.iterdir()) == sorted(set(report.FILES) - {"roc.png"})
 
 
@@ -471,6 +591,58 @@ def test_the_program_exits_with_2_and_one_line(tmp_path, arguments):
     assert (done.returncode, done.stdout) == (2, "")
     assert is_one_error_line(done.stderr), done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_program_is_silent_about_accelerators_that_are_not_there(runs, tmp_path):
+    folder, *_ = runs
+    done = run_program("experiments.audit", "--preset=smoke", f"--out={folder}", JAX_PLATFORMS="")
+    assert (done.returncode, done.stderr) == (0, f"{folder} holds this run, finished; --overwrite runs it again\n")
+
+
+def test_help_of_the_command_says_how_it_is_used_and_every_default():
+    done = run_program("mi_jax", "audit", "--help")
+    assert done.returncode == 0 and "mi_jax audit [--dataset=NAME]" in done.stdout
+    flat = " ".join(done.stdout.split())
+    for name in HELP:
+        text = flat[flat.index(f"--[no]{name}:" if f"--[no]{name}:" in flat else f"--{name}:") :].partition(" --")[0]
+        assert "default: " in text, text
+    assert "default: 100 for digits, 1200 for location30, else a quarter of the rows, at most 1000" in flat
+
+
+def test_what_is_stopped_says_so_in_one_line_and_how_to_go_on(capsys):
+    def stopped_by(number):
+        def body():
+            with cli.resumable("the same command resumes"):
+                signal.raise_signal(number)
+
+        return body
+
+    before = signal.getsignal(signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert cli.main(stopped_by(number))(["audit"]) == 130
+        assert capsys.readouterr().err == "stopped; the same command resumes\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+def test_a_killed_command_is_resumed_by_the_folder_it_names(runs, tmp_path):
+    """Without --out: in a process of its own, stopped by a signal once a model has answered."""
+    folder, *_ = runs
+    command = [sys.executable, "-m", "experiments.audit", "--preset=smoke"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("results/*/cache/*/*gap*")) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1].splitlines()[-1]
+    (out,) = (tmp_path / "results").iterdir()
+    assert process.returncode == 130
+    assert said == f"stopped; the same command with --out={out.relative_to(tmp_path)} resumes"
+    done = run_program("experiments.audit", "--preset=smoke", f"--out={out}")
+    assert done.returncode == 0 and f"cached results in {out}" in done.stderr
+    resumed, whole = scores_of(out), scores_of(folder)
+    assert all(same_bits(values, whole[name]) for name, values in resumed.items())
+    assert sorted(path.name for path in out.iterdir()) == sorted(report.FILES)
 
 
 def test_a_record_of_defenses_grows_by_none_that_begins_from_another_network(tmp_path):

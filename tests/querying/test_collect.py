@@ -1,5 +1,7 @@
 """Asking in parts: the same answers as at once, also where a run was stopped; nothing is asked twice."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def parts_of_sixteen(monkeypatch):
 POINTS = collect.Points(np.arange(50, 50 + P), np.arange(P) < P // 2)
 
 
-def counted(limit=10**9):
+def counted(limit=10**9, digest="linear", w=W):
     """(target, rows put so far): a linear classifier that breaks down when asked more than `limit` rows."""
     put = [0]
 
@@ -37,9 +39,13 @@ def counted(limit=10**9):
         put[0] += len(x)
         if put[0] > limit:
             raise ConnectionError("the target hung up")
-        return (x.reshape(len(x), -1) @ W > 0.1).astype(np.int32)
+        return (x.reshape(len(x), -1) @ w > 0.1).astype(np.int32)
 
-    return (lambda k, access: oracle.function_oracle(classify, 2, access=access)), put
+    def target(k, access):
+        made = oracle.function_oracle(classify, 2, access=access, name=f"linear {k}", rows_per_call=8)
+        return made._replace(digest=digest)
+
+    return target, put
 
 
 def same(a, b) -> bool:
@@ -49,7 +55,7 @@ def same(a, b) -> bool:
 @pytest.mark.parametrize("name", ["gap", "noise", "boundary", "rays"])
 def test_chunks_do_not_change_an_answer(name, dataset, parts_of_sixteen):
     (attack, *_), (target, put) = attacks.build(name, TASK), counted()
-    answers = collect.collector(KEY, dataset, target)(attack, 3, POINTS)
+    answers = collect.Collector(KEY, dataset, target)(attack, 3, POINTS)
     x, y = dataset.x[POINTS.rows], dataset.y[POINTS.rows]
     own = jax.random.fold_in(KEY, 3)
     assert same(answers, driver.query(target(3, "label"), attack, own, x, y, POINTS.rows))
@@ -58,20 +64,20 @@ def test_chunks_do_not_change_an_answer(name, dataset, parts_of_sixteen):
 
 def test_an_interrupted_collection_resumes_to_the_same_bits(dataset, parts_of_sixteen, tmp_path):
     (attack,), (target, put) = attacks.build("boundary", TASK), counted()
-    whole = collect.collector(KEY, dataset, target)(attack, 0, POINTS)
+    whole = collect.Collector(KEY, dataset, target)(attack, 0, POINTS)
     broken, _ = counted(limit=put[0] // 2)
     with pytest.raises(ConnectionError):
-        collect.collector(KEY, dataset, broken, cache=store.cache_in(tmp_path))(attack, 0, POINTS)
+        collect.Collector(KEY, dataset, broken, cache=store.cache_in(tmp_path))(attack, 0, POINTS)
     finished = len(list(tmp_path.iterdir()))
     again, asked = counted()
-    resumed = collect.collector(KEY, dataset, again, cache=store.cache_in(tmp_path))(attack, 0, POINTS)
+    resumed = collect.Collector(KEY, dataset, again, cache=store.cache_in(tmp_path))(attack, 0, POINTS)
     assert same(resumed, whole) and 0 < finished < len(list(tmp_path.iterdir())) == 3
     assert asked[0] == resumed.queries[16 * finished :].sum()
 
 
 def test_models_strengths_and_points_have_their_own_entries(dataset, tmp_path):
     (weak, strong, *_), (target, _) = attacks.build("noise", TASK), counted()
-    ask = collect.collector(KEY, dataset, target, cache=store.cache_in(tmp_path))
+    ask = collect.Collector(KEY, dataset, target, cache=store.cache_in(tmp_path))
     for attack, k, points in ((weak, 0, POINTS), (strong, 0, POINTS), (weak, 1, POINTS), (weak, 0, POINTS.first(5))):
         ask(attack, k, points)
     assert len(list(tmp_path.iterdir())) == 4
@@ -79,7 +85,7 @@ def test_models_strengths_and_points_have_their_own_entries(dataset, tmp_path):
 
 def test_strengths_that_signs_or_brackets_distinguish_have_their_own_entries(dataset, tmp_path):
     (attack, *_), (target, _) = attacks.build("noise", TASK), counted()
-    ask = collect.collector(KEY, dataset, target, cache=store.cache_in(tmp_path))
+    ask = collect.Collector(KEY, dataset, target, cache=store.cache_in(tmp_path))
     for settings in ({"by": -0.1}, {"by": 0.1}, {"by": (1, 2)}, {"by": (1, -2)}):
         ask(attack._replace(settings=settings), 0, POINTS.first(3))
     assert len(list(tmp_path.iterdir())) == 4
@@ -88,16 +94,16 @@ def test_strengths_that_signs_or_brackets_distinguish_have_their_own_entries(dat
 def test_a_cap_on_queries_is_refused_where_gradients_are_spent(dataset):
     (attack,), (target, put) = attacks.build("white_box", TASK), counted()
     with pytest.raises(ValueError, match="cap=9: expected none with white_box, which computes gradients"):
-        collect.collector(KEY, dataset, target)(attack, 0, POINTS, 9)
+        collect.Collector(KEY, dataset, target)(attack, 0, POINTS, 9)
     assert put[0] == 0
 
 
 def test_a_cap_counts_over_all_chunks(dataset, parts_of_sixteen):
     (attack,), (target, put) = attacks.build("boundary", TASK), counted()
-    whole = collect.collector(KEY, dataset, target)(attack, 0, POINTS)
+    whole = collect.Collector(KEY, dataset, target)(attack, 0, POINTS)
     cap = int(whole.queries[:16].sum()) + 20  # the first part, and the first labels of the second
     put[0] = 0
-    answers = collect.collector(KEY, dataset, target)(attack, 0, POINTS, cap)
+    answers = collect.Collector(KEY, dataset, target)(attack, 0, POINTS, cap)
     assert answers.finished[:16].all() and not answers.finished[32:].any()
     assert answers.queries.sum() == put[0] <= cap
     np.testing.assert_array_equal(answers.features[:16], whole.features[:16])
@@ -105,7 +111,7 @@ def test_a_cap_counts_over_all_chunks(dataset, parts_of_sixteen):
 
 def test_progress_adds_up_to_what_was_planned(dataset, parts_of_sixteen):
     (attack,), (target, _), message = attacks.build("boundary", TASK), counted(), []
-    collect.collector(KEY, dataset, target, progress=message.append)(attack, 0, POINTS)
+    collect.Collector(KEY, dataset, target, progress=message.append)(attack, 0, POINTS)
     price = 1 + schedules.total_queries(schedules.schedule(60, 6))
     assert collect.max_cost(dataset, attack) == price and sum(message) == P * price and len(message) > 3
 
@@ -135,8 +141,84 @@ def test_what_is_asked_of_a_model_is_kept_where_that_model_belongs():
 
 def test_answers_about_other_rows_and_under_another_cap_are_kept_apart(dataset, tmp_path):
     (attack, *_), (target, _) = attacks.build("noise", TASK), counted()
-    ask, few = collect.collector(KEY, dataset, target, cache=store.cache_in(tmp_path)), POINTS.first(3)
+    ask, few = collect.Collector(KEY, dataset, target, cache=store.cache_in(tmp_path)), POINTS.first(3)
     others = few._replace(rows=few.rows + 1)
     for points, cap in ((few, None), (others, None), (few, 1000), (few, 1001)):
         ask(attack, 0, points, cap)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_answers_of_another_model_key_example_or_label_are_kept_apart(dataset, tmp_path):
+    attack, few = attacks.build("noise", TASK)[0], POINTS.first(3)
+    other = dataset._replace(x=1 - dataset.x), dataset._replace(y=1 - dataset.y)
+    for key, data, digest in ((KEY, dataset, "a"), (KEY, dataset, "b"), (jax.random.key(4), dataset, "a"),
+                              (KEY, other[0], "a"), (KEY, other[1], "a")):  # fmt: skip
+        collect.Collector(key, data, counted(digest=digest)[0], cache=store.cache_in(tmp_path))(attack, 0, few)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_target_that_nothing_identifies_is_not_cached(dataset, tmp_path):
+    attack, (target, put) = attacks.build("gap", TASK)[0], counted(digest=None)
+    for _ in range(2):
+        collect.Collector(KEY, dataset, target, cache=store.cache_in(tmp_path))(attack, 0, POINTS)
+    assert not list(tmp_path.iterdir()) and put[0] == 2 * P
+
+
+def test_a_model_that_serves_two_trials_is_asked_once(dataset):
+    attack, (target, put), message = attacks.build("gap", TASK)[0], counted(), []
+    collected = collect.Collector(KEY, dataset, target, progress=message.append)
+    assert collected(attack, 0, POINTS) is collected(attack, 0, POINTS)
+    assert put[0] == P == sum(collected.queries.values()) and sum(message) == 2 * P
+
+
+def in_logs(folder, target, random=False):
+    return collect.AnswerLogs(target, 2, folder, random)
+
+
+@pytest.mark.parametrize("name", ["noise", "boundary"])
+def test_what_a_target_answered_before_it_failed_is_not_asked_again(name, dataset, parts_of_sixteen, tmp_path):
+    (attack, *_), (target, put) = attacks.build(name, TASK), counted(digest=None)
+    whole = collect.Collector(KEY, dataset, target)(attack, 0, POINTS)
+    limit = put[0] // 2
+    broken, asked_before = counted(limit=limit, digest=None)
+    with pytest.raises(ConnectionError, match="hung up") as error:
+        collect.Collector(KEY, dataset, in_logs(tmp_path, broken).target)(attack, 0, POINTS)
+    assert re.search(rf"{name}: \d+ queries were put in this call", error.value.__notes__[0])
+    again, asked = counted(digest=None)
+    logs = in_logs(tmp_path, again)
+    resumed = collect.Collector(KEY, dataset, logs.target)(attack, 0, POINTS)
+    assert same(resumed, whole)
+    # Only the batch of at most eight rows in flight is put twice, and what compares the stored answers.
+    assert 0 < logs.failed <= 8 and 0 < logs.repeated <= 8
+    assert asked_before[0] + asked[0] == whole.queries.sum() + logs.failed + logs.repeated
+
+
+def test_stored_answers_of_another_model_are_refused(dataset, tmp_path):
+    (attack,) = attacks.build("gap", TASK)
+    for w, says in ((W, None), (W, None), (-W, r"\d of 8 stored answers are not those of the target linear 0")):
+        logs = in_logs(tmp_path, counted(digest=None, w=w)[0])
+        if says is None:
+            collect.Collector(KEY, dataset, logs.target)(attack, 0, POINTS)
+        else:
+            with pytest.raises(ValueError, match=says):
+                collect.Collector(KEY, dataset, logs.target)(attack, 0, POINTS)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_only_named_targets_are_logged_and_each_in_its_own_file(dataset, tmp_path):
+    (attack,), (target, _) = attacks.build("gap", TASK), counted(digest=None)
+    collect.Collector(KEY, dataset, in_logs(None, target).target)(attack, 0, POINTS)
+    nameless = in_logs(tmp_path, lambda k, access: target(k, access)._replace(name=None))
+    collect.Collector(KEY, dataset, nameless.target)(attack, 0, POINTS)
+    assert not list(tmp_path.iterdir())
+    logs = in_logs(tmp_path, lambda k, access: target(k, access)._replace(name=("a/b", "a b", "a/b")[k]))
+    for k in range(3):
+        collect.Collector(KEY, dataset, logs.target)(attack, k, POINTS)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_no_oracle_of_these_classes_is_refused():
+    with pytest.raises(ValueError, match=r"target\(3, 'label'\) is a ndarray, expected an oracle"):
+        in_logs(None, lambda k, access: np.zeros(2)).target(3, "label")
+    with pytest.raises(ValueError, match="answers 5 classes: expected 2, as the data set has"):
+        in_logs(None, lambda k, access: oracle.function_oracle(len, 5)).target(0, "label")

@@ -9,7 +9,7 @@ from scipy import stats
 
 from mi_jax import perturbations, testing
 from mi_jax.attacks import measures
-from mi_jax.querying import driver, oracle
+from mi_jax.querying import driver, oracle, sizes
 from mi_jax.types import Attack, Measure, Model, Repeat, Round
 
 SHAPE = (6, 6, 1)
@@ -295,7 +295,7 @@ def test_noise_by_column_is_one_program_for_a_grid_and_the_same_alone_in_batch_p
         return driver.query(target, attack_of(measure), KEY, x[chosen], y[chosen], rows[chosen], **options).features
 
     together, order = ask(0.1, 0.3, np.arange(60)), np.random.default_rng(2).permutation(60)
-    assert len(np.unique(together)) > 5 and driver.max_queries(attack_of(measures.hit_rate(
+    assert len(np.unique(together)) > 5 and sizes.max_queries(attack_of(measures.hit_rate(
         perturbations.column_noise(binary), {"p": 0.1, "sigma": 0.3}, 30)), (36,), C) == 31  # fmt: skip
     before = [f._cache_size() for f in compiled]
     assert not np.array_equal(ask(0.1, 0.01, np.arange(60)), together)

@@ -87,7 +87,7 @@ def read_npz(path: Path) -> dict[str, Any]:
     if num_classes is not None and (num_classes.ndim != 0 or num_classes.dtype.kind not in "iu"):
         actual = f"{num_classes.dtype} {list(num_classes.shape)}"
         raise ValueError(f"{path}: num_classes is {actual}; expected one integer")
-    return arrays
+    return arrays if num_classes is None else arrays | {"num_classes": int(num_classes)}
 
 
 def write_entry(entry: Path, name: str, original: Original, folder: Path, files: Files) -> None:

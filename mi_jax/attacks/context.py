@@ -1,0 +1,91 @@
+"""What an attack knows of the data before the first query, and the units in which it therefore searches."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mi_jax.types import Dataset, Measure, Repeat, Round
+
+
+class AttackContext(NamedTuple):
+    """What an attack knows of the data before the first query. The last three are numbers, or arrays [features]."""
+
+    example_shape: tuple[int, ...]
+    num_classes: int
+    binary: np.ndarray | None  # [features] bool; None: an image
+    budget: int  # queries per example, for attacks that can use any number
+    spread: np.ndarray | float = 1.0  # the unit of noise: the range of all pixels; of each column the deviation
+    low: np.ndarray | float = 0.0  # the lowest value, where queries begin
+    high: np.ndarray | float = 1.0  # the highest value, above `low`
+
+
+def context_of(dataset: Dataset, budget: int, rows: np.ndarray | None = None) -> AttackContext:
+    """The AttackContext of an attacker who has these rows of the data set (None: all of them).
+
+    All pixels of images share one unit and one range. Each real column of a table has its own: its standard deviation,
+    0 where all rows are equal, and its lowest and highest value. Bits and constant columns keep the range [0, 1].
+
+    Raises ValueError for no rows.
+    """
+    x, binary = dataset.x, dataset.binary
+    rows = np.arange(len(x)) if rows is None else np.asarray(rows)
+    if not len(rows):
+        raise ValueError("rows: none, expected at least one that the attacker has")
+    context = AttackContext(x.shape[1:], dataset.num_classes, binary, budget)
+    if binary is None:
+        flat = x.reshape(len(x), -1)
+        low, high = float(flat.min(1)[rows].min()), float(flat.max(1)[rows].max())
+        return context._replace(spread=high - low, low=low, high=high) if low < high else context
+    spread, low, high = (np.full(binary.shape, value) for value in (0.0, 0.0, 1.0))
+    for column in np.flatnonzero(~binary):
+        values = x[rows, column].astype(np.float64)
+        if values.min() < values.max():
+            spread[column], low[column], high[column] = values.std(), values.min(), values.max()
+    return context._replace(spread=spread, low=low, high=high)
+
+
+class _State(NamedTuple):
+    """The state of a measure in units of the data: value = origin + unit coordinate * span."""
+
+    origin: jax.Array  # [*x]
+    span: jax.Array  # [] or [*x]
+    inner: Any  # the state of the measure itself, whose box is [0, 1]
+
+
+def in_units(measure: Measure, context: AttackContext) -> Measure:
+    """The measure with [0, 1] stretched over the attacker's range: it searches data of any scale alike.
+
+    Its distances are in units of the range, too. Where a value of x lies outside of the range, the range is shifted by
+    as much; queries stay in [0, 1]. The same measure is returned where the range is [0, 1].
+    """
+    low, high = (np.asarray(bound, np.float32) for bound in (context.low, context.high))
+    if not low.any() and (high == 1).all():
+        return measure
+    scaled = _in_units(measure._replace(strength=()))
+    return scaled._replace(strength={"low": low, "span": high - low, "inner": measure.strength})
+
+
+@lru_cache  # one object for equal arguments: the driver finds compiled programs by the identity of functions
+def _in_units(measure: Measure) -> Measure:
+    def init(strength, key, x, y):
+        span, inside = strength["span"], jnp.clip((x - strength["low"]) / strength["span"], 0, 1)
+        return _State(x - inside * span, span, measure.init(strength["inner"], key, inside, y))
+
+    read = measure.read
+    return measure._replace(
+        init=init, rounds=tuple(map(_round_in_units, measure.rounds)), read=lambda state: read(state.inner)
+    )
+
+
+@lru_cache
+def _round_in_units(item: Round | Repeat) -> Round | Repeat:
+    if isinstance(item, Repeat):
+        return Repeat(item.times, tuple(map(_round_in_units, item.rounds)))
+
+    def ask(key, state):
+        return jnp.clip(state.origin + item.ask(key, state.inner) * state.span, 0, 1)
+
+    return item._replace(ask=ask, tell=lambda state, answers: state._replace(inner=item.tell(state.inner, answers)))

@@ -1,0 +1,60 @@
+"""Entries of a record that follow from scores and answers: what `audit.audit` writes about each attack."""
+
+from collections import Counter
+
+import numpy as np
+
+from mi_jax.evaluation import metrics, paired
+from mi_jax.types import Answers, Attack
+
+FPRS = (0.1, 0.01, 0.001)
+
+
+def attack_entry(
+    attack: Attack, answers: list[Answers], scores: np.ndarray, is_member: np.ndarray, tuned: dict
+) -> dict:
+    """The entry of one attack in report.json; every number is a mean over targets with its interval.
+
+    `answers` [T] are those of the targets, `scores` and `is_member` are [T 2n], and scores are NaN for points beyond a
+    cap. `tuned` is the entry of that name.
+    """
+    finished = ~np.isnan(scores)
+    pairs = [(s[f], m[f]) for s, m, f in zip(scores, is_member, finished, strict=True)]
+    judged = [(*pair, threshold) for pair, threshold in zip(pairs, tuned["threshold"], strict=True)]
+    rates = {str(fpr): [metrics.tpr_at_fpr(s, m, fpr) for s, m in pairs] for fpr in FPRS}
+    tpr, achieved = (
+        {fpr: metrics.summary([rate and rate[i] for rate in by_target]) for fpr, by_target in rates.items()}
+        for i in (0, 1)
+    )
+    never_flipped = float(np.mean([np.isposinf(one.features).any((1, 2)) for one in answers]))
+    return {
+        "access": attack.access,
+        "points": scores.shape[1] // 2,
+        "queries_per_example": float(np.mean([one.queries.mean() for one in answers])),
+        "phases": dict(sum((Counter(one.phases) for one in answers), Counter())),
+        "balanced_accuracy": metrics.summary([metrics.balanced_accuracy(*one) for one in judged]),
+        "over_points": metrics.accuracy_over_points(judged),
+        "auc": metrics.summary([metrics.auc(s, m) for s, m in pairs]),
+        "tpr_at_fpr": tpr,
+        "achieved_fpr": achieved,
+        "finished": float(finished.mean()),
+        **({"never_flipped": never_flipped} if never_flipped else {}),
+        "tuned": tuned,
+    }
+
+
+def total_queries(record: dict) -> int:
+    """Every query that was put to any model. Gradient attacks make none."""
+    queries, attacks = record["queries"], record["attacks"]
+    put = sum(sum(q.values()) for name, q in queries["by_attack"].items() if attacks[name]["access"] != "gradient")
+    return put + sum(queries[name] for name in ("accuracy", "flip_test", "repeated", "failed"))
+
+
+def add_gain_over_gap(record: dict, scores: dict[str, np.ndarray]) -> None:
+    """Writes `gain_over_gap` of every attack: its balanced accuracy minus that of gap on the points both finished."""
+    hits = {name: paired.hits(name, record, scores) for name in record["attacks"]}
+    for name, entry in record["attacks"].items():
+        entry["gain_over_gap"] = None
+        if "gap" in hits and name != "gap":
+            difference = paired.difference(hits[name], hits["gap"])
+            entry["gain_over_gap"] = {end: difference[end] for end in ("mean", "low", "high")}

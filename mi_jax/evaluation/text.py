@@ -1,0 +1,92 @@
+"""Numbers of a record as text: rates with their intervals, and the attacks as a table."""
+
+from collections.abc import Sequence
+
+HEADER = ["attack", "access", "queries", "balanced accuracy", "AUC", "TPR at 1 % FPR"]
+
+
+def table(record: dict) -> str:
+    """The attacks as a plain-text table, one row each: means with 95 % intervals over targets, or "over points"."""
+    return aligned([HEADER, *([name, *_cells(entry)] for name, entry in record["attacks"].items())])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as plain text; the first row is the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _cells(entry: dict) -> list[str]:
+    tpr = "0 at FPR <= 1 % (scores too coarse)" if too_coarse(entry) else percent(entry["tpr_at_fpr"]["0.01"])
+    return [entry["access"], f"{entry['queries_per_example']:.1f}", accuracy(entry), number(entry["auc"]), tpr]
+
+
+def accuracy(entry: dict) -> str:
+    """The balanced accuracy of an attack, with the interval that `accuracy_interval` says."""
+    shown = accuracy_interval(entry)
+    return percent(shown) + " over points" * (shown is not entry["balanced_accuracy"])
+
+
+def accuracy_interval(entry: dict) -> dict:
+    """The balanced accuracy with its interval over targets; over points if there is one target, or all are equal."""
+    over_targets, over_points = entry["balanced_accuracy"], entry.get("over_points")
+    return over_targets if over_points is None or has_interval(over_targets) else over_targets | over_points
+
+
+def has_interval(m: dict) -> bool:
+    """Whether the values of an M differ; of one, or of equal ones, Student's interval says nothing."""
+    return m["low"] is not None and m["high"] - m["low"] > 1e-9  # the mean of equal values has a rounding error
+
+
+def percent(m: dict | None) -> str:
+    """An M as a percentage with its interval."""
+    if m is None:
+        return "not resolvable"
+    interval = f" [{100 * m['low']:.1f}, {100 * m['high']:.1f}]" if has_interval(m) else ""
+    return f"{100 * m['mean']:.1f} %{interval}"
+
+
+def number(m: dict) -> str:
+    """An M with its interval, in three digits."""
+    interval = f" [{m['low']:.3f}, {m['high']:.3f}]" if has_interval(m) else ""
+    return f"{m['mean']:.3f}{interval}"
+
+
+def points(m: dict) -> str:
+    """A difference of two rates in percentage points, with its interval."""
+    mean, low, high = (100 * m[key] + 0.0 for key in ("mean", "low", "high"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def too_coarse(entry: dict, fpr: str = "0.01") -> bool:
+    """True where every threshold with a positive exceeds this FPR, because too many points share the highest score."""
+    achieved = entry["achieved_fpr"][fpr]
+    return achieved is not None and max(achieved["values"]) == 0 and entry["tpr_at_fpr"][fpr]["mean"] == 0
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def spoken(name: str) -> str:
+    """A name of an attack or a phase as words."""
+    return name.replace("_", " ")
+
+
+def chosen_settings(settings: Sequence[dict]) -> str:
+    """What an attack chose for each target in words: each setting, and for how many targets if they differ."""
+    texts = []
+    for key in dict.fromkeys(key for one in settings for key in one):
+        values = [_setting(key, one[key]) for one in settings if key in one]
+        counts = {value: values.count(value) for value in sorted(set(values), key=values.count, reverse=True)}
+        alike = len(counts) == 1
+        texts.append(", ".join(value if alike else f"{value} ({count})" for value, count in counts.items()))
+    return "; ".join(texts) or "nothing"
+
+
+def _setting(key: str, value) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{spoken(key)} {value:.4g}" if isinstance(value, float) else f"{spoken(key)} {value}"
