@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import common
@@ -133,7 +132,7 @@ def format_level(level: dict) -> str:
 
 def draw(record: dict) -> Figure:
     """Both bounds over the noise multiplier."""
-    figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained", subplot_kw={"yscale": "symlog"})
+    figure, axes = plots.subplots(figsize=(7, 4.4), subplot_kw={"yscale": "symlog"})
     noises = [level["noise"] for level in record["levels"]]
     proved = [(level["noise"], float(level["epsilon"])) for level in record["levels"]]
     axes.plot(*zip(*(point for point in proved if np.isfinite(point[1])), strict=True), "k-", marker=".",

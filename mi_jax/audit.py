@@ -61,8 +61,8 @@ def audit(
     `target(k, access)` is model k as an oracle (as a `WhiteBox` for "gradient"). `attacks` maps names to candidates
     (`attacks.build`). `num_points` is the largest number of members, and of non-members, attacked of each model (None:
     all). `cap` is the largest number of queries of an attack to one target; points beyond it have score NaN and no
-    number but `finished` includes them. `progress` is called with the queries so far, those planned if every point is
-    labelled correctly, and the attack's name.
+    number but `finished` includes them. `progress` is called with an attack's queries so far, those planned if every
+    point is labelled correctly, and its name.
 
     Two things make a run resumable. `answers` is a folder: the answers of every oracle with a `name`
     (`oracle.function_oracle`) are stored there as they come, and the same call puts no query again but those that got
@@ -79,7 +79,6 @@ def audit(
     dataset, split = check_dataset(dataset), splits.check_split(split, len(dataset.x))
     _check_arguments(attacks, num_points, cap)
     points = [select_points(split, k, num_points) for k in range(len(split.members))]
-    done, total, seconds = 0, planned_queries(dataset, split, points, attacks), {}
     logs = AnswerLogs(target, dataset.num_classes, None if answers is None else Path(answers), allow_random_target)
     scores = _point_arrays(dataset, split, points)
     models, queries = _accuracies(dataset, split, logs.target, points)
@@ -88,13 +87,12 @@ def audit(
     record = {"config": {"dataset": dataset.name, "num_shadows": split.trials.shape[1] - 1}, "data": describe(dataset)}
     record |= {"split_digest": splits.split_digest(split), "split": _split_record(split), "models": models}
     record |= {"attacks": {}, "queries": {"by_attack": {}}}
-    for name, candidates in attacks.items():
+    seconds: dict[str, float] = {}
+    for i, (name, candidates) in enumerate(attacks.items(), 1):
         started, attack_key = time.perf_counter(), jax.random.fold_in(key, zlib.crc32(name.encode()))
-
-        def report(queries: int, name=name) -> None:
-            nonlocal done
-            done += queries
-            progress(done, total, name)
+        report = _reporter(
+            progress, planned_queries(dataset, split, points, {name: candidates}), f"{name} ({i} of {len(attacks)})"
+        )
 
         collect = Collector(attack_key, dataset, logs.target, cache=cache, progress=report)
         trials = [_trial(attack_key, collect, dataset, points, candidates, trial, cap) for trial in split.trials]
@@ -103,9 +101,22 @@ def audit(
         scores |= _score_arrays(name, trials)
         seconds[name] = round(time.perf_counter() - started, 2)
     record["queries"] |= queries | {"repeated": logs.repeated, "failed": logs.failed}
-    record["queries"]["total"] = entries.total_queries(record)
+    record["queries"]["total"] = entries.all_queries(record)
     entries.add_gain_over_gap(record, scores)
     return record | {"environment": environment.environment(), "seconds": seconds}, scores
+
+
+def _reporter(progress: Callable[[int, int, str], None], planned: int, label: str) -> Callable[[int], None]:
+    """A function of the queries since its last call, which calls `progress` for one attack, now for the first time."""
+    done = 0
+    progress(done, planned, label)
+
+    def report(queries: int) -> None:
+        nonlocal done
+        done += queries
+        progress(done, planned, label)
+
+    return report
 
 
 def _check_arguments(attacks: dict[str, tuple[Attack, ...]], num_points: int | None, cap: int | None) -> None:

@@ -21,6 +21,7 @@ from absl import app, flags
 import mi_jax
 from mi_jax import data, store, study
 from mi_jax.evaluation import report
+from mi_jax.study import plugins
 from mi_jax.study.config import HELP, Config, resolve
 
 flags.disclaim_key_flags()  # so that --help of a script lists these flags
@@ -37,6 +38,8 @@ def define_flags() -> None:
         text, default = HELP[field.name], cast(Any, field.default)
         if field.name == "attacks":
             flags.DEFINE_list(field.name, default, text)
+        elif field.name == "plugin":
+            flags.DEFINE_multi_string(field.name, default, text)
         elif field.type is bool:
             flags.DEFINE_bool(field.name, default, text)
         elif "float" in str(field.type):
@@ -52,6 +55,8 @@ def config_from_flags() -> Config:
     values = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(Config)}
     if values["attacks"] is not None:
         values["attacks"] = tuple(values["attacks"])
+    values["plugin"] = tuple(file for text in values["plugin"] for file in text.split(","))
+    plugins.load(values["plugin"])
     return Config(**values)
 
 

@@ -59,7 +59,8 @@ class Recipe(NamedTuple):
     max_epochs: int = 1000
     min_delta: float = 0.005
     patience: int | None = 20  # None: `max_epochs` epochs, whatever the loss
-    optimizer: str = "adam"  # a name in `steps.OPTIMIZERS`
+    optimizer: Any = "adam"
+    # a name in `steps.OPTIMIZERS`, or an optax.GradientTransformation, which has a learning rate of its own
     average: float = 0.0  # decay of the running mean of the weights that is kept in place of the last ones; 0: none
 
 
@@ -90,6 +91,10 @@ class Defense(NamedTuple):
     # strength -> all layers but the last dense one; only that one is trained, and the fields below see only it
     augmentation: "Perturbation | None" = None  # every row is trained on all its neighbours in each epoch
     model: Callable[[Any, Model], Model] | None = None  # (strength, model) -> the model that is trained
+    loss: Callable[..., jax.Array] | None = None
+    # (strength, key, predict, x [B *x], y [B]) -> losses [B] in place of the cross-entropy; predict(x) are logits in
+    # training mode. Early stopping and `History` see this loss. Rows that fill up a batch are rows of the same model,
+    # and their losses do not count.
     penalty: Callable[[Any, Params], jax.Array] | None = None  # (strength, params) -> scalar added to every loss
     adversary: AdversarialRegularizer | None = None
     mechanism: Callable[[Any], Any] | None = None  # strength -> the privacy.Mechanism of every gradient

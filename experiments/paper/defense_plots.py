@@ -1,7 +1,6 @@
 """Figures 5 and 6, drawn from the record of defenses that `fig5_6_defenses.py` writes."""
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,7 +20,7 @@ def draw_trade_off(record: dict, paper: dict[str, tuple]) -> Figure:
 
     `paper`: defense -> test accuracy, gap and label-only attack in per cent.
     """
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plots.subplots(figsize=(8, 5))
     _scatter(axes, record, 0, 2)
     for name, entry in record["defenses"].items():
         if name in paper:
@@ -36,7 +35,7 @@ def draw_trade_off(record: dict, paper: dict[str, tuple]) -> Figure:
 
 def draw_gap(record: dict) -> Figure:
     """Figure 6: attacks against the gap between train and test accuracy, and the line of the gap attack."""
-    figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained", sharey=True)
+    figure, panels = plots.subplots(1, 2, figsize=(12, 4.8), sharey=True)
     for axes, y, name in zip(panels, (2, 3), ("label-only", "confidence"), strict=True):
         _scatter(axes, record, 1, y)
         right = max(axes.get_xlim()[1], 10)

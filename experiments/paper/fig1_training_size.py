@@ -20,7 +20,6 @@ import dataclasses
 from pathlib import Path
 
 from absl import flags
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import common
@@ -58,7 +57,7 @@ def measure_size(config: Config, columns: dict[str, Column], out: Path) -> dict:
 
 def draw(record: dict) -> Figure:
     """A line an attack over n, with its interval over targets; the paper's points as crosses."""
-    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    figure, axes = plots.subplots(figsize=(7, 4.6))
     names = [name for name in PAPER if name != "memguard"]
     paper = PAPER if record["dataset"] == "cifar10" else {}
     tables.draw_lines(axes, record["sizes"], names, paper)

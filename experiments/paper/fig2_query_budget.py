@@ -24,7 +24,6 @@ Status:   cpu preset run (results/records/fig2-cpu): gap 75.5, noise 82.1 and au
 import dataclasses
 from pathlib import Path
 
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import common
@@ -109,7 +108,7 @@ def measure(config: Config, out: Path) -> dict:
 
 def draw(record: dict) -> Figure:
     """The three panels; the paper's points where the data are the paper's."""
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained", width_ratios=(1, 1, 1.7))
+    figure, axes = plots.subplots(1, 3, figsize=(14, 4.2), width_ratios=(1, 1, 1.7))
     single, paper = record["attacks"], PAPER if record["config"]["dataset"] == "cifar10" else {}
     for panel, name, unit in zip(axes, ("rotation", "translation"), ("r (degrees)", "d (pixels)"), strict=False):
         rows = {int(key.split()[1]): row for key, row in record["panels"].items() if key.startswith(f"{name} ")}

@@ -22,7 +22,6 @@ import dataclasses
 from pathlib import Path
 
 from absl import flags
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -30,7 +29,7 @@ from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import CIFAR, SMOKE, Column, column
 from mi_jax import attacks, perturbations, study
-from mi_jax.evaluation import report
+from mi_jax.evaluation import plots, report
 from mi_jax.study.config import Config
 
 SHIFTS = tuple(range(6))  # pixels, of training and of the attack
@@ -74,7 +73,7 @@ def is_paper(record: dict) -> bool:
 
 def draw(record: dict) -> Figure:
     """Left a line an attack over the d of training, right the grid; the paper's points where n is the paper's."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+    figure, (left, right) = plots.subplots(1, 2, figsize=(12, 4.6))
     tables.draw_lines(left, record["distances"], list(PAPER), PAPER if is_paper(record) else {})
     labels = []
     for d, entry in record["distances"].items():

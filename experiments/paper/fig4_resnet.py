@@ -20,13 +20,13 @@ import dataclasses
 from pathlib import Path
 
 from absl import flags
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import CHEAP, column
 from mi_jax import study
+from mi_jax.evaluation import plots
 from mi_jax.study.config import Config
 from mi_jax.types import Recipe
 
@@ -61,7 +61,7 @@ def measure_size(config: Config, regime: str, recipe: Recipe, out: Path) -> dict
 
 def draw(record: dict) -> Figure:
     """A panel a regime: lines over n, the paper's points as crosses."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
+    figure, axes = plots.subplots(1, 2, figsize=(11, 4.4), sharey=True)
     for panel, (regime, entries) in zip(axes, record["regimes"].items(), strict=True):
         paper = PAPER[regime] if record["dataset"] == "cifar10" else {}
         tables.draw_lines(panel, entries, list(COLUMNS), paper)

@@ -24,13 +24,13 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import CIFAR, SMOKE, Column, column
 from mi_jax import data, models, study
+from mi_jax.evaluation import plots
 from mi_jax.models import pretrained
 from mi_jax.study.config import Config
 
@@ -55,7 +55,7 @@ PRESETS = {  # changes to the config, columns, sizes
 
 def draw(record: dict) -> Figure:
     """A panel for each way of training, lines over n; the paper's points as crosses."""
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
+    figure, axes = plots.subplots(1, 3, figsize=(13, 4.2), sharey=True)
     for panel, (way, entries) in zip(axes, record["ways"].items(), strict=True):
         paper = PAPER[way] if record["dataset"] == "cifar10" else {}
         tables.draw_lines(panel, entries, list(COLUMNS), paper)

@@ -28,7 +28,6 @@ import dataclasses
 
 import jax
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -105,7 +104,7 @@ def error_bar(axes: Axes, x: float, row: dict, label: str | None, **style) -> No
 def draw(record: dict) -> Figure:
     """Precision on outliers less that on everybody, a bar a defense with its interval over points; beside it outliers
     at the threshold of everybody, and the paper's."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plots.subplots(figsize=(7, 4))
     config, entries = record["config"], record["defenses"]
     for at, (name, entry) in enumerate(entries.items()):
         points = entry["over_points"]

@@ -14,13 +14,13 @@ Status:   not yet run
 import dataclasses
 from pathlib import Path
 
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import Column, column
 from mi_jax import study
+from mi_jax.evaluation import plots
 from mi_jax.study.config import Config
 
 PAPER = tables.read_paper("figS7")
@@ -49,7 +49,7 @@ def measure(config: Config, columns: dict[str, Column], out: Path) -> dict:
 
 def draw(record: dict) -> Figure:
     """A line an attack over the number of shadow models; the paper's points as crosses."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plots.subplots(figsize=(6, 4))
     entries, dataset = record["shadow_models"], record["config"]["dataset"]
     tables.draw_lines(axes, entries, list(PAPER), PAPER if dataset == "cifar10" else {})
     axes.set(xlabel="shadow models", xticks=[int(s) for s in entries], title=dataset)

@@ -19,13 +19,13 @@ Status:   cpu preset run (results/records/figS9-cpu): confidence, boundary and g
 
 import dataclasses
 
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import common
 from experiments.paper import records, tables
 from experiments.paper.tables import CIFAR, SMOKE, column
 from mi_jax import study
+from mi_jax.evaluation import plots
 from mi_jax.study.config import Config
 
 STRENGTHS = (0.5, 1, 2, 2.5, 3, 4, 5)
@@ -47,7 +47,7 @@ PRESETS = {  # changes to the config, columns, strengths
 
 def draw(record: dict) -> Figure:
     """Lines of the attacks over the strength, test accuracy below the axis; the paper's points where n is its own."""
-    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    figure, axes = plots.subplots(figsize=(7, 4.6))
     entries, dataset, n = record["strengths"], record["config"]["dataset"], record["config"]["n_train"]
     paper = PAPER if (dataset, n) == ("cifar10", 2500) else {}
     tables.draw_lines(axes, entries, list(PAPER), paper)

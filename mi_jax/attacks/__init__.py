@@ -7,22 +7,21 @@
 
 from mi_jax.attacks.catalogue import (
     ATTACKS,
-    DEVIATIONS,
     FLIPS,
     MIXED_FLIPS,
     MIXED_SIGMAS,
     SIGMAS,
     TUNING_BUDGET,
     build,
+    find,
     fixed_score,
     last_feature,
     perturbation_attack,
 )
-from mi_jax.attacks.context import AttackContext, context_of
+from mi_jax.attacks.context import AttackContext, context_of, in_units
 
 __all__ = [
     "ATTACKS",
-    "DEVIATIONS",
     "FLIPS",
     "MIXED_FLIPS",
     "MIXED_SIGMAS",
@@ -31,7 +30,9 @@ __all__ = [
     "AttackContext",
     "build",
     "context_of",
+    "find",
     "fixed_score",
+    "in_units",
     "last_feature",
     "perturbation_attack",
 ]

@@ -59,9 +59,14 @@ def in_units(measure: Measure, context: AttackContext) -> Measure:
     """The measure with [0, 1] stretched over the attacker's range: it searches data of any scale alike.
 
     Its distances are in units of the range, too. Where a value of x lies outside of the range, the range is shifted by
-    as much; queries stay in [0, 1]. The same measure is returned where the range is [0, 1].
+    as much; queries stay in [0, 1]. The same measure is returned where the range is [0, 1]. Raises ValueError for a
+    range that is empty or not in [0, 1].
     """
     low, high = (np.asarray(bound, np.float32) for bound in (context.low, context.high))
+    if not ((low >= 0) & (low < high) & (high <= 1)).all():
+        raise ValueError(
+            f"low={low.min()}..{low.max()}, high={high.min()}..{high.max()}: expected 0 <= low < high <= 1"
+        )
     if not low.any() and (high == 1).all():
         return measure
     scaled = _in_units(measure._replace(strength=()))

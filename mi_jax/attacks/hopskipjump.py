@@ -56,10 +56,10 @@ class SearchState(NamedTuple):
 def init(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> SearchState:
     """The state before the first query, with F checkpoints."""
     del strength
-    zero, corner = jnp.float32(0), farthest_corner(x)
+    zero, infinity, corner = jnp.float32(0), jnp.float32(jnp.inf), farthest_corner(x)
     distance, D = directions.norm(corner - x), int(np.prod(directions.basis_shape(x.size)))
     return SearchState(
-        key=key, x=x, y=y, best=corner, distance=distance, found=jnp.bool_(False), distances=jnp.full(F, np.float32(np.inf)),
+        key=key, x=x, y=y, best=corner, distance=distance, found=jnp.bool_(False), distances=jnp.full(F, infinity),
         checkpoint=jnp.int32(0), path_start=corner, tangent=jnp.zeros_like(x), tangent_scale=jnp.float32(1), query=x,
         query_angle=zero, adversarial_angle=zero, original_angle=_RIGHT_ANGLE, first_angle=_RIGHT_ANGLE / 2,
         gradient=jnp.zeros_like(x), answers=jnp.zeros(D), line_parts=jnp.zeros(D),

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mi_jax import randomness
 from mi_jax.attacks import directions
@@ -57,7 +56,7 @@ def init(F: int, strength, key: jax.Array, x: jax.Array, y: jax.Array) -> RaySta
     """The state before the first of F queries."""
     del strength
     longest = jnp.float32(LONGEST)
-    distances, queries = jnp.full(F, np.float32(np.inf)), jnp.int32(0)
+    distances, queries = jnp.full(F, jnp.float32(jnp.inf)), jnp.int32(0)
     return RayState(
         key, x, y, distances, queries, _direction(key, queries, x), jnp.float32(0), longest, jnp.int32(0)
     )  # fmt: skip

@@ -179,6 +179,8 @@ def _check_values(name: str, x: np.ndarray) -> None:
 def _check_binary(name: str, x: np.ndarray, binary: np.ndarray | None) -> None:
     if x.ndim == 4 and binary is None:
         return
+    if binary is None:
+        raise ValueError(f"{name}: binary is None; expected bool [{x.shape[1]}] for a table, as from_arrays makes it")
     binary = np.asarray(binary)
     if x.ndim == 4 or binary.shape != x.shape[1:] or binary.dtype != bool:
         expected = "None for images" if x.ndim == 4 else f"bool [{x.shape[1]}] for a table"

@@ -17,7 +17,7 @@ from mi_jax import perturbations, privacy
 from mi_jax.defenses.adversarial import attack_network
 from mi_jax.defenses.outputs import ldl, ldl_fresh, memguard, rounding, top_k
 from mi_jax.defenses.penalties import l1, l1_all, l2, l2_all, weight_decay
-from mi_jax.models import pretrained
+from mi_jax.models import heads, pretrained
 from mi_jax.training import checks
 from mi_jax.types import AdversarialRegularizer, Defense, Model, Params, Recipe
 
@@ -84,7 +84,7 @@ def _build_single(text: str, context: DefenseContext | None) -> Defense:
     return make(strength, *arguments)._replace(name=f"{name}:{strength:g}")
 
 
-_TAKE_STRENGTH = ("init_params", "frozen", "model", "penalty", "mechanism", "output")
+_TAKE_STRENGTH = ("init_params", "frozen", "model", "loss", "penalty", "mechanism", "output")
 
 
 def compose(a: Defense, b: Defense) -> Defense:
@@ -179,7 +179,7 @@ def transfer_last(context: DefenseContext) -> Defense:
 
 
 def _replace_body(body: dict, fresh: Params) -> Params:
-    return {**fresh, **body}
+    return heads.joined(fresh, body)
 
 
 def _body(body: dict) -> dict:

@@ -52,8 +52,15 @@ def _weight_decay(strength, params: Params) -> jax.Array:
 
 
 def _kernels(params: Params) -> list[jax.Array]:
-    return [leaf for path, leaf in jax.tree.leaves_with_path(params) if "kernel" in str(path[-1])]
+    """Returns the parameters with two axes or more, whatever their names: biases and scales have one."""
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim >= 2]
+    if not kernels:
+        raise ValueError("penalty: no parameter of the model has two axes, expected the kernel of some layer")
+    return kernels
 
 
 def _dense_kernels(params: Params) -> list[jax.Array]:
-    return [kernel for kernel in _kernels(params) if kernel.ndim == 2]
+    kernels = [kernel for kernel in _kernels(params) if kernel.ndim == 2]
+    if not kernels:
+        raise ValueError("penalty: no parameter of the model has two axes [I O], expected the kernel of a dense layer")
+    return kernels

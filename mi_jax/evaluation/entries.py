@@ -26,7 +26,7 @@ def attack_entry(
         {fpr: metrics.summary([rate and rate[i] for rate in by_target]) for fpr, by_target in rates.items()}
         for i in (0, 1)
     )
-    never_flipped = float(np.mean([np.isposinf(one.features).any((1, 2)) for one in answers]))
+    never_flipped = float(np.mean([np.isposinf(one.features[..., -1]).all(1) for one in answers]))
     return {
         "access": attack.access,
         "points": scores.shape[1] // 2,
@@ -43,7 +43,7 @@ def attack_entry(
     }
 
 
-def total_queries(record: dict) -> int:
+def all_queries(record: dict) -> int:
     """Every query that was put to any model. Gradient attacks make none."""
     queries, attacks = record["queries"], record["attacks"]
     put = sum(sum(q.values()) for name, q in queries["by_attack"].items() if attacks[name]["access"] != "gradient")

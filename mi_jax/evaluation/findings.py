@@ -66,10 +66,10 @@ def _chosen(entries: dict[str, dict]) -> tuple[str, str]:
 def _attack(name: str, entry: dict, access: str) -> str:
     """The sentences about the attack that stands for an access."""
     gain = entry.get("gain_over_gap")
-    above = f", {points(gain)} percentage points above the gap attack on the same points" if gain else ""
+    above = f", which is {points(gain)} percentage points above the gap attack on the same points" if gain else ""
     return (
-        f"From {access}, {spoken(name)} {_verdict(entry)}: a balanced attack accuracy of {accuracy(entry)} (50 % is "
-        f"chance), with {entry['queries_per_example']:.1f} queries per example{above}. {_low_fpr(entry)}"
+        f"From {access}, {spoken(name)} {_verdict(entry)}: with {entry['queries_per_example']:.1f} queries per example "
+        f"its balanced attack accuracy is {accuracy(entry)} (50 % is chance){above}. {_low_fpr(entry)}"
     )
 
 
@@ -103,7 +103,7 @@ def _gap_baseline(attacks: dict) -> str:
     if "gap" not in attacks:
         return "The gap attack (member iff labelled correctly) was not run, so there is no baseline for more queries."
     return (
-        f"The gap attack (member iff labelled correctly) has {accuracy(attacks['gap'])} balanced attack accuracy with "
+        f"The balanced accuracy of the gap attack (member iff labelled correctly) is {accuracy(attacks['gap'])} with "
         "one query; only accuracy above that is leakage beyond the train-test gap."
     )
 
@@ -117,8 +117,8 @@ def _of_points(attacks: dict) -> list[str]:
     never = [f"{spoken(name)} ({e['never_flipped']:.1%})" for name, e in attacks.items() if e.get("never_flipped")]
     if never:
         sentences.append(
-            f"The label of some points changed in no query, so that their distance is not known and they count as the "
-            f"farthest: {', '.join(never)}."
+            "No query changed the label of some points; their distance is not known, and they count as the farthest: "
+            f"{', '.join(never)}."
         )
     return sentences
 
@@ -138,19 +138,17 @@ def _at_edge(attacks: dict) -> list[str]:
 
 
 def _of_queries(record: dict) -> list[str]:
-    """All queries, and those in vain."""
-    sentences, queries = [], record.get("queries")
-    if queries:
-        target, shadow = (sum(one[side] for one in queries["by_attack"].values()) for side in ("target", "shadow"))
-        sentences.append(
-            f"Every query counted, models were queried {queries['total']:,} times: attacks put {target:,} queries to "
-            f"targets and {shadow:,} to shadow models."
-        )
-    failed = {name: entry.get("phases", {}).get("failed", 0) for name, entry in record["attacks"].items()}
-    if any(failed.values()):
-        by_attack = ", ".join(f"{spoken(name)} ({count:,})" for name, count in failed.items() if count)
-        sentences.append(f"Some queries were in batches that got no answer and were put again: {by_attack}.")
-    return sentences
+    """All queries, and those of earlier runs that got no answer."""
+    queries = record.get("queries")
+    if not queries:
+        return []
+    put = [q for name, q in queries["by_attack"].items() if record["attacks"][name]["access"] != "gradient"]
+    target, shadow = (sum(one[side] for one in put) for side in ("target", "shadow"))
+    failed = queries.get("failed", 0)
+    return [
+        f"Every query counted, models were queried {queries['total']:,} times: attacks put {target:,} queries to "
+        f"targets and {shadow:,} to shadow models{f'; {failed:,} queries got no answer' if failed else ''}."
+    ]
 
 
 def _of_rows(record: dict) -> list[str]:
@@ -167,8 +165,8 @@ def _of_rows(record: dict) -> list[str]:
     overlap = split.get("shadow_overlap")
     if overlap and any(overlap.values()):
         sentences.append(
-            f"Shadow models were trained on {overlap['members']:.0%} of a target's members and {overlap['nonmembers']:.0%} "
-            "of its non-members: an attacker without these rows may do worse."
+            f"Shadow models were trained on {overlap['members']:.0%} of a target's members and "
+            f"{overlap['nonmembers']:.0%} of its non-members: an attacker without these rows may do worse."
         )
     return [*sentences, *([split["note"]] if split.get("note") else [])]
 

@@ -1,15 +1,18 @@
 """The report page: one HTML file with findings, tables and figures, for a screen, a phone and paper."""
 
 import html
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mi_jax.evaluation import text
 from mi_jax.evaluation.findings import ACCESS, findings
 
 RATES = {"0.1": "10 %", "0.01": "1 %", "0.001": "0.1 %"}
-_COARSE = "too coarse: every threshold with a positive exceeds this rate, so that the TPR is 0."
-_UNRESOLVED = "not resolvable: one of so few non-members is already more than this rate."
+_SHORT = {
+    "too coarse": "every threshold with a positive exceeds this rate, so that the TPR is 0.",
+    "not resolvable": "one of so few non-members is already more than this rate.",
+}
 _CAPTIONS = {
     "roc": "ROC curves. An attack with coarse scores attains few false positive rates: its curve begins at its first "
     "one, stays at the lower of two between them, and may run below the line of chance.",
@@ -21,19 +24,21 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{line-height:1.2;overflow-wrap:anywhere}h2{margin-top:2rem}h3{margin-bottom:.2rem}
 table{border-collapse:collapse;font-size:.9rem}th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:left}
-th,td{vertical-align:top}td{overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
+th,td{vertical-align:top;overflow-wrap:break-word}td{font-variant-numeric:tabular-nums}
+table:not(.wide) td:last-child,.note{overflow-wrap:anywhere}
 .wide{width:100%}.wide th{vertical-align:bottom}.wide td:first-child{font-weight:600}
 figure{margin:1rem 0;break-inside:avoid}figcaption,.note{color:#555;font-size:.9rem}
 svg{max-width:100%;height:auto;display:block}.panels{display:flex;flex-wrap:wrap;gap:.5rem}
 @media screen and (max-width:800px){
 .wide tr:first-child{display:none}.wide tr,.wide td{display:block}.wide tr{margin-bottom:1rem}
 .wide td{display:flex;justify-content:space-between;gap:1rem;text-align:right;padding:.2rem 0}
+.wide td:empty{display:none}
 .wide td::before{content:attr(data-label);color:#555;font-weight:400;text-align:left;flex:none;max-width:50%}
 }
 @media print{
 @page{margin:14mm}body{font-size:10.5pt;margin:0;max-width:none;padding:0}table{font-size:8pt}
 th,td{padding:.15rem .35rem}tr,li,h2,h3,figure{break-inside:avoid}h1,h2,h3{break-after:avoid}
-.panels svg{max-width:32%}
+.scores svg{max-width:32%}
 }
 """
 
@@ -41,7 +46,7 @@ th,td{padding:.15rem .35rem}tr,li,h2,h3,figure{break-inside:avoid}h1,h2,h3{break
 def page(record: dict, figures: dict[str, Sequence[str]]) -> str:
     """A self-contained HTML page. `figures`: "roc" and "scores" -> <svg> elements, which stand in it as they are."""
     title = f"Label-only membership audit: {record['config']['dataset']}"
-    notes = [f"{text.spoken(name)}: {value}" for name, value in _origin(record).items()]
+    environment = record.get("environment") or {}
     sections = {
         "Findings": "<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings(record)) + "</ul>",
         "Attacks": _attacks(record),
@@ -52,7 +57,7 @@ def page(record: dict, figures: dict[str, Sequence[str]]) -> str:
         "Settings": _list(
             record["config"] | {"not set": [k for k, v in record["config"].items() if v is None] or None}
         ),
-        "Environment": _list(record.get("environment") or {}),
+        "Environment": _list(environment, str),
         "Seconds": _list(record.get("seconds") or {}),
     }
     body = "".join(f"<h2>{name}</h2>{content}" for name, content in sections.items() if content)
@@ -60,39 +65,40 @@ def page(record: dict, figures: dict[str, Sequence[str]]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{html.escape(title)}</h1>{_note('; '.join(notes))}{body}"
+        f"<h1>{html.escape(title)}</h1>{_note(_origin(environment))}{_note(environment.get('command', ''))}{body}"
         f"{_note('Split ' + str(record.get('split_digest', 'unknown')))}</body></html>\n"
     )
 
 
-def _origin(record: dict) -> dict[str, Any]:
-    """When, with what and how the record was made, as far as it says."""
-    environment = record.get("environment") or {}
-    return {key: environment[key] for key in ("date", "mi_jax", "commit", "device", "command") if key in environment}
+def _origin(environment: dict) -> str:
+    """When, with what and where a run was made, as far as its record says."""
+    named = {"date": "", "mi_jax": "mi_jax ", "commit": "commit ", "device": ""}
+    return "; ".join(f"{name}{environment[key]}" for key, name in named.items() if key in environment)
 
 
 def _attacks(record: dict) -> str:
     """The table of results."""
-    head = ["attack", "access", "queries per example", "balanced accuracy", "points above gap", "AUC"]
-    head += [f"TPR at {rate} FPR" for rate in RATES.values()]
     rows = [
-        [
-            text.spoken(name), entry["access"], f"{entry['queries_per_example']:,.1f}", text.accuracy(entry),
-            text.points(entry["gain_over_gap"]) if entry.get("gain_over_gap") else "", text.number(entry["auc"]),
-            *(_rate(entry, fpr) for fpr in RATES),
-        ]
+        {
+            "attack": text.spoken(name),
+            "access": entry["access"],
+            "queries per example": f"{entry['queries_per_example']:,.1f}",
+            "balanced accuracy": text.accuracy(entry),
+            "points above gap": text.points(entry["gain_over_gap"]) if entry.get("gain_over_gap") else "",
+            "AUC": text.number(entry["auc"]),
+            **{f"TPR at {rate} FPR": _rate(entry, fpr) for fpr, rate in RATES.items()},
+        }
         for name, entry in record["attacks"].items()
-    ]  # fmt: skip
-    cells = {cell for row in rows for cell in row}
+    ]
+    cells = {cell for row in rows for cell in row.values()}
     notes = [
         "Means over target models with 95 % intervals over targets; “over points” where there is one target, or where "
         "all are equal. Balanced accuracy is at a threshold chosen on shadow models; 50 % is chance. Points above gap: "
         "percentage points above the gap attack on the same points, with an interval over points. Queries: those to "
         "the target, misclassified points included. TPR: at the largest attainable FPR not above the named one.",
-        *([_COARSE] if "too coarse" in cells else []),
-        *([_UNRESOLVED] if "not resolvable" in cells else []),
+        *(f"{word}: {meaning}" for word, meaning in _SHORT.items() if word in cells),
     ]
-    return _table(head, rows) + "".join(_note(note) for note in notes)
+    return _table(rows) + "".join(_note(note) for note in notes)
 
 
 def _rate(entry: dict, fpr: str) -> str:
@@ -103,57 +109,68 @@ def _costs(record: dict) -> str:
     """The table of what was chosen on shadow models, which points have no score, and where the queries went."""
     by_attack, rows = (record.get("queries") or {}).get("by_attack", {}), []
     for name, entry in record["attacks"].items():
-        tuned, never, queries = entry["tuned"], entry.get("never_flipped"), by_attack.get(name, {})
+        tuned, put = entry["tuned"], by_attack.get(name, {})
+        edges = dict.fromkeys(edge for edge in tuned.get("at_edge") or [] if edge)
+        shadow, never = tuned.get("shadow_accuracy"), entry.get("never_flipped")
         phases = [f"{text.spoken(phase)} {count:,}" for phase, count in entry.get("phases", {}).items() if count]
-        edges = dict.fromkeys(text for text in tuned.get("at_edge") or [] if text)
-        shadow = tuned.get("shadow_accuracy")
-        rows.append([
-            text.spoken(name), "; ".join([text.chosen_settings(tuned.get("settings", [])), *edges]),
-            f"{100 * sum(shadow) / len(shadow):.1f} %" if shadow else "", f"{100 * entry['finished']:.4g} %",
-            "" if never is None else f"{100 * never:.1f} %", ", ".join(phases),
-            *(f"{queries[side]:,}" if side in queries else "" for side in ("target", "shadow")),
-        ])  # fmt: skip
-    head = ["attack", "chosen (for so many targets)", "accuracy on shadow models", "finished points", "never flipped",
-            "queries by phase", "queries to targets", "to shadow models"]  # fmt: skip
-    said = [i for i in range(len(head)) if any(row[i] for row in rows)]  # a column that no attack has is left out
-    return _table([head[i] for i in said], [[row[i] for i in said] for row in rows])
+        rows.append(
+            {
+                "attack": text.spoken(name),
+                "chosen (for so many targets)": "; ".join([text.chosen_settings(tuned.get("settings", [])), *edges]),
+                "accuracy on shadow models": f"{100 * sum(shadow) / len(shadow):.1f} %" if shadow else "",
+                "finished points": f"{100 * entry['finished']:.4g} %",
+                "never flipped": f"{100 * never:.1f} %" if never is not None else "",
+                "queries by phase": ", ".join(phases),
+                **{f"queries to {side} models": f"{count:,}" for side, count in put.items()},
+            }
+        )
+    return _table(rows)
 
 
 def _threat_model(record: dict) -> dict[str, Any]:
-    """What the attacker sees and knows."""
+    """What the attacker sees and knows; null: the record does not say."""
     attacks, split = record["attacks"], record.get("split") or {}
-    seen = {access: [text.spoken(name) for name, entry in attacks.items() if entry["access"] == access]
-            for access in ACCESS}  # fmt: skip
-    overlap, config = split.get("shadow_overlap") or {}, record["config"]
-    return {
-        **{f"sees {ACCESS[access]}": names for access, names in seen.items() if names},
+    seen = {f"sees {what}": [text.spoken(name) for name, entry in attacks.items() if entry["access"] == access] or None
+            for access, what in ACCESS.items()}  # fmt: skip
+    overlap = split.get("shadow_overlap") or {}
+    return seen | {
         "targets": len(record["models"]["train_accuracy"]["values"]),
-        "shadow models of each": config["num_shadows"],
-        **({"split": config["split"]} if "split" in config else {}),
-        **{f"{side} of a target": split[key] for key, side in _SIDES.items() if key in split},
-        **{f"{_SIDES[key]} seen by shadow models": f"{share:.1%}" for key, share in overlap.items()},
-        **({"queries in all": record["queries"]["total"]} if "queries" in record else {}),
+        "shadow models of each": record["config"]["num_shadows"],
+        "split": record["config"].get("split"),
+        "members of a target": split.get("members"),
+        "non-members of a target": split.get("nonmembers"),
+        "members that shadow models were trained on": _share(overlap.get("members")),
+        "non-members that shadow models were trained on": _share(overlap.get("nonmembers")),
+        "queries in all": (record.get("queries") or {}).get("total"),
     }
 
 
-_SIDES = {"members": "members", "nonmembers": "non-members"}
+def _share(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f} %"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that a narrow screen shows as one card for each row."""
+def _table(rows: Sequence[dict[str, str]]) -> str:
+    """Rows of named cells as a table, without columns that are empty; a narrow screen shows a card for each row."""
+    head = [name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name) for row in rows)]
     cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     lines = "".join(
-        "<tr>" + "".join(f'<td data-label="{html.escape(name)}">{html.escape(cell)}</td>'
-                         for name, cell in zip(head, row, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(f'<td data-label="{html.escape(name)}">{_cell(row.get(name, ""))}</td>' for name in head)
+        + "</tr>"
         for row in rows
-    )  # fmt: skip
+    )
     return f"<table class=wide><tr>{cells}</tr>{lines}</table>"
 
 
-def _list(entries: dict) -> str:
-    """Names and values as a table of two columns, without what is null."""
+def _cell(value: str) -> str:
+    """A cell that breaks before an interval, not within it."""
+    return re.sub(r" (?=%)|(?<=,) (?=[-+\d.]+\])", "\u00a0", html.escape(value))
+
+
+def _list(entries: dict, said: Callable[[str], str] = text.spoken) -> str:
+    """Names, as they are said, and values as a table of two columns, without what is null."""
     rows = "".join(
-        f"<tr><td>{html.escape(text.spoken(str(name)))}</td><td>{html.escape(_words(value))}</td></tr>"
+        f"<tr><td>{html.escape(said(str(name)))}</td><td>{html.escape(_words(value))}</td></tr>"
         for name, value in entries.items()
         if value is not None
     )
@@ -177,7 +194,7 @@ def _words(value: Any) -> str:
 
 def _figure(name: str, svgs: Sequence[str]) -> str:
     caption = f"<figcaption>{html.escape(_CAPTIONS[name])}</figcaption>"
-    return f"<figure><div class=panels>{''.join(svgs)}</div>{caption}</figure>"
+    return f"<figure><div class='panels {name}'>{''.join(svgs)}</div>{caption}</figure>"
 
 
 def _note(sentence: str) -> str:

@@ -21,13 +21,16 @@ made by hand.
                 "flip_rate": M,                              share of answers that changed when queried again
                 "epochs": [one per model],
                 "privacy": {"epsilon", "delta", "statement", "dropped"}},    with private training only
-     "queries": {"total": int, "accuracy": int, "flip_test": int,            optional; all queries put to any model
-                 "by_attack": {NAME: {"target": int, "shadow": int}}},
+     "queries": {"total": int,                    optional; every query put to any model
+                 "accuracy": int, "flip_test": int,                              to the targets, before any attack
+                 "by_attack": {NAME: {"target": int, "shadow": int}},
+                 "repeated": int,                 put again to compare stored answers with a target's
+                 "failed": int},                  of this run and earlier ones, that got no answer
      "attacks": {NAME: {"access": "label" | "confidence" | "gradient",
                         "points": int,                       attacked members of each target, and as many non-members
                         "queries_per_example": float,        mean number of queries, misclassified points included
-                        "phases": {PHASE: int},              optional; queries to targets, "gate": the first label of
-                                                             every copy, "failed": in batches that got no answer
+                        "phases": {PHASE: int},              optional; queries to all targets, "gate": the first
+                                                             label of every copy
                         "balanced_accuracy": M, "auc": M,
                         "over_points": I,                    optional; of the balanced accuracy
                         "gain_over_gap": I or null,          optional; balanced accuracy less that of the gap attack

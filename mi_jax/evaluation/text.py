@@ -80,13 +80,11 @@ def chosen_settings(settings: Sequence[dict]) -> str:
     texts = []
     for key in dict.fromkeys(key for one in settings for key in one):
         values = [_setting(key, one[key]) for one in settings if key in one]
-        counts = {value: values.count(value) for value in sorted(set(values), key=values.count, reverse=True)}
+        counts = {value: values.count(value) for value in sorted(dict.fromkeys(values), key=values.count, reverse=True)}
         alike = len(counts) == 1
         texts.append(", ".join(value if alike else f"{value} ({count})" for value, count in counts.items()))
     return "; ".join(texts) or "nothing"
 
 
 def _setting(key: str, value) -> str:
-    if isinstance(value, str):
-        return value
     return f"{spoken(key)} {value:.4g}" if isinstance(value, float) else f"{spoken(key)} {value}"

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax import lax
 
 from mi_jax import randomness
+from mi_jax.models.convert import as_model
 from mi_jax.types import Array, Model, Params
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
@@ -219,7 +220,8 @@ def wide_resnet(example_shape: tuple[int, ...], num_classes: int, *, depth: int 
     return _as_model(_WideResnet(depth, width, num_classes), f"wide_resnet:{depth},{width}")
 
 
-MODELS: dict[str, Callable[[tuple[int, ...], int], Model]] = {
+# name -> (example_shape, num_classes) -> a Model or a linen module
+MODELS: dict[str, Callable[[tuple[int, ...], int], Model | nn.Module]] = {
     "mlp": mlp,
     "mlp2": functools.partial(mlp, hidden=(_WIDTH, _WIDTH)),
     "cnn": cnn,
@@ -227,7 +229,6 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], Model]] = {
 }
 
 
-@functools.cache
 def build(name: str, example_shape: tuple[int, ...], num_classes: int) -> Model:
     """Returns the Model called `name` for examples of this shape.
 
@@ -236,8 +237,13 @@ def build(name: str, example_shape: tuple[int, ...], num_classes: int) -> Model:
     """
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes}: expected at least 2")
-    if name in MODELS:
-        return MODELS[name](example_shape, num_classes)
+    return _build(MODELS.get(name), name, example_shape, num_classes)
+
+
+@functools.cache  # by the entry too, which a user may replace
+def _build(make: Callable | None, name: str, example_shape: tuple[int, ...], num_classes: int) -> Model:
+    if make is not None:
+        return as_model(make(example_shape, num_classes), name)
     family, _, sizes = name.partition(":")
     numbers = tuple(int(number) for number in sizes.split(",") if number.isdecimal())
     if family == "mlp" and len(numbers) == sizes.count(",") + 1:

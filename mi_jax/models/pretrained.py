@@ -1,6 +1,6 @@
 """Pre-trained networks, from which transfer learning starts: their files, and their layers below the last one.
 
-`python -m experiments.pretrain` writes the files.
+`python -m experiments.pretrain` writes the files, in a checkout.
 """
 
 import os
@@ -49,8 +49,8 @@ def load_body(context: Any) -> dict:
     if mismatch is not None:
         raise ValueError(f"checkpoint {os.fspath(path)}: {mismatch}")
     _check_numbers(path, flat)
-    last = heads.last_layer_name(context.model, context.example_shape)
-    return jax.tree.map(jnp.asarray, {name: layer for name, layer in params.items() if name != last})
+    last = heads.last_layer_path(context.model, context.example_shape)
+    return jax.tree.map(jnp.asarray, heads.without_layer(params, last))
 
 
 def _read(path: Path, context: Any) -> tuple[dict[str, np.ndarray], dict, str]:
@@ -61,10 +61,11 @@ def _read(path: Path, context: Any) -> tuple[dict[str, np.ndarray], dict, str]:
         source = str(flat.pop("source"))
         return flat, traverse_util.unflatten_dict(flat, sep="/"), source
     except Exception:  # a missing file; NumPy, zipfile and flax raise many types of exception for a damaged one
-        command = f"python -m experiments.pretrain --model={context.model.name} writes one of {SOURCE}"
+        arguments, written = f"--model={context.model.name}", f"one of {SOURCE}"
         if context.example_shape != SHAPE:
             examples = f"{'x'.join(map(str, context.example_shape))} examples"
-            command = f"python -m experiments.pretrain --dataset=OTHER writes one of {examples}, named by --checkpoint"
+            arguments, written = "--dataset=OTHER", f"one of {examples}, named by --checkpoint"
+        command = f"in a checkout, python -m experiments.pretrain {arguments} writes {written}"
         expected = f"expected parameters that can be read; {command}"
         raise ValueError(f"checkpoint {os.fspath(path)}: {expected}") from None
 

@@ -38,7 +38,8 @@ from mi_jax.types import Array, Params
 
 _TRUNCATION_SHARE = 0.01  # of delta, reserved for truncated samples
 _INTERVALS = (1e-4, 1e-3)  # bounds of the discretisation of the privacy loss; any value gives an upper bound
-_GRID_POINTS = 1e7  # at most, of a discretised privacy loss
+_GRID_POINTS = 1e6  # of a discretised privacy loss, about: a smaller noise has a coarser grid
+_LEAST_NOISE = 1e-3  # below it epsilon is given as inf; it exceeds 10^5 in any case
 # Renyi orders: all integers, since other orders have no closed form. The large ones are for small deltas.
 _ORDERS = (*range(2, 64), *(2**power for power in range(6, 15)))
 _NOISE_POWERS = (-2, 10)  # powers of 2 between which `solve_noise` searches
@@ -80,7 +81,7 @@ def truncation_bound(mechanism: Mechanism) -> float:
 
 
 def epsilon(mechanism: Mechanism) -> float:
-    """Returns epsilon at the mechanism's delta, for one row added or removed; inf without noise.
+    """Returns epsilon at the mechanism's delta, for one row added or removed; inf for a noise below 0.001.
 
     This is the smaller of two upper bounds for the Poisson-sampled Gaussian mechanism, composed `steps` times, at
     delta minus `truncation_bound`. One is from its privacy loss distribution (PLD), the other from its Renyi
@@ -93,7 +94,7 @@ def epsilon(mechanism: Mechanism) -> float:
 def _smaller_bound(mechanism: Mechanism) -> tuple[float, str]:
     """Returns (epsilon, the accountant that gave it)."""
     check_mechanism(mechanism)
-    if mechanism.noise == 0:
+    if mechanism.noise < _LEAST_NOISE:
         return math.inf, "PLD"
     delta = mechanism.delta - truncation_bound(mechanism)
     bounds = _bounds(sampling_rate(mechanism), float(mechanism.noise), mechanism.steps, delta)
@@ -146,7 +147,8 @@ def statement(mechanism: Mechanism) -> str:
     guarantee = f"epsilon {value:.4g} at delta {mechanism.delta:.3g} for one row added or removed"
     rate = f"{sampling_rate(mechanism):.4g}"
     sampler = f"{mechanism.steps} steps, Poisson samples at rate {rate} of {mechanism.rows} rows"
-    return f"{guarantee} ({sampler}, clip {mechanism.clip:.4g}, noise multiplier {mechanism.noise:.4g}, {accountant} accountant)"
+    noise = f"clip {mechanism.clip:.4g}, noise multiplier {mechanism.noise:.4g}"
+    return f"{guarantee} ({sampler}, {noise}, {accountant} accountant)"
 
 
 def check_mechanism(mechanism: Mechanism) -> None:

@@ -211,7 +211,7 @@ def _record_layers(losses_fn, params: Params, batch: Batch, offsets: dict) -> tu
     def record(call, args, kwargs, context):
         output = call(*args, **kwargs)
         module, path, conv = context.module, context.module.path, isinstance(context.module, architectures.Conv3x3)
-        supported = conv or (isinstance(module, nn.Dense) and args[0].ndim == 2)
+        supported = conv or (type(module) is nn.Dense and args[0].ndim == 2)  # a subclass may differ
         if not supported or (*path, "kernel") not in trained:
             return output
         if path in inputs:

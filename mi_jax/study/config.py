@@ -40,6 +40,7 @@ class Config:
     allow_random_target: bool = False
     seed: int = 0
     preset: str = "cpu"
+    plugin: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +118,8 @@ HELP = {
     "seed": "random seed of the split, of training and of all attacks",
     "preset": "smoke (takes seconds), cpu (the default), paper (the paper's sizes; in an audit its numbers of targets "
     "and shadow models and its budget, with the data set's n_train)",
+    "plugin": "comma-separated Python files that add to ATTACKS, PERTURBATIONS, MODELS, DEFENSES, OPTIMIZERS, DATASETS "
+    "(docs/extending.md); may be repeated",
 }
 
 

@@ -77,7 +77,7 @@ def _plan(name: str, context: attacks.AttackContext) -> _Plan:
 def _noise_read_at(attack: Attack, context: attacks.AttackContext, counts: tuple[int, ...]) -> Attack:
     """A noise attack whose features, with its full budget, are its hit rates after these numbers of queries."""
     full = (attack.full_budget or attack)._replace(settings=attack.settings | {"queries": counts})
-    return attack._replace(full_budget=full._replace(measure=catalogue.hit_rate(context, full.settings, counts)))
+    return attack._replace(full_budget=full._replace(measure=catalogue.noisy_hit_rate(context, full.settings, counts)))
 
 
 def _trial_curve(

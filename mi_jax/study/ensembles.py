@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from mi_jax import defenses, models, privacy, store, training
 from mi_jax.models import heads
@@ -22,6 +23,7 @@ def build_defenses(
 ) -> tuple[Model, list[Defense]]:
     """The model of a resolved config and each of the defenses `names`. ValueError where one cannot be built."""
     model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
+    models.check_model(model, dataset.x.shape[1:], dataset.num_classes)
     context = defenses.DefenseContext(
         config.n_train, model, dataset.x.shape[1:], dataset.num_classes, binary=dataset.binary, recipe=recipe,
         dataset=dataset.name, checkpoint=config.checkpoint, clip=config.clip, delta=config.delta,
@@ -41,7 +43,7 @@ def starts_pretrained(defense: Defense) -> bool:
 
 def strength_changes_training(defense: Defense) -> bool:
     """True where the strength of a defense changes training, not only the answers to queries."""
-    fields = ("init_params", "frozen", "model", "penalty", "adversary", "mechanism")
+    fields = ("init_params", "frozen", "model", "loss", "penalty", "adversary", "mechanism")
     return any(getattr(defense, field) is not None for field in fields)
 
 
@@ -89,8 +91,10 @@ def train_grid(
     return [jax.tree.map(lambda leaf, g=g: leaf[g], trained) for g in range(len(grid))]
 
 
-def target_oracles(model: Model, params: Params, dataset: Dataset, defense: Defense = Defense()) -> Target:
+def target_oracles(model: Model | nn.Module, params: Params, dataset: Dataset, defense: Defense = Defense()) -> Target:
     """A `Target`: (k, access) -> model k of the ensemble under a defense, as an attack sees it."""
+    model = models.as_model(model)
+    models.check_model(model, dataset.x.shape[1:], dataset.num_classes)
 
     def target(k: int, access: str) -> oracle.Oracle | white_box.WhiteBox:
         params_k = jax.tree.map(lambda leaf: leaf[k], params)
@@ -122,7 +126,7 @@ def privacy_record(
         reason = per_example.unsupported_reason(model, first, x)
     else:
         head = heads.last_layer_model(model, x.shape[1:])
-        last = first[heads.last_layer_name(model, x.shape[1:])]
+        last = heads.layer(first, heads.last_layer_path(model, x.shape[1:]))
         activations = heads.penultimate_activations(model, first, x)
         reason = per_example.unsupported_reason(head, last, activations)
     return {

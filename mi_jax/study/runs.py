@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import sys
 import time
+import uuid
 import zlib
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from mi_jax import store
+from mi_jax import defenses, store
 from mi_jax.environment import OF_ONE_RUN, environment
+from mi_jax.study import plugins
 from mi_jax.study.config import Config
 from mi_jax.types import Dataset, Defense, Recipe
 
@@ -27,8 +29,13 @@ def run_environment(
     settings = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in ("attacks", "data_dir")
     }
-    settings |= {"recipe": recipe, "pool": [zlib.crc32(array.tobytes()) for array in (dataset.x, dataset.y)]}
+    optimizer = recipe.optimizer
+    if not isinstance(optimizer, str):  # an object: nothing says whether that of another run is the same
+        optimizer = f"object {uuid.uuid4()}"
+    settings |= {"recipe": recipe._replace(optimizer=optimizer)}
+    settings |= {"pool": [zlib.crc32(array.tobytes()) for array in (dataset.x, dataset.y)]}
     settings |= {"split_digest": split}
+    settings |= {"plugins": plugins.digest(config.plugin, config.model or "", defenses.split_names(config.defense))}
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(defense.strength)]
     settings |= {"strength": [zlib.crc32(leaf.tobytes()) for leaf in leaves]}
     current = environment()
@@ -104,8 +111,10 @@ class ProgressBar:
 
     def line(self) -> str:
         """What is done and what is left, as one line for a file."""
-        left = f"; {self.description}" if self.description else ""
+        units = {"query": "queries"}.get(self.unit, f"{self.unit}s")
+        parts = [f"{self.done:,}{f' of {self.total:,}' if self.total else ''} {units}"]
+        parts += [self.description] if self.description else []
         if self.total and self.done:
             seconds = (time.monotonic() - self.started) * max(0, self.total - self.done) / self.done
-            left += f"; about {datetime.timedelta(seconds=round(seconds))} left of this stage"
-        return f"{self.title}: {self.done}{f' of {self.total}' if self.total else ''} (unit: {self.unit}){left}"
+            parts.append(f"about {datetime.timedelta(seconds=round(seconds))} left of this stage")
+        return f"{self.title}: {'; '.join(parts)}"

@@ -15,7 +15,7 @@ from mi_jax import attacks, audit, data, store
 from mi_jax.data import splits
 from mi_jax.querying import sizes
 from mi_jax.querying.collect import Target, cache_by_model, check_cap
-from mi_jax.study import ensembles, runs
+from mi_jax.study import ensembles, plugins, runs
 from mi_jax.study.config import Config, Resolved, check_plan, resolve
 from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
 
@@ -69,6 +69,9 @@ def prepare_grid(config: Config, names: Sequence[str], *, recipe: Recipe = Recip
     shadow models is refused at once, since `non_adaptive` cannot use it.
     """
     started = time.perf_counter()
+    if out is not None and not isinstance(recipe.optimizer, str):
+        expected = f"expected the name of one in steps.OPTIMIZERS, by which out={out} finds the models again"
+        raise ValueError(f"recipe: optimizer of type {type(recipe.optimizer).__qualname__}, {expected}")
     setup = _set_up(config, tuple(names), recipe, reference=reference)
     if separate_targets:
         check_separate_targets(setup.config, setup.split)
@@ -80,18 +83,24 @@ def prepare_grid(config: Config, names: Sequence[str], *, recipe: Recipe = Recip
 
 
 def _set_up(config: Config, names: tuple[str, ...], recipe: Recipe, *, reference: bool) -> _Setup:
+    plugins.load(config.plugin)
     for name in config.attacks or ():
-        if name not in attacks.ATTACKS:
-            raise ValueError(f"unknown attack {name!r}: known are {', '.join(attacks.ATTACKS)}")
+        attacks.find(name)
     dataset = data.load(config.dataset, config.data_dir)
     resolved = resolve(config, dataset)
     model, defenses = ensembles.build_defenses(resolved, dataset, names, recipe)
-    context = attacks.AttackContext(dataset.x.shape[1:], dataset.num_classes, dataset.binary, resolved.budget)
-    _check_traced(resolved, context, defenses)
     reference = reference or any(defense.adversary for defense in defenses)
     split = draw_split(resolved, dataset, reference=reference)
+    context = attacks.context_of(dataset, resolved.budget, _shadow_rows(split))
+    _check_traced(resolved, context, defenses)
     check_plan(resolved, dataset, split, context)
     return _Setup(resolved, dataset, split, model, recipe, names, defenses, context)
+
+
+def _shadow_rows(split: Split) -> np.ndarray:
+    """The rows of the shadow models: what the attacker of a study has."""
+    shadows = np.unique(split.trials[:, 1:])
+    return np.unique(np.concatenate([split.members[shadows], split.nonmembers[shadows]]))
 
 
 def _check_traced(config: Resolved, context: attacks.AttackContext, defenses: list[Defense]) -> None:

@@ -7,16 +7,21 @@ and every layer must depend on the examples. Frozen layers must be those of the 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from mi_jax import privacy
-from mi_jax.models import heads
+from mi_jax import models, privacy
+from mi_jax.models import convert, heads
 from mi_jax.training import batches, steps
 from mi_jax.types import Array, Defense, Model, Params, Recipe
 
 _EXCLUSIVE = {  # two fields of a Defense that cannot both be set -> why
     ("mechanism", "augmentation"): "each neighbour of a row would be clipped separately, but epsilon is for rows that "
     "count once",
+    ("mechanism", "loss"): "a loss may mix the rows of a batch, but private gradients need independent rows",
+    ("adversary", "loss"): "the attack network compares logits of plain rows, expected the cross-entropy",
+    ("frozen", "loss"): "a loss may change the examples, but frozen layers see each row once, unchanged",
     ("mechanism", "adversary"): "the attack network compares rows, but private gradients need independent rows",
     ("mechanism", "model"): "dropout draws by a row's position in the batch, but private gradients need independent "
     "rows",
@@ -50,8 +55,12 @@ def check_training(
     _check_members(members, x_pool, y_pool)
     check_exclusive("in training", fields_set(defense))
     _check_recipe(recipe)
-    _check_labels(model, x_pool, np.asarray(y_pool)[members])
+    _check_optimizer(spec, members.shape[1], x_pool)
+    num_classes = models.check_model(model, x_pool.shape[1:])
+    _check_labels(num_classes, np.asarray(y_pool)[members])
     _check_augmentation(defense, x_pool.shape[1:])
+    if defense.loss is not None:
+        _check_loss(spec, x_pool, inputs)
     if defense.adversary is not None and not inputs.reference.shape[-1]:
         raise ValueError("reference: no rows, expected rows that the adversary of the defense compares members with")
     if defense.mechanism is not None:
@@ -75,8 +84,36 @@ def _check_recipe(recipe: Recipe) -> None:
     for name in ("batch_size", "max_epochs", "learning_rate"):
         if not 0 < getattr(recipe, name) < np.inf:
             raise ValueError(f"recipe: {name}={getattr(recipe, name)}, expected more than 0 and finite")
-    if recipe.optimizer not in steps.OPTIMIZERS:
-        raise ValueError(f"recipe: optimizer={recipe.optimizer!r}, expected one of {', '.join(steps.OPTIMIZERS)}")
+    optimizer, names = recipe.optimizer, ", ".join(steps.OPTIMIZERS)
+    if isinstance(optimizer, optax.GradientTransformation):
+        if recipe.learning_rate != Recipe().learning_rate:
+            own = "expected none beside an optimizer object, which has its own"
+            raise ValueError(f"recipe: learning_rate={recipe.learning_rate}, {own}")
+    elif not isinstance(optimizer, str):
+        expected = f"expected one of {names}, or an optax.GradientTransformation"
+        raise ValueError(f"recipe: optimizer of type {type(optimizer).__qualname__}, {expected}")
+    elif optimizer not in steps.OPTIMIZERS:
+        raise ValueError(f"recipe: optimizer={optimizer!r}, expected one of {names}")
+
+
+def _check_optimizer(spec: steps.TrainSpec, n: int, x_pool: Array) -> None:
+    """Raises ValueError for an optimizer that is none, needs more than gradients, or changes shapes or dtypes."""
+    optimizer, name = steps.optimizer_of(spec, n, x_pool), spec.recipe.optimizer
+    label = f"recipe: optimizer={name if isinstance(name, str) else 'an object'}"
+    if not isinstance(optimizer, optax.GradientTransformation):
+        actual = f"{label}: OPTIMIZERS makes {convert.describe(optimizer)}"
+        raise ValueError(f"{actual}, expected (rate, steps) -> optax.GradientTransformation")
+
+    def step(params):
+        state = optimizer.init(params)
+        updates, after = optimizer.update(params, state, params)
+        return (params, state), (optax.apply_updates(params, updates), after)
+
+    params = {"kernel": jax.ShapeDtypeStruct((3, 2), np.float32), "bias": jax.ShapeDtypeStruct((2,), np.float32)}
+    before, after = convert.traced(label, step, params)
+    types = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (before, after)]
+    if types[0] != types[1]:
+        raise ValueError(f"{label}: a step changes shapes or dtypes, expected those of the parameters and of its state")
 
 
 def _check_augmentation(defense: Defense, example_shape: tuple[int, ...]) -> None:
@@ -86,6 +123,21 @@ def _check_augmentation(defense: Defense, example_shape: tuple[int, ...]) -> Non
     if shape[1:] != example_shape or shape[:1] < (1,):
         example = ", ".join(map(str, example_shape))
         raise ValueError(f"augmentation: returned shape {shape}, expected (M, {example}) with M >= 1")
+
+
+def _check_loss(spec: steps.TrainSpec, x_pool: Array, inputs: steps.MemberInputs) -> None:
+    """Raises ValueError unless the defense's loss returns one loss for each of three examples."""
+
+    def losses(strength, key, x):
+        params, y = spec.model.init(key, x), jnp.zeros(3, jnp.int32)
+        return steps.own_losses(params, key, x, y, inputs._replace(strength=strength), spec)
+
+    strength = jax.tree.map(np.asarray, inputs.strength)
+    x = jax.ShapeDtypeStruct((3, *x_pool.shape[1:]), np.float32)
+    result = convert.traced("defense loss", losses, strength, jax.random.key(0), x)
+    if getattr(result, "shape", None) != (3,) or result.dtype != np.float32:
+        actual = f"{convert.describe(result)} for 3 examples"
+        raise ValueError(f"defense loss: {actual}, expected float32 losses of shape (3,)")
 
 
 def _check_private(spec: steps.TrainSpec, x_pool: Array, members: Array, mechanism: privacy.Mechanism) -> None:
@@ -141,11 +193,7 @@ def _check_rows_independent(name: str, model: Model, example_shape: tuple[int, .
             raise ValueError(f"{name}: {cause} change a row's logits, expected a model with independent rows")
 
 
-def _check_labels(model: Model, x_pool: Array, labels: np.ndarray) -> None:
-    def logits_of(key, x):
-        return model.apply(model.init(key, x), x)
-
-    num_classes = jax.eval_shape(logits_of, jax.random.key(0), x_pool[:1]).shape[-1]
+def _check_labels(num_classes: int, labels: np.ndarray) -> None:
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= num_classes:
         actual = f"{labels.dtype} {labels.min()}..{labels.max()}"
         raise ValueError(f"labels of the members: {actual}, expected integers 0..{num_classes - 1}")

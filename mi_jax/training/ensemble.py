@@ -12,9 +12,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mi_jax import store
+from mi_jax import models, store
 from mi_jax.models import heads
 from mi_jax.training import checks, steps
 from mi_jax.types import Array, Defense, Model, Params, Recipe
@@ -27,7 +28,8 @@ class History(NamedTuple):
     """How many epochs each member trained, and its final loss."""
 
     epochs: Array  # [K] int32
-    loss: Array  # [K] float32, mean training loss of the last epoch, with the penalty except in private training
+    loss: Array  # [K] float32, mean training loss of the last epoch: the defense's loss if it has one, with the penalty
+    # except in private training
     dropped: Array  # [K] int32, examples dropped from private gradients because theirs was not finite
 
 
@@ -108,9 +110,10 @@ def _train_group(keys, inputs: steps.MemberInputs, x_pool, y_pool, spec: steps.T
     return jax.device_get(state._replace(key=None, opt_state=None, adversary=None))
 
 
-def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, y_pool: Array, members: Array, *,
-                   defense: Defense = NO_DEFENSE, strengths: Any = None, reference: Array | None = None,
-                   models_at_once: int | None = None, cache: store.Cache = store.no_cache,
+def train_ensemble(key: jax.Array, model: Model | nn.Module, recipe: Recipe, x_pool: Array, y_pool: Array,
+                   members: Array, *, defense: Defense = NO_DEFENSE, strengths: Any = None,
+                   reference: Array | None = None, models_at_once: int | None = None,
+                   cache: store.Cache = store.no_cache,
                    progress: Progress | None = None) -> tuple[Params, History]:  # fmt: skip
     """Returns the trained parameters [K ...] and their History; model k is trained on rows members[k] of the pool only.
 
@@ -119,7 +122,8 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     random order; random neighbours are drawn again for each epoch and pair.
 
     Args:
-      key, model, recipe: of the training.
+      key, recipe: of the training.
+      model: a Model, or a flax linen module (`models.from_flax`).
       x_pool, y_pool: the pool, [N *x] and integer labels [N].
       members: rows of the pool, [K n].
       defense: its strength is an argument of the compiled block, which all strengths of a defense share. `frozen`
@@ -134,7 +138,7 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
 
     Raises ValueError for arguments that do not fit together, and, naming the member, for a loss that is not finite.
     """
-    members = np.asarray(members)
+    model, members = models.as_model(model), np.asarray(members)
     reference = np.zeros((len(members), 0), np.int32) if reference is None else np.asarray(reference)
     job = _checked_job(model, recipe, defense, strengths, x_pool, y_pool, members, reference)
     job, assemble = _without_frozen_layers(job, model, recipe, defense, strengths)
@@ -145,12 +149,14 @@ def train_ensemble(key: jax.Array, model: Model, recipe: Recipe, x_pool: Array, 
     return assemble(jax.tree.map(jnp.asarray, params)), history
 
 
-def train(key: jax.Array, model: Model, recipe: Recipe, x: Array, y: Array, *, defense: Defense = NO_DEFENSE,
+def train(key: jax.Array, model: Model | nn.Module, recipe: Recipe, x: Array, y: Array, *,
+          defense: Defense = NO_DEFENSE,
           reference: tuple[Array, Array] | None = None) -> tuple[Params, History]:  # fmt: skip
     """Returns the parameters of one model trained on all rows x [n *x], y [n], and its History, without a model axis.
 
     `reference`: examples and labels that only an `adversary` of the defense sees.
     """
+    model = models.as_model(model)
     n, (reference_x, reference_y) = len(x), (x[:0], y[:0]) if reference is None else reference
     x, y = np.concatenate([x, reference_x]), np.concatenate([y, reference_y])
     job = _checked_job(model, recipe, defense, None, x, y, np.arange(n)[None], np.arange(n, len(x))[None])

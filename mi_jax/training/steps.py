@@ -69,7 +69,8 @@ def _cosine(rate: float, steps: int) -> optax.Schedule:
     return lambda step: rate * jnp.cos(7 * math.pi * step / (16 * steps))
 
 
-# name -> (learning rate, total number of steps) -> optimizer
+# name -> (learning rate, total number of steps) -> optimizer. The names enter the digest of a run, so that with a cache
+# an optimizer must have one.
 OPTIMIZERS: dict[str, Callable[[float, int], optax.GradientTransformation]] = {
     "adam": lambda rate, steps: optax.adam(rate, eps=_EPSILON),
     "sgd": lambda rate, steps: optax.sgd(rate),
@@ -83,7 +84,10 @@ def epoch_sizes(spec: TrainSpec, n: int, x_pool: Array) -> batches.EpochSizes:
     return batches.plan_epoch(n, spec.recipe.batch_size, spec.defense.augmentation, x_pool)
 
 
-def _optimizer(spec: TrainSpec, n: int, x_pool: Array) -> optax.GradientTransformation:
+def optimizer_of(spec: TrainSpec, n: int, x_pool: Array) -> optax.GradientTransformation:
+    """Returns the optimizer of a training on n rows."""
+    if isinstance(spec.recipe.optimizer, optax.GradientTransformation):
+        return spec.recipe.optimizer
     num_steps = spec.recipe.max_epochs * epoch_sizes(spec, n, x_pool).num_steps
     return OPTIMIZERS[spec.recipe.optimizer](spec.recipe.learning_rate, num_steps)
 
@@ -98,7 +102,7 @@ def init_state(
     if spec.defense.init_params is not None:
         params = spec.defense.init_params(inputs.strength, params)
     infinity, zero = jnp.array(jnp.inf, jnp.float32), jnp.array(0, jnp.int32)
-    opt_state = _optimizer(spec, len(inputs.rows), x_pool).init(params)
+    opt_state = optimizer_of(spec, len(inputs.rows), x_pool).init(params)
     average = params if spec.recipe.average else None
     adversary = None
     if spec.defense.adversary is not None:
@@ -128,7 +132,7 @@ def _plain_steps(
     state: TrainState, inputs: MemberInputs, x_pool, y_pool, spec: TrainSpec
 ) -> tuple[TrainState, jax.Array]:
     """Returns (the state after all batches of an epoch, the mean loss over its pairs)."""
-    sizes, optimizer = epoch_sizes(spec, len(inputs.rows), x_pool), _optimizer(spec, len(inputs.rows), x_pool)
+    sizes, optimizer = epoch_sizes(spec, len(inputs.rows), x_pool), optimizer_of(spec, len(inputs.rows), x_pool)
     epoch_key = jax.random.fold_in(state.key, state.epoch)
     shuffle_key, step_key = jax.random.split(epoch_key)
     pairs_key, reference_key = (jax.random.fold_in(epoch_key, i) for i in (2, 3))  # split may fold in 0 and 1
@@ -162,8 +166,12 @@ def _loss(params: Params, key: jax.Array, batch: _Batch, adversary: Any, state: 
 
     The reported loss has no adversary term. That term rises while the adversary learns, and would stop training early.
     """
-    logits = _model(spec, inputs).apply(params, batch.x, key)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
+    logits: Any = None
+    if spec.defense.loss is not None:  # beside which there is no adversary, who sees logits
+        losses = own_losses(params, key, batch.x, batch.y, inputs, spec)
+    else:
+        logits = _model(spec, inputs).apply(params, batch.x, key)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
     mean = jnp.sum(batch.weight * losses) / jnp.sum(batch.weight)
     penalty = spec.defense.penalty
     mean = mean if penalty is None else mean + penalty(inputs.strength, params)
@@ -171,6 +179,18 @@ def _loss(params: Params, key: jax.Array, batch: _Batch, adversary: Any, state: 
         return mean, mean
     extra = _adversary_loss(spec.defense.adversary, state, inputs, adversary, logits, batch.y)
     return mean + jnp.sum(batch.weight * extra) / jnp.sum(batch.weight), mean
+
+
+def own_losses(
+    params: Params, key: jax.Array, x: jax.Array, y: jax.Array, inputs: MemberInputs, spec: TrainSpec
+) -> jax.Array:
+    """Returns the losses [B] that the defense's `loss` gives to examples x [B *x] with labels y [B].
+
+    Every `predict` draws the same dropout masks.
+    """
+    (loss_key, model_key), model = jax.random.split(key), _model(spec, inputs)
+    assert spec.defense.loss is not None
+    return spec.defense.loss(inputs.strength, loss_key, lambda x: model.apply(params, x, model_key), x, y)
 
 
 def _model(spec: TrainSpec, inputs: MemberInputs) -> Model:
@@ -200,7 +220,7 @@ def _private_steps(
     """Returns what `_plain_steps` does, with gradients by the mechanism: sampled, clipped, summed, noisy."""
     penalty = spec.defense.penalty
     penalty_grad = None if penalty is None else jax.grad(functools.partial(penalty, inputs.strength))
-    optimizer, model = _optimizer(spec, len(inputs.rows), x_pool), _model(spec, inputs)
+    optimizer, model = optimizer_of(spec, len(inputs.rows), x_pool), _model(spec, inputs)
     num_steps = epoch_sizes(spec, len(inputs.rows), x_pool).num_steps
     step_key = jax.random.fold_in(state.key, state.epoch)
     clipped_sum = per_example.choose_clipped_sum(spec.model, state.params, x_pool[:1])

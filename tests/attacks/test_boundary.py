@@ -12,6 +12,7 @@ from mi_jax import perturbations, testing
 from mi_jax.attacks import boundary, hopskipjump
 from mi_jax.attacks.boundary import boundary_distance
 from mi_jax.attacks.schedules import PAPER, Schedule, checkpoints, schedule, total_queries
+from mi_jax.evaluation import metrics
 from mi_jax.querying import driver, oracle
 from mi_jax.types import Attack, Model
 
@@ -142,6 +143,7 @@ def test_points_that_nothing_flips_are_infinitely_far_and_flagged():
     x = np.random.default_rng(0).random((5, 48), np.float32)
     course, answers = distances(testing.constant_oracle(1), SMALL, x, np.ones(5, np.int32), points_at_once=4)
     assert (course == np.inf).all() and boundary.never_flipped(answers.features).all()
+    assert metrics.auc(course[:, -1], x[:, 0] > np.median(x[:, 0])) == 0.5  # a tie, wherever the points lie
     target, x, y, _ = flat_problem(48, 9)
     assert not boundary.never_flipped(distances(target, SMALL, x, y, points_at_once=4)[1].features).any()
 

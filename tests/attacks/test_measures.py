@@ -99,11 +99,11 @@ def test_candidates_of_the_noise_attack_fit_the_columns():
         return [candidate.settings for candidate in candidates]
 
     of_images = settings(None, (8, 8, 1))
-    sigmas = [{"sigma": s, "unit": "range", "queries": 20} for s in attacks.SIGMAS]
+    sigmas = [{"sigma": s, "unit": "range", "queries": 20} for s in attacks.SIGMAS["range"]]
     assert of_images == settings(np.zeros(12, bool)) == sigmas
     assert settings(np.ones(446, bool), (446,)) == [{"p": f / 446, "queries": 20} for f in attacks.FLIPS]
     both = settings(np.arange(107) >= 6, (107,))
-    product = itertools.product(attacks.MIXED_FLIPS, attacks.MIXED_SIGMAS)
+    product = itertools.product(attacks.MIXED_FLIPS, attacks.MIXED_SIGMAS["range"])
     assert both == [{"p": f / 101, "sigma": s, "unit": "range", "queries": 20} for f, s in product] and len(both) <= 16
 
 

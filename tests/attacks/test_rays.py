@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax import perturbations, testing
+from mi_jax import attacks, audit, data, perturbations, testing
 from mi_jax.attacks import boundary
 from mi_jax.attacks.rays import ray_distance
+from mi_jax.data import splits
 from mi_jax.querying import driver, oracle
 from mi_jax.types import Attack, Model
 
@@ -89,3 +90,17 @@ def test_rays_that_ask_nothing_are_refused():
     for wrong in ((0, 3), (5, 0)):
         with pytest.raises(ValueError, match="expected at least 1 query and 1 bisection"):
             ray_distance(*wrong)
+
+
+def test_an_audit_of_targets_that_never_flip_is_a_tie():
+    x = np.random.default_rng(1).random((40, 12), np.float32)
+    dataset = data.from_arrays("never", x, np.zeros(40, np.int32), num_classes=2)
+    split = splits.disjoint(0, 40, 5, num_targets=1, num_shadows=2)
+    candidates = {"rays": attacks.build("rays", attacks.AttackContext((12,), 2, dataset.binary, 20))}
+
+    def target(k, access):
+        return oracle.function_oracle(testing.constant_oracle(0), 2)
+
+    record, scores = audit.audit(KEY, dataset, split, target, candidates)
+    assert (scores["attack/rays/scores"] == np.inf).all() and record["attacks"]["rays"]["auc"]["mean"] == 0.5
+    assert record["attacks"]["rays"]["balanced_accuracy"]["mean"] == 0.5

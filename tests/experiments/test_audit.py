@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -63,6 +64,14 @@ def run(capsys):
     return program
 
 
+def refusal(action, *arguments) -> str:
+    """Returns the message of the ValueError that the action must raise, which must be one line."""
+    with pytest.raises(ValueError) as caught:
+        action(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def scores_of(folder: Path) -> dict[str, np.ndarray]:
     with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
         return dict(arrays)
@@ -104,14 +113,18 @@ def is_summary(m, targets: int = T) -> bool:
 def test_report_json_has_the_documented_keys_and_types(runs):
     folder, *_ = runs
     record = json.loads((folder / "report.json").read_text())
-    keys = {"config", "environment", "split_digest", "models", "attacks", "seconds"}
+    keys = {"config", "data", "environment", "split", "split_digest", "models", "attacks", "queries", "seconds"}
     assert record.keys() == keys
     assert record["config"].keys() == {field for field in Config.__dataclass_fields__}
     assert {k: v for k, v in record["config"].items() if v is None} == OPTIONAL  # all else is resolved
     assert record["config"]["attacks"] == list(record["attacks"]) == SIX
     sizes = ("n_train", "num_targets", "num_shadows", "num_points", "budget", "seed")
     assert [record["config"][name] for name in sizes] == [N, T, S, N, 20, 0]
-    assert record["environment"].keys() >= {"python", "jax", "device", "commit"}
+    assert record["environment"].keys() >= {"mi_jax", "python", "jax", "device", "commit", "date", "command"}
+    assert record["environment"]["command"] == shlex.join(
+        ["python", "-m", "experiments.audit", "--preset=smoke", f"--out={folder}"]
+    )
+    assert record["data"] == data.describe(data.load("digits"))
     assert len(record["split_digest"]) == 16 and int(record["split_digest"], 16) >= 0
     assert record["models"].keys() == {"train_accuracy", "test_accuracy", "flip_rate", "epochs"}
     assert all(is_summary(record["models"][name]) for name in ("train_accuracy", "test_accuracy", "flip_rate"))
@@ -125,6 +138,7 @@ def test_the_entry_of_every_attack_has_the_documented_keys_and_types(runs, name)
     folder, *_ = runs
     entry = json.loads((folder / "report.json").read_text())["attacks"][name]
     rates, others = {"balanced_accuracy", "auc"}, {"access", "points", "queries_per_example", "finished", "tuned"}
+    others |= {"phases", "over_points", "gain_over_gap"}
     assert entry.keys() == rates | others | {"tpr_at_fpr", "achieved_fpr"}
     assert entry["points"] == 40
     assert entry["finished"] == 1.0 and type(entry["finished"]) is float
@@ -220,6 +234,15 @@ def test_from_with_out_draws_elsewhere_and_leaves_the_run_alone(runs, run, tmp_p
     assert (drawn / "report.json").read_bytes() == (folder / "report.json").read_bytes()
 
 
+def test_a_record_of_audit_alone_has_a_table_too(runs, capsys):
+    """`audit.audit` knows neither model nor sizes, and measures the seconds of each attack only."""
+    record, _ = report.read(runs[0])
+    seconds = {name: seconds for name, seconds in record["seconds"].items() if name in SIX}
+    cli.show(record | {"config": {"dataset": "mine", "num_shadows": 1}, "seconds": seconds}, Path("out"))
+    printed = capsys.readouterr().out
+    assert printed.startswith("\nmine, 2 targets: train accuracy 100.0 %") and "gap " in printed
+
+
 def test_a_finished_run_is_shown_again_and_another_is_not_put_in_its_place(runs, run, untrained, tmp_path):
     folder, printed, _ = runs
     before = {name: (folder / name).read_bytes() for name in report.FILES}
@@ -232,6 +255,31 @@ def test_a_finished_run_is_shown_again_and_another_is_not_put_in_its_place(runs,
     assert {name: (folder / name).read_bytes() for name in report.FILES} == before
     with pytest.raises(TypeError):  # it trains
         run("--preset=smoke", f"--out={folder}", "--overwrite")
+
+
+def test_a_record_is_kept_unless_it_is_that_of_the_same_run_or_may_be_overwritten(tmp_path):
+    file = tmp_path / "record.json"
+
+    def kept(*arguments):
+        with flagsaver.flagsaver():
+            flags.FLAGS(["dp_audit", *arguments])
+            return cli.kept(file, lambda record: record["environment"]["run_digest"] == "12")
+
+    assert kept() is None
+    file.write_text('{"environment": {"run_digest": "12"}}')
+    assert kept() == {"environment": {"run_digest": "12"}} and kept("--overwrite") is None
+    for other in ('{"environment": {"run_digest": "13"}}', '{"environment": {}}', "[]", '{"environm', ""):
+        file.write_text(other)
+        assert f"--out={tmp_path}: it holds another run" in refusal(kept) and kept("--overwrite") is None
+
+
+@pytest.mark.slow
+def test_a_finished_audit_of_epsilon_is_printed_again_and_another_is_refused(tmp_path):
+    arguments = ("experiments.dp_audit", "--preset=smoke", f"--out={tmp_path}")
+    first, again, other = run_program(*arguments), run_program(*arguments), run_program(*arguments, "--seed=1")
+    assert (first.returncode, again.returncode, other.returncode) == (0, 0, 2), first.stderr
+    assert again.stdout == first.stdout and "holds this run, finished" in again.stderr
+    assert is_one_error_line(other.stderr) and "--overwrite" in other.stderr
 
 
 @pytest.mark.parametrize("flag", ["--seed=1", "--preset=smoke", "--attacks=gap", "--defense=none", "--clip=1"])
@@ -370,14 +418,6 @@ def test_what_is_said_outweighs_the_preset_and_the_preset_the_data_sets_default(
     assert resolve(Config(), digits).n_train == 100
     assert resolve(Config(preset="smoke"), digits).n_train == 40
     assert resolve(Config(preset="smoke", n_train=7), digits).n_train == 7
-
-
-def refusal(action, *arguments) -> str:
-    """Returns the message of the ValueError that the action must raise, which must be one line."""
-    with pytest.raises(ValueError) as caught:
-        action(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_more_classes_than_rows_are_refused_where_models_are_trained():
@@ -585,7 +625,7 @@ def test_only_bad_input_is_told_in_one_line():
         cli.main(body)(["audit"])
 
 
-@pytest.mark.parametrize("arguments", [["--dataset=mnits"], ["--budget=many"], ["--bugdet=3"]])
+@pytest.mark.parametrize("arguments", [["--dataset=mnits"], ["--budget=many"], ["--bugdet=3"], ["--budget=9999999999"]])
 def test_the_program_exits_with_2_and_one_line(tmp_path, arguments):
     done = run_program("experiments.audit", f"--out={tmp_path / 'out'}", *arguments)
     assert (done.returncode, done.stdout) == (2, "")

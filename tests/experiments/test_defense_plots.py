@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from experiments.paper import defense_plots
 
@@ -20,7 +20,7 @@ RECORD = {"config": {"dataset": "cifar10", "n_train": 2500}, "defenses": {
 PAPER = {"none": (51.1, 49.1, 82.3), "l2:1": (49.2, 10.0, 55.2), "l2:3": (46.3, 7.0, 53.5)}  # the last is not ours
 
 
-def crosses(axes: plt.Axes) -> list[tuple[float, float]]:
+def crosses(axes: Axes) -> list[tuple[float, float]]:
     return [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "x"]
 
 

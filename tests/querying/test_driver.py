@@ -1,10 +1,13 @@
 """The driver: what it asks, what it bills, and that no result depends on company, order, chunk or resumption."""
 
 import chex
+import hypothesis.extra.numpy
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from mi_jax import perturbations, testing
@@ -266,6 +269,16 @@ def test_a_perturbation_of_wrong_shape_or_dtype_is_refused_before_anything_is_as
         (np.ones((2, 6, 6, 1)), np.zeros(2), np.arange(2), "y: float64, expected integers"),
         (np.ones((2, 6, 6, 1)), np.zeros(3, int), np.arange(2), "2, 3 and 2 of them"),
         (np.ones((2, 6, 6, 1)), np.zeros(2, int), np.arange(1), "2, 2 and 1 of them"),
+        (np.ones((2, 6, 6, 1)), np.array([1, 2]), np.arange(2), r"y: 1\.\.2, expected integers in 0\.\.1"),
+        (np.ones((2, 6, 6, 1)), np.array([-1, 1]), np.arange(2), r"y: -1\.\.1, expected integers in 0\.\.1"),
+        (np.ones((2, 6, 6, 1)), np.eye(2, dtype=int), np.arange(2), r"y and rows of shapes \(2, 2\)"),
+        (np.ones((2, 6, 6, 1)), np.zeros((2, 1), int), np.arange(2), r"y and rows of shapes \(2, 1\)"),
+        (np.ones((2, 6, 6, 1)), np.zeros(2, bool), np.arange(2), "y: bool, expected integers"),
+        (np.ones((2, 6, 6, 1)), ["a", "b"], np.arange(2), "y: <U1, expected integers"),
+        (np.ones((2, 6, 6, 1)), np.array([0, 2**32], np.int64), np.arange(2), r"y: 0\.\.4294967296"),
+        (np.ones((2, 6, 6, 1)), np.zeros(2, int), np.array([0, -3]), r"rows: -3\.\.0"),
+        (np.ones((2, 6, 6, 1)), np.zeros(2, int), np.array([0.0, 1]), "rows: float64, expected integers"),
+        (np.ones(2), np.zeros(2, int), np.arange(2), "expected as many of each"),
     ],
 )
 def test_points_that_are_none_are_refused_before_anything_is_asked(x, y, rows, says):
@@ -344,3 +357,78 @@ def test_the_copy_that_is_measured_is_the_one_whose_label_was_queried():
     x, _, rows = points(4)
     driver.query(oracle.function_oracle(function, C), attack, KEY, x, np.zeros(4, np.int32), rows)
     np.testing.assert_array_equal(queries[:12], queries[12:])
+
+
+@settings(max_examples=40, deadline=None)
+@given(hypothesis.extra.numpy.arrays(
+    st.sampled_from(["i1", "u1", "i2", ">i4", "i8", "u8", "f4", "?", "U2", "O"]),
+    st.sampled_from([(3,), (3, 1), (1, 3), (3, 2), (), (2,), (0,)]),
+))  # fmt: skip
+def test_labels_are_read_as_they_are_or_refused_in_one_line(y):
+    """Whatever is given as labels: three integers in 0..1 are read by value, all else is refused."""
+    x, _, rows = points(3)
+    integers = y.shape == (3,) and np.issubdtype(y.dtype, np.integer)
+    try:
+        answers = driver.query(network_oracle(), ATTACKS["label"], KEY, x, y, rows)
+    except ValueError as error:
+        assert not (integers and 0 <= y.min() <= y.max() < C) and "\n" not in str(error)
+    else:
+        labels = oracle.query_labels(network_oracle(), x)
+        assert integers and 0 <= y.min() <= y.max() < C
+        np.testing.assert_array_equal(answers.features[:, 0, 0], labels == y.astype(int))
+
+
+def test_lists_are_arrays():
+    x, y, rows = points(5)
+    answers = driver.query(network_oracle(), ATTACKS["label"], KEY, x.tolist(), y.tolist(), rows.tolist())
+    expected = driver.query(network_oracle(), ATTACKS["label"], KEY, x, y, rows)
+    np.testing.assert_array_equal(answers.features, expected.features)
+
+
+def test_queries_are_counted_when_they_are_put():
+    calls, counted = [], []
+
+    def hang_up(x):
+        calls.append(len(x))
+        if len(calls) == 3:
+            raise ConnectionError("no answer")
+        return np.zeros(len(x), int)
+
+    x, _, rows = points(10)
+    with pytest.raises(ConnectionError) as error:
+        driver.query(oracle.function_oracle(hang_up, C), ATTACKS["noise"], KEY, x, np.zeros(10, int), rows,
+                     progress=counted.append)  # fmt: skip
+    assert calls == [10, 250, 250] and sum(counted) == 510
+    assert error.value.__notes__ == ["test: 510 queries were put in this call before it ended."]
+
+
+@pytest.mark.parametrize(
+    ("shape", "points", "chunk"),
+    [
+        ((8, 8, 1), 1, 256),  # padded, so that few points compile nothing new
+        ((32, 32, 3), 10_000, 256),
+        ((64, 64, 3), 2, 8),
+        ((64, 64, 3), 10_000, 128),
+        ((128, 128, 3), 10_000, 32),
+        ((224, 224, 3), 10_000, 8),
+        ((2000, 2000, 3), 10_000, 1),
+    ],
+)
+def test_points_measured_together_follow_from_the_size_of_an_example(shape, points, chunk):
+    attack = attack_of(measures.hit_rate(perturbations.gaussian_noise, 0.1, 100))
+    size = sizes.attack_size(attack, shape, C)
+    assert sizes.default_points(size, points) == chunk
+    assert chunk == 1 or chunk * 25 * np.prod(shape) * 4 <= sizes.ROUND_BYTES
+
+
+def test_features_of_large_examples_do_not_change_with_the_budget_of_memory(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y, rows = rng.random((5, 32, 32, 3), np.float32), rng.integers(0, C, 5), np.arange(5)
+    model = Model(lambda key, x: None, lambda params, x, key=None: x.reshape(len(x), -1)[:, :C] + 0 * x.sum())
+    attack = attack_of(measures.hit_rate(perturbations.gaussian_noise, 0.3, 30))
+    whole = driver.query(oracle.model_oracle(model, (), C), attack, KEY, x, y, rows, points_at_once=5)
+    for limit in (2**22, 2**20):
+        monkeypatch.setattr(sizes, "ROUND_BYTES", limit)
+        again = driver.query(oracle.model_oracle(model, (), C), attack, KEY, x, y, rows)
+        np.testing.assert_array_equal(again.features, whole.features)
+        np.testing.assert_array_equal(again.queries, whole.queries)

@@ -34,7 +34,7 @@ def test_a_file_gets_a_line_every_ten_seconds_at_most(clock, capsys):
             progress(done, 800, "noise (2 of 3)")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10 and not any("\r" in line for line in lines)
-    first = "attacking: 80 of 800 (unit: query); noise (2 of 3); about 0:01:30 left of this stage"
+    first = "attacking: 80 of 800 queries; noise (2 of 3); about 0:01:30 left of this stage"
     assert lines[0] == first and lines[-1].endswith("about 0:00:00 left of this stage")
 
 
@@ -48,9 +48,7 @@ def test_the_time_left_is_that_of_the_stage_by_its_own_speed(clock):
     progress(0, 100_000, "noise (2 of 2)")
     clock.seconds += 5
     progress(5_000, 100_000, "noise (2 of 2)")
-    assert progress.line() == (
-        "attacking: 5000 of 100000 (unit: query); noise (2 of 2); about 0:01:35 left of this stage"
-    )
+    assert progress.line() == ("attacking: 5,000 of 100,000 queries; noise (2 of 2); about 0:01:35 left of this stage")
     again = runs.ProgressBar("attacking", "query")  # two attacks of as many queries
     again(10, 10, "gap (1 of 2)")
     clock.seconds += 4
@@ -62,13 +60,13 @@ def test_the_time_left_is_that_of_the_stage_by_its_own_speed(clock):
 
 def test_units_are_counted_without_a_total_and_before_the_first_is_done(clock):
     progress = runs.ProgressBar("training", "model")
-    assert progress.line() == "training: 0 (unit: model)"
+    assert progress.line() == "training: 0 models"
     progress(0, 4, "epoch 3")
-    assert progress.line() == "training: 0 of 4 (unit: model); epoch 3"
+    assert progress.line() == "training: 0 of 4 models; epoch 3"
     progress(1, 4, "epoch 9")  # the time before the first call counts: it is that of compiling
     clock.seconds += 2
     progress(2, 4, "epoch 12")
-    assert progress.line() == "training: 2 of 4 (unit: model); epoch 12; about 0:00:02 left of this stage"
+    assert progress.line() == "training: 2 of 4 models; epoch 12; about 0:00:02 left of this stage"
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):
