@@ -70,13 +70,15 @@ def in_units(measure: Measure, context: AttackContext) -> Measure:
     if not low.any() and (high == 1).all():
         return measure
     scaled = _in_units(measure._replace(strength=()))
-    return scaled._replace(strength={"low": low, "span": high - low, "inner": measure.strength})
+    # The reciprocal is taken here, once: XLA divides a lone point otherwise than a batch.
+    units = {"low": low, "span": high - low, "per_span": 1 / (high - low)}
+    return scaled._replace(strength=units | {"inner": measure.strength})
 
 
 @lru_cache  # one object for equal arguments: the driver finds compiled programs by the identity of functions
 def _in_units(measure: Measure) -> Measure:
     def init(strength, key, x, y):
-        span, inside = strength["span"], jnp.clip((x - strength["low"]) / strength["span"], 0, 1)
+        span, inside = strength["span"], jnp.clip((x - strength["low"]) * strength["per_span"], 0, 1)
         return _State(x - inside * span, span, measure.init(strength["inner"], key, inside, y))
 
     read = measure.read

@@ -28,5 +28,5 @@ def bound_at(threshold: float, scores: np.ndarray, is_member: np.ndarray, delta:
 
 def best_bound_threshold(scores: np.ndarray, is_member: np.ndarray, delta: float, level: float) -> float:
     """The threshold with the largest bound on these models."""
-    candidates = np.unique(scores[np.isfinite(scores)])
-    return float(max(candidates, key=lambda threshold: bound_at(threshold, scores, is_member, delta, level)["epsilon"]))
+    bounds = {one: bound_at(one, scores, is_member, delta, level)["epsilon"] for one in np.unique(scores).tolist()}
+    return max(bounds, key=lambda threshold: bounds[threshold])

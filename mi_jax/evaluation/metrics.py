@@ -84,14 +84,6 @@ def independent_difference(a: dict[str, float], b: dict[str, float]) -> dict[str
     return {"mean": mean, "low": mean - below, "high": mean + above}
 
 
-def independent_mean(estimates: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Returns {"mean", "low", "high"} of the mean of independent estimates, as `independent_difference` does."""
-    mean, count = float(np.mean([one["mean"] for one in estimates])), len(estimates)
-    below = math.hypot(*(one["mean"] - one["low"] for one in estimates)) / count
-    above = math.hypot(*(one["high"] - one["mean"] for one in estimates)) / count
-    return {"mean": mean, "low": mean - below, "high": mean + above}
-
-
 def epsilon_lower_bound(
     true: int, members: int, false: int, nonmembers: int, delta: float, level: float = 0.95
 ) -> float:
@@ -209,7 +201,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, is_member: np.ndarray, level
 
     The interval is about other points of the same models. Pairing removes the variance that is common to both: points
     that both attacks predict correctly, or neither. It is never of width 0: on a side of n points each of the two ways
-    to disagree is counted once more among n + 2 points, and the two sides are joined by `independent_mean`.
+    to disagree is counted once more among n + 2 points, and the sides are joined as in `independent_difference`.
     Source: Bonett and Price 2012 (Journal of Educational and Behavioral Statistics 37, 479).
 
     Args:
@@ -230,29 +222,32 @@ def paired_difference(a: np.ndarray, b: np.ndarray, is_member: np.ndarray, level
         centre, changed = (gained - lost) / (n + 2), (gained + lost + 2) / (n + 2)
         half, mean = z * math.sqrt((changed - centre**2) / (n + 2)), float((gained - lost) / n)
         sides.append({"mean": mean, "low": max(centre - half, -1.0), "high": min(centre + half, 1.0)})
-    return independent_mean(sides)
+    return _mean_of_sides(*sides)
 
 
 def accuracy_over_points(
     trials: Sequence[tuple[np.ndarray, np.ndarray, float]], level: float = 0.95
 ) -> dict[str, float]:
-    """Returns {"mean", "low", "high"}: the mean over trials of `balanced_accuracy`, and an interval for it.
+    """Returns {"mean", "low", "high"}: the balanced accuracy on the points of all trials, and an interval for it.
 
-    The interval is about other points of the same models, at thresholds fixed on other data. The accuracy on each side
-    of a trial has its exact interval (`clopper_pearson`); these are joined by `independent_mean`. It is never of width
-    0, and wide for few points.
+    The interval is about other points of the same models, at thresholds fixed on other data. The accuracies on members
+    and on nonmembers have their exact intervals (`clopper_pearson`, conservative if trials differ), joined as in
+    `independent_difference`. It is never of width 0, and wide for few points. Every point counts equally: the mean is
+    that of `balanced_accuracy` over trials if they have equally many.
 
     Args:
       trials: (scores [P], is_member [P], threshold) of each.
     """
-    sides = []
+    hits, sides = {True: [], False: []}, []
     for scores, is_member, threshold in trials:
         balanced_accuracy(scores, is_member, threshold)  # checks all three
         correct = (np.asarray(scores) >= threshold) == is_member
-        for side in (is_member, ~np.asarray(is_member)):
-            k, n = int(correct[side].sum()), int(np.sum(side))
-            sides.append(dict(zip(("mean", "low", "high"), (k / n, *clopper_pearson(k, n, level)), strict=True)))
-    return independent_mean(sides)
+        for side in hits:
+            hits[side].append(correct[np.equal(is_member, side)])
+    for correct in map(np.concatenate, hits.values()):
+        k, n = int(correct.sum()), len(correct)
+        sides.append(dict(zip(("mean", "low", "high"), (k / n, *clopper_pearson(k, n, level)), strict=True)))
+    return _mean_of_sides(*sides)
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -267,6 +262,12 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     low = stats.beta.ppf(tail, k, n - k + 1) if k > 0 else 0.0
     high = stats.beta.ppf(1 - tail, k + 1, n - k) if k < n else 1.0
     return float(low), float(high)
+
+
+def _mean_of_sides(members: dict[str, float], nonmembers: dict[str, float]) -> dict[str, float]:
+    """Returns {"mean", "low", "high"} of the mean of estimates on members and on nonmembers."""
+    negated = {"mean": -nonmembers["mean"], "low": -nonmembers["high"], "high": -nonmembers["low"]}
+    return {end: value / 2 for end, value in independent_difference(members, negated).items()}
 
 
 def _counts(scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

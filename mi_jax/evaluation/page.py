@@ -38,7 +38,7 @@ svg{max-width:100%;height:auto;display:block}.panels{display:flex;flex-wrap:wrap
 @media print{
 @page{margin:14mm}body{font-size:10.5pt;margin:0;max-width:none;padding:0}table{font-size:8pt}
 th,td{padding:.15rem .35rem}tr,li,h2,h3,figure{break-inside:avoid}h1,h2,h3{break-after:avoid}
-.scores svg{max-width:32%}
+.scores svg{max-width:32%}.roc svg{max-width:70%}
 }
 """
 

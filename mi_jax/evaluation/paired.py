@@ -31,15 +31,16 @@ def hits(name: str, record: dict, scores: dict[str, np.ndarray]) -> Hits:
 def difference(a: Hits, b: Hits) -> dict[str, float | int]:
     """{"mean", "low", "high", "points", "trials"}: balanced accuracy of a minus that of b, and its 95 % interval.
 
-    Taken on the points and trials that both have; trials count equally. The interval is about other points of the same
-    models (`metrics.paired_difference`). `points` counts the points of all these trials.
+    Taken on the points and trials that both have, all together. The interval is about other points of the same models
+    (`metrics.paired_difference`). `points` counts the points of all these trials.
     """
-    by_trial, points = [], 0
+    common = []
     for t in range(min(len(a.rows), len(b.rows))):
         _, i, j = np.intersect1d(a.rows[t], b.rows[t], return_indices=True)
-        by_trial.append(metrics.paired_difference(a.correct[t][i], b.correct[t][j], a.is_member[t][i]))
-        points += len(i)
-    return {**metrics.independent_mean(by_trial), "points": points, "trials": len(by_trial)}
+        common.append((a.correct[t][i], b.correct[t][j], a.is_member[t][i]))
+    a_correct, b_correct, is_member = (np.concatenate(part) for part in zip(*common, strict=True))
+    found = metrics.paired_difference(a_correct, b_correct, is_member)
+    return {**found, "points": len(is_member), "trials": len(common)}
 
 
 def accuracies(hits_by_attack: dict[str, Hits]) -> dict[str, dict]:

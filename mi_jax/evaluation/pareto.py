@@ -10,7 +10,7 @@ with M["mean"] in [0, 1]. Among `attacks` are `label_only`, the label-only attac
 `confidence`.
 """
 
-from mi_jax.evaluation import report
+from mi_jax.evaluation import text
 
 LEVELS = (52, 55, 58, 60, 65, 70, 75, 80, 100)  # of the strongest attack's accuracy, per cent
 COLUMNS = ("test_accuracy", "gap", "label_only", "confidence")
@@ -63,4 +63,4 @@ def format_defenses(defenses: dict[str, dict]) -> str:
         rows.append((name, *(f"{value:.1f} %" for value in (test, *attacked)), "yes" if test > best_test else ""))
         best_test = max(best_test, test)
     private = {name: entry["models"]["privacy"] for name, entry in defenses.items() if "privacy" in entry["models"]}
-    return "\n".join([report.aligned(rows), *(f"{name}: {entry['statement']}" for name, entry in private.items())])
+    return "\n".join([text.aligned(rows), *(f"{name}: {entry['statement']}" for name, entry in private.items())])

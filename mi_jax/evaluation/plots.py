@@ -173,11 +173,11 @@ def svg(figure: Figure) -> str:
     buffer, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mi_jax"}):
         figure.savefig(buffer, format="svg", metadata=nothing)
-    element = buffer.getvalue().partition("<svg ")[2]
+    element = buffer.getvalue()[buffer.getvalue().index("<svg ") :]
     element = re.sub(
         r' id="[a-z][a-z0-9.]*_\d+"| xmlns(:xlink)?="[^"]*"', "", element
     )  # two figures of a page would share ids
-    return "<svg " + re.sub(r"\s*\n\s*", "\n", element).strip()
+    return re.sub(r"\s*\n\s*", "\n", element).strip()
 
 
 def _tpr_at(rates: np.ndarray, scores: np.ndarray, is_member: np.ndarray) -> np.ndarray:

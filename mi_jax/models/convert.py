@@ -3,10 +3,11 @@
 Every function that trains or queries a user's model passes it through these two.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, cast
 
 import jax
@@ -94,13 +95,11 @@ def _arguments(module: nn.Module, name: str) -> list[str]:
     return [p.name for p in named if p.name in _FLAGS]
 
 
-def traced(label: str, function: Callable, *arguments: Any) -> Any:
-    """Returns `jax.eval_shape` of a function with code of the user's.
-
-    Raises ValueError, beginning with `label` and in one line, for whatever the function raises.
-    """
+@contextlib.contextmanager
+def in_one_line(label: str) -> Iterator[None]:
+    """Runs code of the user's: whatever it raises becomes a ValueError of one line that begins with `label`."""
     try:
-        return jax.eval_shape(function, *arguments)
+        yield
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith("model "):  # ours
             raise
@@ -122,7 +121,8 @@ def check_model(model: Model, example_shape: tuple[int, ...], num_classes: int |
 
     x = jax.ShapeDtypeStruct((2, *example_shape), jnp.float32)
     label = f"model {model.name}"
-    params, *logits = traced(f"{label}: examples of shape {example_shape}", outputs, jax.random.key(0), x)
+    with in_one_line(f"{label}: examples of shape {example_shape}"):
+        params, *logits = jax.eval_shape(outputs, jax.random.key(0), x)
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(params)}
     if not dtypes or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         actual = " and ".join(sorted(dtypes)) or "none"

@@ -41,7 +41,7 @@ _INTERVALS = (1e-4, 1e-3)  # bounds of the discretisation of the privacy loss; a
 _GRID_POINTS = 1e6  # of a discretised privacy loss, about: a smaller noise has a coarser grid
 _LEAST_NOISE = 1e-3  # below it epsilon is given as inf; it exceeds 10^5 in any case
 # Renyi orders: all integers, since other orders have no closed form. The large ones are for small deltas.
-_ORDERS = (*range(2, 64), *(2**power for power in range(6, 15)))
+_ORDERS = (*range(2, 64), *(2**power for power in range(6, 13)))
 _NOISE_POWERS = (-2, 10)  # powers of 2 between which `solve_noise` searches
 
 
@@ -133,11 +133,11 @@ def solve_noise(mechanism: Mechanism, target_epsilon: float) -> Mechanism:
         value = epsilon(mechanism._replace(noise=2.0**middle))
         low, high, value_at_high = (low, middle, value) if value <= target_epsilon else (middle, high, value_at_high)
     if value_at_high < 0.99 * target_epsilon:
-        most, least = (epsilon(mechanism._replace(noise=2.0**power)) for power in _NOISE_POWERS)
-        setting = f"{mechanism.steps} steps at rate {sampling_rate(mechanism):.4g} and delta={mechanism.delta:g}"
-        multipliers = "{1:g}..{0:g}".format(*(2.0**power for power in _NOISE_POWERS))
-        expected = f"expected {least:.4g}..{most:.4g}, which noise multipliers of {multipliers} give"
-        raise ValueError(f"target epsilon {target_epsilon:g}: {expected} with {setting}")
+        setting = f"{mechanism.steps} steps at rate {sampling_rate(mechanism):.4g} and delta {mechanism.delta:g}"
+        least, most = (2.0**power for power in _NOISE_POWERS)
+        given = "{:.4g} to {:.4g}".format(*(epsilon(mechanism._replace(noise=noise)) for noise in (most, least)))
+        expected = f"expected one that a noise multiplier in {least:g}..{most:g} gives to 1 %, within {given}"
+        raise ValueError(f"target epsilon {target_epsilon}: {expected}, with {setting}")
     return mechanism._replace(noise=2.0**high)
 
 
@@ -171,11 +171,11 @@ def _check_sampling(mechanism: Mechanism) -> None:
         raise ValueError(f"rows={rows}, steps={steps}: expected at least 1 of each")
     if not 0 < expected <= rows:
         raise ValueError(f"expected={expected} rows in a sample of {rows}: expected a sampling rate in (0, 1]")
-    if not 0 < delta < 1:  # 1/n at n = 1, for one
-        raise ValueError(f"delta={delta}: expected more than 0 and less than 1 (rows={rows})")
-    if delta > 1 / rows:
+    if not 0 < delta <= 1 / rows:
         reason = "at 1/n, the paper's value, publishing one random row already counts as private"
-        raise ValueError(f"delta={delta}: expected at most 1/{rows}; {reason}")
+        raise ValueError(f"delta={delta}: expected more than 0 and at most 1/{rows}; {reason}")
+    if delta == 1:
+        raise ValueError(f"delta={delta}: expected less than 1, so with rows={rows} less than 1/rows")
 
 
 def poisson_sample(key: jax.Array, rows: int, rate: float, size: int) -> tuple[jax.Array, jax.Array]:

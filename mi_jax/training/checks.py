@@ -55,10 +55,10 @@ def check_training(
     _check_members(members, x_pool, y_pool)
     check_exclusive("in training", fields_set(defense))
     _check_recipe(recipe)
-    _check_optimizer(spec, members.shape[1], x_pool)
     num_classes = models.check_model(model, x_pool.shape[1:])
     _check_labels(num_classes, np.asarray(y_pool)[members])
     _check_augmentation(defense, x_pool.shape[1:])
+    _check_optimizer(spec, members.shape[1], x_pool)
     if defense.loss is not None:
         _check_loss(spec, x_pool, inputs)
     if defense.adversary is not None and not inputs.reference.shape[-1]:
@@ -98,8 +98,10 @@ def _check_recipe(recipe: Recipe) -> None:
 
 def _check_optimizer(spec: steps.TrainSpec, n: int, x_pool: Array) -> None:
     """Raises ValueError for an optimizer that is none, needs more than gradients, or changes shapes or dtypes."""
-    optimizer, name = steps.optimizer_of(spec, n, x_pool), spec.recipe.optimizer
+    name = spec.recipe.optimizer
     label = f"recipe: optimizer={name if isinstance(name, str) else 'an object'}"
+    with convert.in_one_line(label):
+        optimizer = steps.optimizer_of(spec, n, x_pool)
     if not isinstance(optimizer, optax.GradientTransformation):
         actual = f"{label}: OPTIMIZERS makes {convert.describe(optimizer)}"
         raise ValueError(f"{actual}, expected (rate, steps) -> optax.GradientTransformation")
@@ -110,7 +112,8 @@ def _check_optimizer(spec: steps.TrainSpec, n: int, x_pool: Array) -> None:
         return (params, state), (optax.apply_updates(params, updates), after)
 
     params = {"kernel": jax.ShapeDtypeStruct((3, 2), np.float32), "bias": jax.ShapeDtypeStruct((2,), np.float32)}
-    before, after = convert.traced(label, step, params)
+    with convert.in_one_line(label):
+        before, after = jax.eval_shape(step, params)
     types = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (before, after)]
     if types[0] != types[1]:
         raise ValueError(f"{label}: a step changes shapes or dtypes, expected those of the parameters and of its state")
@@ -134,7 +137,8 @@ def _check_loss(spec: steps.TrainSpec, x_pool: Array, inputs: steps.MemberInputs
 
     strength = jax.tree.map(np.asarray, inputs.strength)
     x = jax.ShapeDtypeStruct((3, *x_pool.shape[1:]), np.float32)
-    result = convert.traced("defense loss", losses, strength, jax.random.key(0), x)
+    with convert.in_one_line("defense loss"):
+        result = jax.eval_shape(losses, strength, jax.random.key(0), x)
     if getattr(result, "shape", None) != (3,) or result.dtype != np.float32:
         actual = f"{convert.describe(result)} for 3 examples"
         raise ValueError(f"defense loss: {actual}, expected float32 losses of shape (3,)")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mi_jax import attacks, testing
 from mi_jax.attacks import boundary, rays, schedules
 from mi_jax.querying import driver, oracle
-from mi_jax.types import Dataset
+from mi_jax.types import Dataset, Model
 
 KEY, D, P = jax.random.key(0), 6, 20
 WHOLE = attacks.AttackContext((D,), 2, np.zeros(D, bool), budget=40, spread=np.ones(D))
@@ -112,6 +112,27 @@ def test_noise_of_a_table_moves_each_column_by_its_own_deviation_and_no_constant
     sigma = attacks.SIGMAS["standard deviation"][1]
     assert candidate.settings == {"sigma": sigma, "unit": "standard deviation", "queries": 50}
     np.testing.assert_allclose(queries.std(0) / sigma, [0.1, 0.001, 0], rtol=0.4)  # of 25 copies
+
+
+def test_features_in_units_are_the_same_to_the_bit_alone_and_in_a_batch():
+    rng = np.random.default_rng(0)
+    low, span = rng.random(D) / 3, rng.random(D) / 3 + 0.1
+    known, x = (
+        WHOLE._replace(low=low, high=low + span),
+        (low + span * rng.uniform(-0.1, 1.1, (30, D))).astype(np.float32),
+    )
+    x, w = x.clip(0, 1), jnp.asarray(rng.normal(size=D) / span, jnp.float32)
+    model = Model(None, lambda w, x, key=None: jnp.stack([x @ w, jnp.full(len(x), w @ (low + span / 2))], 1))
+    target, attack = oracle.model_oracle(model, w, 2), attacks.build("rays", known)[0]
+    y = np.asarray(model.apply(w, x)).argmax(1).astype(np.int32)
+
+    def found(chosen, chunk):
+        return driver.query(target, attack, KEY, x[chosen], y[chosen], chosen, points_at_once=chunk).features
+
+    together = found(np.arange(30), 30)
+    assert len(np.unique(together)) > 100
+    for i in (0, 7):
+        np.testing.assert_array_equal(found(np.array([i]), 1)[0], together[i])
 
 
 @pytest.mark.parametrize("low, high", [(0.5, 0.5), (0.5, 0.2), (-0.1, 1), (0, 1.1), (np.nan, 1), (np.eye(D)[0], 1)])

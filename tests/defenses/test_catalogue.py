@@ -88,6 +88,16 @@ def test_penalties_see_every_dense_kernel_of_our_cnn_and_no_convolution(name):
     assert sum(len(shape) == 4 for shape in shapes) == 4 and sum(len(shape) == 2 for shape in shapes) == 2
 
 
+@pytest.mark.parametrize("name", ["l1", "l2", "weight_decay"])
+def test_a_penalty_does_not_depend_on_the_names_of_layers(name):
+    ours = params_by_hand()
+    theirs = {"first": ours["Dense_0"]["kernel"], "b": ours["Dense_0"]["bias"], "conv": {"w": ours["Conv_0"]["kernel"]},
+              "out": {"weights": ours["Dense_1"]["kernel"], "shift": ours["Dense_1"]["bias"]}}  # fmt: skip
+    assert penalty_of(f"{name}:2", theirs) == penalty_of(f"{name}:2", ours) > 0
+    with pytest.raises(ValueError, match="^penalty: no parameter of the model has two axes"):
+        penalty_of(name, {"scale": jnp.ones(3)})
+
+
 def test_a_penalty_of_strength_zero_is_zero():
     assert penalty_of("l2:0", params_by_hand()) == 0
 
@@ -358,7 +368,9 @@ def test_a_checkpoint_with_a_name_that_is_both_layer_and_leaf_is_refused(tmp_pat
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_the_way_to_one(tmp_path):
-    with pytest.raises(ValueError, match="none.npz: expected parameters that can be read; python -m experiments.pre"):
+    with pytest.raises(
+        ValueError, match="none.npz: expected parameters that can be read; in a checkout, python -m exp"
+    ):
         defenses.build("transfer_last", TASK._replace(checkpoint=str(tmp_path / "none.npz")))
 
 

@@ -28,3 +28,12 @@ def test_the_best_threshold_is_that_of_a_search_over_all_scores():
     bounds = {s: epsilon.bound_at(s, scores, is_member, DELTA, LEVEL)["epsilon"] for s in scores[:59]}
     best = epsilon.best_bound_threshold(scores, is_member, DELTA, LEVEL)
     assert bounds[best] == max(bounds.values()) > 0
+
+
+def test_scores_may_be_infinite():
+    """Distances of canaries that no query flipped: they tell members as well as any other value."""
+    is_member = np.arange(200) % 2 == 0
+    finite = epsilon.lower_bound(is_member * 1.0, is_member, DELTA, LEVEL)
+    infinite = epsilon.lower_bound(np.where(is_member, np.inf, 0.0), is_member, DELTA, LEVEL)
+    assert infinite == finite | {"threshold": np.inf}
+    assert epsilon.lower_bound(np.full(200, np.inf), is_member, DELTA, LEVEL)["epsilon"] == 0

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from mi_jax.evaluation import metrics, text
@@ -34,20 +35,60 @@ def test_the_table_shows_the_means_and_intervals_of_the_record():
     assert text.table(record).split("\n")[3].endswith("12.5 % [0.0, 50.0]")
 
 
-def test_a_single_target_has_numbers_without_intervals_everywhere(tmp_path, blank):
-    record, scores = synthetic(targets=1)
-    report.write(tmp_path, record, scores)
-    assert "[" not in text.table(record)
-    assert "None" not in text.table(record) + " ".join(findings(record))
-    read, _ = report.read(tmp_path)
-    assert read["attacks"]["gap"]["auc"]["low"] is None
+def test_a_single_target_without_an_interval_over_points_has_numbers_alone():
+    record, _ = synthetic(targets=1)
+    said = " ".join(findings(record))
+    assert "[" not in text.table(record) and "None" not in text.table(record) + said
+    assert not re.search(r"(gap|noise|threshold) distinguishes", said) and "which does not show how reliably" in said
+
+
+def test_a_single_target_has_its_interval_over_points_and_is_called_one_target():
+    record, scores = modern(targets=1)
+    row = text.table(record).split("\n")[3]
+    low, high = (100 * record["attacks"]["noise"]["over_points"][end] for end in ("low", "high"))
+    assert f" [{low:.1f}, {high:.1f}] over points" in row
+    for entry in record["attacks"].values():
+        entry["over_points"] |= {"low": 0.51}
+    assert "distinguishes members from non-members of this one target: " in " ".join(findings(record))
+    for entry in record["attacks"].values():
+        entry["over_points"] |= {"low": 0.5}
+    assert "distinguishes members" not in " ".join(findings(record))
+
+
+def test_equal_values_of_few_points_are_shown_with_their_interval_over_points_and_end_in_no_verdict():
+    """Two targets, two points each, all four called rightly: Student's interval is [1, 1]."""
+    record, _ = modern(targets=2, n=1)
+    trial = (np.array([1.0, 0.0]), np.array([True, False]), 0.5)
+    over_points = metrics.accuracy_over_points([trial] * 2)
+    for entry in record["attacks"].values():
+        entry |= {"balanced_accuracy": metrics.summary([1.0, 1.0]), "over_points": over_points}
+    assert f"100.0 % [{100 * over_points['low']:.1f}, 100.0] over points" in text.table(record)
+    said = " ".join(findings(record))
+    assert "does not reliably distinguish" in said and "distinguishes" not in said
+    for entry in record["attacks"].values():  # an older record
+        del entry["over_points"]
+    said = " ".join(findings(record))
+    assert "has the same accuracy on all targets, which does not show how reliably" in said
+    assert "[100.0, 100.0]" not in said + text.table(record)
+
+
+@pytest.mark.parametrize("over_targets", [0.45, 0.55])
+@pytest.mark.parametrize("over_points", [0.45, 0.55])
+def test_a_verdict_needs_the_interval_over_targets_and_the_one_over_points(over_targets, over_points):
+    record, _ = modern()
+    for entry in record["attacks"].values():
+        entry["balanced_accuracy"] = {"mean": 0.6, "low": over_targets, "high": 0.7, "values": [0.5, 0.6, 0.7]}
+        entry["over_points"] = {"mean": 0.6, "low": over_points, "high": 0.7}
+    said = " ".join(findings(record))
+    assert said.count(" distinguishes members from non-members: ") == 2 * (over_targets > 0.5 < over_points)
+    assert said.count("(over points the interval is [45.0, 70.0])") == 2 * (over_points < 0.5 < over_targets)
 
 
 def test_a_single_target_at_chance_is_not_said_to_leak():
     record, _ = synthetic(targets=1)
     for entry in record["attacks"].values():
         entry["balanced_accuracy"] = {"mean": 0.5, "low": None, "high": None, "values": [0.5]}
-    assert ") distinguishes members from non-members" not in " ".join(findings(record))
+    assert not re.search(r"(gap|noise|threshold) distinguishes", " ".join(findings(record)))
 
 
 @pytest.mark.parametrize("low, reliable", [(0.49, False), (0.5, False), (0.51, True)])
@@ -76,14 +117,26 @@ def test_findings_name_access_cost_and_what_was_not_tested():
     record, _ = synthetic()
     said = " ".join(findings(record))
     assert "predicted labels alone" in said and "the probability vector" in said
-    best = max(("gap", "noise"), key=lambda name: record["attacks"][name]["balanced_accuracy"]["mean"])
-    assert f"{record['attacks'][best]['queries_per_example']:.1f} queries per example" in said
-    assert f"best attack ({best})" in said
+    assert "noise distinguishes members from non-members: with 11.0 queries per example" in said
     untested = next(sentence for sentence in findings(record) if sentence.startswith("Not tested: "))
     for name in ("rotation", "translation", "confidence network", "decision boundary"):
         assert name in untested
     for name in ("gap", "noise", "confidence threshold"):
         assert name not in untested
+
+
+def test_the_attack_that_is_named_did_best_on_shadow_models_and_not_on_the_targets():
+    record, _ = modern()
+    noise, gap = record["attacks"]["noise"], record["attacks"]["gap"]
+    assert noise["balanced_accuracy"]["mean"] > gap["balanced_accuracy"]["mean"]
+    said = " ".join(findings(record))
+    assert "From predicted labels alone, gap does not" in said and "From predicted labels alone, noise" not in said
+    assert said.count("Of 2 attacks it is the one with the best accuracy on shadow models.") == 1
+    assert "+10.0 [+5.0, +15.0] percentage points above the gap attack" in said  # of the confidence attack
+    for entry in record["attacks"].values():  # an older record
+        del entry["tuned"]["shadow_accuracy"]
+    said = " ".join(findings(record))
+    assert "From predicted labels alone, noise" in said and "on the targets themselves, which flatters it" in said
 
 
 def test_findings_say_no_more_of_the_setting_than_the_record_does():
@@ -121,3 +174,45 @@ def test_an_epsilon_stands_in_the_report_with_all_it_depends_on():
     assert not any("private" in sentence for sentence in findings(record))
     record["models"]["privacy"] = {"epsilon": 8.0, "delta": 0.01, "statement": "epsilon 8 at delta 0.01 for one row"}
     assert "Training was private: epsilon 8 at delta 0.01 for one row." in findings(record)
+
+
+def test_findings_name_what_is_odd_and_nothing_where_all_is_well():
+    record, _ = modern()
+    plain = findings(record)
+    record["data"] |= {"duplicate_rows": 12, "classes_without_rows": [3, 7]}
+    record["split"] |= {"shadow_overlap": {"members": 0.5, "nonmembers": 0.25}, "note": "All rows are used."}
+    record["queries"]["failed"] = 1300
+    record["attacks"]["noise"]["never_flipped"] = 0.125
+    record["attacks"]["noise"]["tuned"]["at_edge"] = ["sigma=0.3 is the largest tried", None, None]
+    odd = [sentence for sentence in findings(record) if sentence not in plain]
+    for part in (
+        "12 of the 1,797 rows of the pool equal an earlier one",
+        "no rows of 2 of its 10 classes: 3, 7.",
+        "trained on 50% of a target's members and 25% of its non-members",
+        "All rows are used.",
+        "they count as the farthest: noise (12.5%).",
+        "noise (sigma=0.3 is the largest tried for 1 of 3 targets)",
+        "6,380 times: attacks put 300 queries to targets and 6,000 to shadow models; 1,300 queries got no answer",
+    ):
+        assert [part in sentence for sentence in odd].count(True) == 1, part
+    assert len(odd) == 7 and len(findings(record)) == len(plain) + 6  # that on queries is always there
+
+
+def test_an_attack_on_gradients_adds_no_queries():
+    record, _ = modern()
+    record["attacks"]["noise"]["access"] = "gradient"
+    assert "attacks put 200 queries to targets and 4,000 to shadow models." in " ".join(findings(record))
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ([{}, {}], "nothing"),
+        ([], "nothing"),
+        ([{"sigma": 0.2, "queries": 500}] * 2, "sigma 0.2; queries 500"),
+        ([{"p": 0.0224215}, {"p": 0.1}, {"p": 0.1}], "p 0.1 (2), p 0.02242 (1)"),
+        ([{"statistic": "logit of the true label"}], "statistic logit of the true label"),
+    ],
+)
+def test_chosen_settings_are_words(settings, said):
+    assert text.chosen_settings(settings) == said

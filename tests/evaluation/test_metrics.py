@@ -344,17 +344,17 @@ def test_an_accuracy_over_points_of_one_trial_joins_the_exact_intervals_of_its_s
     assert found["low"] == pytest.approx(0.5 + difference["low"] / 2)
 
 
-def test_an_accuracy_over_points_is_the_mean_of_the_trials_however_many_points_each_has():
-    trials = [trial_of(4, 4, 2, 4), trial_of(30, 40, 20, 50)]
+def test_an_accuracy_over_points_counts_those_of_all_trials_together():
+    trials = [trial_of(4, 4, 2, 4), trial_of(3, 4, 1, 4)]
     found = metrics.accuracy_over_points(trials)
-    each = [metrics.accuracy_over_points([trial]) for trial in trials]
-    assert found["mean"] == pytest.approx(np.mean([metrics.balanced_accuracy(*trial) for trial in trials]))
-    assert found["mean"] - found["low"] == pytest.approx(np.hypot(*(one["mean"] - one["low"] for one in each)) / 2)
+    assert found == metrics.accuracy_over_points([trial_of(7, 8, 3, 8)])
+    assert found["mean"] == np.mean([metrics.balanced_accuracy(*trial) for trial in trials])
 
 
 @pytest.mark.parametrize("n, above_chance", [(1, False), (2, False), (3, False), (4, True), (50, True)])
 def test_points_that_are_all_called_rightly_say_as_much_as_their_number_allows(n, above_chance):
-    found = metrics.accuracy_over_points([trial_of(n, n, n, n)])
+    found = metrics.accuracy_over_points([trial_of(1, 1, 1, 1)] * n)
+    assert found == metrics.accuracy_over_points([trial_of(n, n, n, n)])
     assert found["mean"] == found["high"] == 1 and (found["low"] > 0.5) == above_chance
     assert found["low"] < 1
 

@@ -35,18 +35,16 @@ def test_an_accuracy_over_points_is_balanced_and_has_the_interval_of_its_counts(
     assert found == metrics.accuracy_over_points([(called, members, 0.5)]) | {"points": 300, "trials": 1}
 
 
-def test_trials_count_equally_and_only_those_both_were_put_to():
+def test_a_difference_is_that_of_all_points_of_the_trials_both_were_put_to():
     rng = np.random.default_rng(0)
     rows, right = [rng.permutation(8) for _ in range(3)], [rng.random(8) < 0.5 for _ in range(3)]
     a = paired.Hits(rows, [MEMBERS[r] for r in rows], right)
     b = paired.Hits(rows[:2], [MEMBERS[r] for r in rows[:2]], [~r for r in right[:2]])
-    each = [metrics.paired_difference(right[t], ~right[t], MEMBERS[rows[t]]) for t in range(2)]
-    found = paired.difference(a, b)
-    assert found["mean"] == pytest.approx(np.mean([one["mean"] for one in each]))
-    for side, sign in (("high", 1), ("low", -1)):
-        widths = [sign * (one[side] - one["mean"]) for one in each]
-        assert sign * (found[side] - found["mean"]) == pytest.approx(np.hypot(*widths) / 2)
-    assert found["trials"] == 2
+    found, together = paired.difference(a, b), np.concatenate(right[:2])
+    expected = metrics.paired_difference(together, ~together, np.concatenate(b.is_member))
+    assert found == pytest.approx(expected | {"points": 16, "trials": 2})
+    each = [metrics.paired_difference(right[t], ~right[t], MEMBERS[rows[t]])["mean"] for t in range(2)]
+    assert found["mean"] == pytest.approx(np.mean(each))
 
 
 def test_hits_are_those_of_the_threshold_without_what_a_cap_left():

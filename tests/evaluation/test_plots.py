@@ -1,24 +1,21 @@
 """Figures draw whatever an audit may hand them, and a ROC shows attainable points only."""
 
 import io
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 
 from mi_jax.evaluation import plots
-from tests.evaluation.test_report import synthetic
+from tests.evaluation.records import synthetic
 
 
 def lines(figure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {line.get_label(): line.get_data() for line in figure.axes[0].get_lines()}
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 @pytest.mark.parametrize("draw", [plots.roc_curves, plots.score_histograms])
@@ -66,22 +63,67 @@ def test_histograms_count_every_point(constant, dtype):
         scores[f"attack/{name}/scores"] = values if constant is None else np.full_like(values, constant)
     figure = plots.score_histograms(record, scores)
     for panel in figure.axes[: len(record["attacks"])]:
-        assert sum(bar.get_height() for bar in panel.patches) == scores["is_member"].size
+        assert [int(step.get_data().values.sum()) for step in panel.patches] == [60, 60]  # non-members, members
 
 
-def test_png_returns_png_bytes_and_closes_the_figure():
+@pytest.mark.parametrize("values", [[], [0.3, 0.3 + 5e-17], [1e6, 1e6], [-3.0, 4.0]])
+def test_bins_rise_whatever_the_scores_are(values):
+    edges = plots._bin_edges(np.array(values))
+    assert len(edges) == 31 and (np.diff(edges) > 0).all()
+    assert all(edges[0] <= value <= edges[-1] for value in values)
+
+
+def test_members_are_a_line_over_filled_non_members():
+    record, scores = synthetic()
+    panel = plots.score_histograms(record, scores, ["noise"]).axes[0]
+    assert [(step.get_label(), step.get_fill()) for step in panel.patches] == [
+        ("non-members", True),
+        ("members", False),
+    ]
+
+
+def test_scores_that_are_infinite_are_counted_in_the_title():
+    record, scores = synthetic()
+    scores["attack/noise/scores"][:, :2] = np.inf
+    assert "6 infinite scores not shown" in plots.score_histograms(record, scores, ["noise"]).axes[0].get_title()
+
+
+def test_png_returns_png_bytes_and_a_notebook_shows_them():
     figure = plots.roc_curves(*synthetic())
-    image = plots.png(figure)
-    assert image[:8] == b"\x89PNG\r\n\x1a\n"
-    assert not plt.fignum_exists(figure.number)
+    assert plots.png(figure)[:8] == b"\x89PNG\r\n\x1a\n" == figure._repr_png_()[:8]
 
 
 def test_the_same_record_gives_the_same_bytes():
-    assert plots.png(plots.roc_curves(*synthetic())) == plots.png(plots.roc_curves(*synthetic()))
+    one, other = (plots.roc_curves(*synthetic()) for _ in range(2))
+    assert plots.png(one) == plots.png(other) and plots.svg(one) == plots.svg(other)
 
 
-def test_a_png_as_a_url_holds_the_png():
-    assert plots.data_url(b"abc") == "data:image/png;base64,YWJj"
+def test_an_svg_is_one_element_with_text_as_text_and_no_numbered_ids():
+    record, scores = synthetic()
+    record["config"]["dataset"] = "a $b$ <c>"
+    image = plots.svg(plots.roc_curves(record, scores))
+    assert image.startswith("<svg ") and image.endswith("</svg>") and image.count("<svg ") == 1
+    assert "Membership inference on a $b$ &lt;c&gt; (3 targets)" in image
+    assert "xmlns" not in image and not re.search(r' id="[a-z0-9.]*_\d+"', image)
+
+
+def test_nothing_of_the_package_changes_the_users_matplotlib():
+    """In another process, where no test has imported pyplot: backend, settings, and no pyplot at all."""
+    code = """
+import importlib, pkgutil, sys, matplotlib, mi_jax
+matplotlib.rcParams["lines.linewidth"] = 7.0
+settings = lambda: {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
+before = settings()
+for module in pkgutil.walk_packages(mi_jax.__path__, "mi_jax."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from mi_jax.evaluation import plots
+from tests.evaluation.records import synthetic
+plots.svg(plots.roc_curves(*synthetic()))
+assert "mi_jax.cli" in sys.modules and "matplotlib.pyplot" not in sys.modules
+assert settings() == before and matplotlib.get_backend(auto_select=False) is None
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_the_roc_steps_between_attainable_points_and_never_interpolates():
@@ -96,8 +138,8 @@ def test_the_roc_steps_between_attainable_points_and_never_interpolates():
     figure = plots.roc_curves(record, scores)
     drawn = lines(figure)
     x, y = next(data for label, data in drawn.items() if label.startswith("gap"))
-    np.testing.assert_array_equal(x, [0.25, 0.5, 0.75, 1.0])
-    np.testing.assert_array_equal(y, [0.5, 1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(x, [0.25, 0.5, 1.0])  # where it rises, and its end
+    np.testing.assert_array_equal(y, [0.5, 1.0, 1.0])
     curve = next(line for line in figure.axes[0].get_lines() if line.get_label().startswith("gap"))
     assert curve.get_drawstyle() == "steps-post"  # between two false positive rates the left one's TPR holds
 
@@ -124,3 +166,18 @@ def test_attacks_that_see_probabilities_are_dashed():
     }
     assert styles["gap"] == styles["noise"] == "-"
     assert styles["confidence threshold"] == "--"
+
+
+def test_a_curve_begins_at_the_first_rate_that_an_attack_attains():
+    """The gap attack calls all points labelled correctly members: here both members and half of the non-members."""
+    record, scores = synthetic(targets=1, n=4)
+    record["attacks"] = {"gap": record["attacks"]["gap"]}
+    scores["attack/gap/scores"] = np.array([[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]])
+    x, y = next(data for label, data in lines(plots.roc_curves(record, scores)).items() if label.startswith("gap"))
+    assert (x.tolist(), y.tolist()) == ([0.5, 1.0], [1.0, 1.0])
+
+
+def test_a_rate_below_that_of_infinite_scores_is_not_attained():
+    """+inf is a member at every threshold: with it on two of four non-members no rate below 1/2 exists."""
+    scores, is_member = np.array([np.inf, 1.0, np.inf, np.inf, 0.0, 0.0]), np.arange(6) < 2
+    np.testing.assert_array_equal(plots._tpr_at(np.array([0.25, 0.5, 1.0]), scores, is_member), [0.0, 1.0, 1.0])

@@ -166,7 +166,10 @@ def test_whatever_an_audit_returns_is_written_in_one_call_and_read_back(tmp_path
     record, scores = modern(targets=1)
     for key in ("environment", "seconds", "split_digest", "data", "split", "queries"):
         del record[key]
-    record["attacks"]["noise"]["tuned"] |= {"threshold": [np.float32(np.inf)], "settings": ({"sigma": np.float64(0.5)},)}
+    record["attacks"]["noise"]["tuned"] |= {
+        "threshold": [np.float32(np.inf)],
+        "settings": ({"sigma": np.float64(0.5)},),
+    }
     report.write(str(tmp_path / "mine"), record, scores)
     read, _ = report.read(str(tmp_path / "mine"))
     assert read["attacks"]["noise"]["tuned"]["threshold"] == ["inf"]
@@ -194,4 +197,6 @@ def test_a_record_without_what_a_report_needs_is_refused_before_a_file_is_writte
 def test_what_cannot_be_read_is_named_by_its_folder_and_by_no_flag(tmp_path):
     with pytest.raises(ValueError) as caught:
         report.read(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path}: expected a folder with report.json") and "--" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}: expected a folder with report.json") and "--" not in str(
+        caught.value
+    )

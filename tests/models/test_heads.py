@@ -32,7 +32,7 @@ def test_penultimate_activations_are_what_the_last_layer_sees(name):
     model = models.build(name, shape, 3)
     x = np.random.default_rng(0).random((600, *shape), np.float32)  # two forward passes
     params = jax.jit(model.init)(jax.random.key(0), x[:1])
-    seen, last = heads.penultimate_activations(model, params, x), heads.last_layer_name(model, shape)
+    seen, last = heads.penultimate_activations(model, params, x), heads.last_layer_path(model, shape)
     logits = np.asarray(jax.jit(model.apply)(params, x))
     np.testing.assert_allclose(seen @ params[last]["kernel"] + params[last]["bias"], logits, atol=1e-5)
     head = heads.last_layer_model(model, shape)
@@ -117,6 +117,13 @@ def test_what_would_show_frozen_layers_more_than_a_row_once_is_refused(body, tex
                        defense=place._replace(strength=body, frozen=_itself))  # fmt: skip
 
 
+def of(net: nn.Module) -> Model:
+    def apply(params, x, key=None):
+        return net.apply({"params": params}, x)
+
+    return Model(lambda key, x: net.init(key, x)["params"], apply, "own")
+
+
 class Scaled(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -126,13 +133,44 @@ class Scaled(nn.Module):
 class Head(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(10)(x)
+        return nn.Dense(10, name="logits")(x)
 
 
 class Nested(nn.Module):
+    """The mlp:16 with other names: the numbers of its layers run backwards, and the last one lies deeper."""
+
     @nn.compact
     def __call__(self, x):
-        return Head()(nn.tanh(nn.Dense(16)(x.reshape(len(x), -1))))
+        return Head()(nn.tanh(nn.Dense(16, name="Dense_9")(x.reshape(len(x), -1))))
+
+
+def within_params(net: nn.Module) -> Model:
+    """A user's pair that keeps the whole dictionary of linen."""
+    return Model(net.init, lambda params, x, key=None: net.apply(params, x), "own")
+
+
+@pytest.mark.parametrize(
+    "model, path",
+    [
+        (of(Nested()), "Head_0/logits"),
+        (models.from_flax(Nested()), "Head_0/logits"),
+        (within_params(Nested()), "params/Head_0/logits"),
+        (models.build("wide_resnet:10,1", (8, 8, 1), 4), "Dense_0"),
+    ],
+)
+def test_the_last_layer_is_found_by_what_it_does(model, path):
+    assert heads.last_layer_path(model, SHAPE) == path
+
+
+def test_frozen_layers_of_other_names_keep_every_bit_and_the_last_one_learns(body):
+    digits, frozen = data.load("digits"), {"Dense_9": body["Dense_0"]}
+    params, _ = training.train_ensemble(jax.random.key(3), Nested(), FIVE, digits.x, digits.y, np.arange(50)[None],
+                                        defense=Defense(strength=frozen, frozen=_itself))  # fmt: skip
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), params["Dense_9"], body["Dense_0"])
+    key = jax.random.split(jax.random.fold_in(jax.random.key(3), 0))[0]
+    begun = models.from_flax(Nested()).init(key, digits.x[:1])["Head_0"]["logits"]["kernel"]
+    assert params["Head_0"]["logits"]["kernel"].shape == (1, 16, 10)
+    assert np.abs(params["Head_0"]["logits"]["kernel"][0] - begun).max() > 1e-2
 
 
 class OverTime(nn.Module):
@@ -141,20 +179,11 @@ class OverTime(nn.Module):
         return nn.Dense(10)(nn.tanh(nn.Dense(16)(x[..., 0]))).mean(1)
 
 
-def of(net: nn.Module) -> Model:
-    def apply(params, x, key=None):
-        return net.apply({"params": params}, x)
-
-    return Model(lambda key, x: net.init(key, x)["params"], apply, "own")
-
-
-@pytest.mark.parametrize("net", [Scaled(), Nested(), OverTime()])
-def test_a_network_whose_last_dense_layer_does_not_make_the_logits_is_refused(net):
-    digits, model = data.load("digits"), of(net)
-    body = model.init(jax.random.key(1), digits.x[:1])
-    del body[heads.last_layer_name(model, SHAPE)]
-    with pytest.raises(ValueError, match="^frozen: Dense_. of own does not make the logits alone"):
-        training.train(jax.random.key(0), model, FIVE, digits.x[:50], digits.y[:50],
+@pytest.mark.parametrize("net", [Scaled(), OverTime()])
+def test_a_network_whose_last_dense_layer_does_not_make_the_logits_is_refused(body, net):
+    digits = data.load("digits")
+    with pytest.raises(ValueError, match="^model own: no nn.Dense makes the logits alone, expected one as the last"):
+        training.train(jax.random.key(0), of(net), FIVE, digits.x[:50], digits.y[:50],
                        defense=Defense(strength=body, frozen=_itself))  # fmt: skip
 
 
@@ -201,7 +230,7 @@ def test_a_study_begins_from_a_checkpoint_and_goes_on_where_it_stopped(tmp_path,
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
     assert first.trained["privacy"]["gradients"] == "gradients clipped by one batched backward pass"
     kept = traverse_util.flatten_dict(whole.init(jax.random.key(0), jnp.zeros((1, *SHAPE))), sep="/")
-    last = heads.last_layer_name(whole, SHAPE)
+    last = heads.last_layer_path(whole, SHAPE)
     for path, leaf in traverse_util.flatten_dict(first.params, sep="/").items():
         same = np.array_equal(leaf, np.stack([kept[path]] * 2))
         assert same != path.startswith(f"{last}/"), path

@@ -10,7 +10,7 @@ from tests.mutants.faults import FAULTS
 
 TESTS = Path(__file__).resolve().parents[1]
 PACKAGE = TESTS.parent / "mi_jax"
-NUMBERED = pytest.mark.parametrize(("number", "fault"), list(enumerate(FAULTS, 1)), ids=[f"{i}" for i in range(1, 41)])
+NUMBERED = pytest.mark.parametrize(("number", "fault"), list(enumerate(FAULTS, 1)), ids=[f"{i}" for i in range(1, len(FAULTS) + 1)])
 
 
 @NUMBERED
@@ -26,7 +26,7 @@ def test_the_page_shows_every_fault(number, fault):
     assert row(number, fault) in PAGE.read_text(), "run `make mutants`"
 
 
-def test_there_are_forty_faults_in_every_package_and_none_twice():
-    assert len({(fault.file, fault.old, fault.new) for fault in FAULTS}) == len(FAULTS) == 40
+def test_there_are_faults_in_every_package_and_none_twice():
+    assert len({(fault.file, fault.old, fault.new) for fault in FAULTS}) == len(FAULTS) >= 40
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert packages == {fault.file.partition("/")[0] for fault in FAULTS if "/" in fault.file}

@@ -10,7 +10,7 @@ import pytest
 from scipy import optimize, stats
 
 from mi_jax import privacy, randomness
-from mi_jax.privacy import per_example
+from mi_jax.privacy import dp_sgd, per_example
 from mi_jax.privacy.dp_sgd import Mechanism
 from tests.privacy.test_per_example import KEY, MLP, ROUNDING, a_batch, assert_close, loss_of_one, losses_of, start
 
@@ -178,6 +178,27 @@ def test_epsilon_rises_with_steps_and_rate_and_falls_with_noise():
         privacy.epsilon(MECHANISM._replace(clip=math.inf))
 
 
+@pytest.mark.parametrize("delta, accountant", [(1e-5, "PLD"), (1e-15, "RDP")])
+def test_epsilon_is_the_smaller_of_two_bounds_and_the_statement_says_whose(delta, accountant):
+    mechanism = Mechanism(rows=2000, expected=100, steps=100_000, noise=10.0, delta=delta)
+    bounds = dp_sgd._bounds(0.05, 10.0, 100_000, delta - privacy.truncation_bound(mechanism))
+    assert privacy.epsilon(mechanism) == min(bounds.values()) == bounds[accountant] < 20
+    assert privacy.statement(mechanism).endswith(f"noise multiplier 10, {accountant} accountant)")
+    solved = privacy.solve_noise(mechanism, 8.0)
+    assert 0.99 * 8 <= privacy.epsilon(solved) <= 8
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-200, 1e-9])
+def test_noise_that_protects_nobody_has_no_epsilon(noise):
+    assert privacy.epsilon(MECHANISM._replace(noise=noise)) == math.inf
+
+
+def test_delta_of_one_is_refused_for_one_row_too():
+    with pytest.raises(ValueError, match="delta=1.0: expected less than 1"):
+        privacy.epsilon(Mechanism(1, 1, 5, delta=1.0))
+    assert privacy.epsilon(Mechanism(1, 1, 5, delta=0.5)) > 0
+
+
 @pytest.mark.parametrize("target", [0.5, 8.0, 50.0])
 def test_solved_noise_spends_the_target_and_not_more(target):
     mechanism = privacy.solve_noise(MECHANISM._replace(noise=0.0), target)
@@ -269,7 +290,9 @@ def test_target_that_is_no_epsilon_is_refused(target):
 def test_target_that_no_noise_within_range_reaches_is_refused():
     few = MECHANISM._replace(steps=1)
     with pytest.raises(
-        ValueError, match="target epsilon 1000000.0: expected one that a noise multiplier in 0.25..1024"
+        ValueError,
+        match=r"target epsilon 1000000.0: expected one that a noise multiplier in 0.25..1024 gives to 1 %, "
+        r"within 4.961e-05 to 18.45, with 1 steps at rate 0.05 and delta 1e-05",
     ):
         privacy.solve_noise(few, 1e6)
 

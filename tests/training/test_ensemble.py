@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mi_jax import models, perturbations, store, training
@@ -402,6 +403,116 @@ def test_an_unknown_optimizer_is_refused():
     x, y = blobs()
     with pytest.raises(ValueError, match="optimizer='lion', expected one of adam, sgd, nesterov_cosine"):
         train(KEY, MLP, RECIPE._replace(optimizer="lion"), x, y)
+
+
+def lion(rate, steps):
+    return optax.lion(rate)
+
+
+def test_an_optimizer_may_be_an_object_or_registered_and_trains_the_same_bits(monkeypatch):
+    (x, y), recipe = blobs(), RECIPE._replace(max_epochs=2)
+    adam = steps.OPTIMIZERS["adam"](1e-3, 1)
+    assert_identical(train(KEY, MLP, recipe._replace(optimizer=adam), x, y), train(KEY, MLP, recipe, x, y))
+    monkeypatch.setitem(steps.OPTIMIZERS, "lion", lion)
+    params, _ = train(KEY, MLP, recipe._replace(optimizer="lion"), x, y)
+    assert_identical(params, train(KEY, MLP, recipe._replace(optimizer=optax.lion(1e-3)), x, y)[0])
+
+
+@pytest.mark.parametrize(
+    "optimizer, message",
+    [
+        (optax.lbfgs(), "recipe: optimizer=an object: TypeError: .*missing .*'value'"),
+        (optax.MultiSteps(optax.sgd(0.1), 2), "recipe: optimizer of type MultiSteps, expected one of adam, sgd, nest"),
+        (lion, "recipe: optimizer of type function, expected one of adam, .*, or an optax.GradientTransformation"),
+        ("none", "recipe: optimizer=none: OPTIMIZERS makes a NoneType, expected"),
+        ("slow", r"recipe: optimizer=slow: TypeError: .*takes 1 positional argument"),
+    ],
+)
+def test_what_is_no_optimizer_of_gradients_is_refused(optimizer, message, monkeypatch):
+    (x, y), made = blobs(), {"none": lambda rate, steps: None, "slow": lambda rate: optax.sgd(rate)}
+    for name, make in made.items():
+        monkeypatch.setitem(steps.OPTIMIZERS, name, make)
+    with pytest.raises(ValueError, match=message) as caught:
+        train(KEY, MLP, RECIPE._replace(optimizer=optimizer), x, y)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_learning_rate_beside_an_optimizer_object_is_refused():
+    x, y = blobs()
+    with pytest.raises(ValueError, match="recipe: learning_rate=0.5, expected none beside an optimizer object"):
+        train(KEY, MLP, RECIPE._replace(optimizer=optax.sgd(0.1), learning_rate=0.5), x, y)
+
+
+def smoothed(strength, key, predict, x, y):
+    logits = predict(x)
+    targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[-1]), strength)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def test_the_loss_of_a_defense_takes_the_place_of_the_cross_entropy():
+    (x, y), recipe = blobs(20), Recipe(batch_size=20, max_epochs=1, patience=None, optimizer="sgd", learning_rate=0.1)
+    plain, history = train(KEY, MLP, recipe, x, y)
+    zero, same = train(KEY, MLP, recipe, x, y, defense=Defense(strength=0.0, loss=smoothed))
+    assert_close(zero, plain, **ROUNDING)
+    np.testing.assert_allclose(same.loss, history.loss, rtol=1e-6)
+    held, reported = train(KEY, MLP, recipe, x, y, defense=Defense(strength=0.4, loss=smoothed))  # the same program
+    first = MLP.init(jax.random.split(KEY)[0], x[:1])
+
+    def by_hand(params):
+        log_p = jax.nn.log_softmax(MLP.apply(params, x))
+        return -(0.6 * log_p[np.arange(20), y] + 0.1 * log_p.sum(1)).mean()
+
+    expected = jax.tree.map(lambda w, g: w - 0.1 * g, first, jax.grad(by_hand)(first))
+    assert_close(held, expected, **ROUNDING)
+    np.testing.assert_allclose(reported.loss, by_hand(first), rtol=1e-5)
+
+
+def x_of(strength, key, predict, x, y):
+    return strength * x[:, 0] + 0 * predict(x)[:, 0]
+
+
+def test_rows_that_fill_up_a_batch_do_not_count_in_the_loss_of_a_defense():
+    x, y = np.float32([[1], [10], [100]]), np.zeros(3, int)
+    defense = Defense(strength=1.0, loss=x_of)
+    _, history = train(KEY, LINEAR, FROZEN._replace(batch_size=2), x, y, defense=defense)
+    np.testing.assert_allclose(history.loss, 37, rtol=1e-6)
+
+
+def test_strengths_of_a_loss_are_one_program(monkeypatch):
+    limit_traces(monkeypatch, 1)
+    (x, y), members, strengths = blobs(), some_members(2, 20), np.float32([0.0, 0.3])
+    model, defense = models.mlp((9,), 4, hidden=(6,)), Defense(strength=0.0, loss=smoothed)
+    recipe = Recipe(batch_size=16, max_epochs=2)
+    together, _ = train_ensemble(
+        KEY, model, recipe, x, y, members, defense=defense, strengths=strengths, models_at_once=1
+    )
+    for g, strength in enumerate(strengths):
+        alone, _ = train_ensemble(
+            KEY, model, recipe, x, y, members, defense=defense._replace(strength=strength), models_at_once=1
+        )
+        jax.tree.map(lambda a, b, g=g: np.testing.assert_array_equal(a[g], b), together, alone)
+
+
+@pytest.mark.parametrize(
+    "loss, message",
+    [
+        (lambda *_: 3.0, r"defense loss: float32 of shape \(\) for 3 examples, expected float32 losses of shape"),
+        (lambda strength, key, predict, x, y: predict(x), r"defense loss: float32 of shape \(3, 4\) for 3 examples"),
+        (lambda strength, key, predict, x, y: y, r"defense loss: int32 of shape \(3,\) for 3 examples"),
+        (lambda predict, x, y: predict(x), "defense loss: TypeError: .* takes 3 positional arguments"),
+    ],
+)  # fmt: skip
+def test_a_loss_that_gives_no_losses_is_refused_before_training(loss, message):
+    x, y = blobs()
+    with pytest.raises(ValueError, match=message):
+        train(KEY, MLP, RECIPE, x, y, defense=Defense(loss=loss))
+
+
+@pytest.mark.parametrize("field", ["adversary", "mechanism", "frozen"])
+def test_a_loss_excludes_fields_that_need_plain_rows(field):
+    x, y = blobs()
+    with pytest.raises(ValueError, match="^defense in training: "):
+        train(KEY, MLP, RECIPE, x, y, defense=Defense(loss=smoothed, **{field: lambda *_: None}))
 
 
 def limit_traces(monkeypatch, n):
