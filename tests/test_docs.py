@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from docs import generate
-from mi_jax.defenses.catalogue import DEFENSES
+from mi_jax import study
+from mi_jax.study import plugins
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = generate.pages()
@@ -143,7 +144,30 @@ EXAMPLES = [(page, i, code) for page in PAGES for i, code in enumerate(EXAMPLE.f
 
 def test_there_are_examples_of_all_that_can_be_added():
     found = [page_name(page) for page, _, _ in EXAMPLES]
-    assert found.count("README.md") == 2 and found.count("docs/extending.md") == 5
+    assert found.count("README.md") == 2 and found.count("docs/extending.md") == 8
+
+
+@pytest.fixture
+def catalogues(monkeypatch):
+    """The catalogues of all that can be added, as before once a test is done."""
+    before = {name: dict(entries) for name, entries in plugins.CATALOGUES.items()}
+    monkeypatch.setattr(plugins, "_loaded", {})
+    yield plugins.CATALOGUES
+    for name, entries in before.items():
+        plugins.CATALOGUES[name].clear()
+        plugins.CATALOGUES[name].update(entries)
+
+
+def test_the_command_with_the_plugin_runs(catalogues, monkeypatch, tmp_path):
+    """All that its flags name is found and checked, as before the first model is trained."""
+    plugin, command = re.search(r"This one is `mine.py`:\n\n```python\n(.*?)```\n\n```\n(mi_jax audit .*?)\n```",
+                                (REPOSITORY / "docs/extending.md").read_text(), re.DOTALL).groups()  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(plugin)
+    options = dict(option.removeprefix("--").split("=") for option in command.split()[2:])
+    lists = {name: tuple(options[name].split(",")) for name in ("plugin", "attacks")}
+    resolved, _ = study.identify(study.Config(**options | lists))
+    assert resolved.attacks == ("gap", "brightness") and catalogues["MODELS"].keys() >= {"narrow"}
 
 
 @pytest.mark.parametrize(
@@ -151,11 +175,6 @@ def test_there_are_examples_of_all_that_can_be_added():
     [(page, code) for page, _, code in EXAMPLES],
     ids=[f"{page_name(page)}-{i}" for page, i, _ in EXAMPLES],
 )
-def test_an_example_runs_by_itself(page, code, monkeypatch, tmp_path):
+def test_an_example_runs_by_itself(page, code, catalogues, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    known = dict(DEFENSES)
-    try:
-        exec(compile(code, page_name(page), "exec"), {"__name__": "example"})
-    finally:
-        DEFENSES.clear()
-        DEFENSES.update(known)
+    exec(compile(code, page_name(page), "exec"), {"__name__": "example"})

@@ -63,7 +63,7 @@ class AnswerLogs:
         if self._folder is None or model.name is None:
             return model
         readable = re.sub(r"[^\w.]+", "-", model.name)
-        name = f"{readable}-{oracle.digest((model.name, access), ())}.answers"
+        name = f"{readable}-{oracle.arrays_digest((model.name, access), ())}.answers"
         if name not in self._logs:
             self._logs[name] = store.AnswerLog(self._folder / name)
         return oracle.logged(model, self._logs[name], check=not self._random)
@@ -136,7 +136,7 @@ class Collector:
             key = jax.random.fold_in(self.key, k)
             return _entry(driver.query(model, attack, key, x, y, rows, cap=caps[1], progress=report))
 
-        digest = oracle.digest(("white box",), model.params) if attack.access == "gradient" else model.digest
+        digest = oracle.arrays_digest(("white box",), model.params) if attack.access == "gradient" else model.digest
         if digest is None:
             return _answers(compute())
         depends_on = (digest, jax.random.key_data(self.key), points.rows, x, y)
@@ -157,7 +157,7 @@ def _entry_name(attack: Attack, cap: int | None, k: int, points: int, start: int
     settings = " ".join(f"{name} {value}" for name, value in settings.items())
     full = f"{attack.name} {settings} model {k} points {start} of {points}"
     readable = re.sub(r"[^\w.]+", "-", full)
-    return f"{readable}-{oracle.digest((full, attack.access), depends_on)}"
+    return f"{readable}-{oracle.arrays_digest((full, attack.access), depends_on)}"
 
 
 def check_cap(attack: Attack, cap: int | None) -> None:

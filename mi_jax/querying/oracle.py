@@ -62,10 +62,10 @@ def model_oracle(
         return _answer(params, () if defense.output is None else defense.strength, next(calls), x, **static)
 
     names = (model.name, defense.name, access)
-    return Oracle(answer, access, num_classes, digest(names, (params, defense.strength)))
+    return Oracle(answer, access, num_classes, arrays_digest(names, (params, defense.strength)))
 
 
-def digest(names: tuple[str, ...], arrays: Any) -> str:
+def arrays_digest(names: tuple[str, ...], arrays: Any) -> str:
     """Returns 16 hex digits that change with any name and any bit of a pytree of arrays."""
     sha = hashlib.sha256(repr(names).encode())
     for leaf in map(np.asarray, jax.tree.leaves(arrays)):
