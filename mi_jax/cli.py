@@ -56,7 +56,7 @@ def config_from_flags() -> Config:
     if values["attacks"] is not None:
         values["attacks"] = tuple(values["attacks"])
     values["plugin"] = tuple(file for text in values["plugin"] for file in text.split(","))
-    plugins.load(values["plugin"])
+    plugins.load_plugins(values["plugin"])
     return Config(**values)
 
 

@@ -169,7 +169,7 @@ class Attack(NamedTuple):
 class Answers(NamedTuple):
     """The features of P points from the answers of one target, and the query counts."""
 
-    features: np.ndarray  # [P M F] float32; 0: a gated copy was misclassified, inf: a distance not found, NaN: unfinished
+    features: np.ndarray  # [P M F] float32; 0: a gated copy misclassified, inf: no distance found, NaN: unfinished
     queries: np.ndarray  # [P] int64, every query, the gate's included
     finished: np.ndarray  # [P] bool; False once a cap on all queries was reached
     phases: dict[str, int] = {}  # queries by phase, over all points; "gate" is the first label of every copy

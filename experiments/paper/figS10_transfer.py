@@ -66,7 +66,7 @@ def draw(record: dict) -> Figure:
 def save_random_network(config: Config, file: Path) -> str:
     """A file of random weights, for the smoke preset: transfer from nothing."""
     dataset = data.load(config.dataset, config.data_dir)
-    model = models.build(config.model, dataset.x.shape[1:], dataset.num_classes)
+    model = models.build(config.model or "mlp", dataset.x.shape[1:], dataset.num_classes)
     pretrained.save(file, model.init(jax.random.key(1), dataset.x[:1]), "nothing")
     return str(file)
 

@@ -129,7 +129,7 @@ def check_model(model: Model, example_shape: tuple[int, ...], num_classes: int |
         raise ValueError(f"{label}: parameters of dtype {actual}, expected floating-point numbers")
     for output, mode in zip(logits, ("queries", "training"), strict=True):
         if not hasattr(output, "shape") or output.shape[:-1] != (2,) or output.dtype != jnp.float32:
-            actual = f"in {mode}, {describe(output)} for 2 examples"
+            actual = f"in {mode}, {kind_of(output)} for 2 examples"
             raise ValueError(f"{label}: {actual}, expected float32 logits of shape (2, C)")
     C, in_training = (output.shape[1] for output in logits)
     if in_training != C:
@@ -139,6 +139,6 @@ def check_model(model: Model, example_shape: tuple[int, ...], num_classes: int |
     return C
 
 
-def describe(output: Any) -> str:
+def kind_of(output: Any) -> str:
     """Returns dtype and shape of an array, or the type of what is none."""
     return f"{output.dtype} of shape {output.shape}" if hasattr(output, "shape") else f"a {type(output).__name__}"

@@ -15,6 +15,7 @@ from flax import traverse_util
 from mi_jax import store
 from mi_jax.data.sources import prepare
 from mi_jax.models import heads
+from mi_jax.models.convert import as_model
 from mi_jax.types import Params
 
 SOURCE, SHAPE = "cifar100", (32, 32, 3)  # the paper's pre-training data
@@ -40,6 +41,7 @@ def load_body(context: Any) -> dict:
     Raises ValueError for a missing or damaged file and for a network of another shape. A network that was trained on
     the data set itself is refused too, because it has already seen members and non-members.
     """
+    context = context._replace(model=as_model(context.model))
     default = default_path(SOURCE, context.model.name, context.example_shape)
     path = Path(context.checkpoint) if context.checkpoint else default
     flat, params, source = _read(path, context)

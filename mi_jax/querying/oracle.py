@@ -54,6 +54,10 @@ def model_oracle(
     randomness in every call.
     """
     _check_access(access)
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"model: {type(model).__qualname__}, expected a Model, as models.as_model makes of flax modules"
+        )
     calls = itertools.count() if defense.random else itertools.repeat(0)
     static = {"apply": model.apply, "output": defense.output, "random": defense.random, "access": access}
 

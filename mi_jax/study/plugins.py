@@ -32,7 +32,7 @@ _KINDS: dict[str, Any] = {"PERTURBATIONS": perturbations.Family, "DEFENSES": Fac
 _loaded: dict[Path, tuple[str, dict[str, dict[str, Any]]]] = {}  # file -> (sha256, its entries by catalogue)
 
 
-def load(files: Iterable[str]) -> None:
+def load_plugins(files: Iterable[str]) -> None:
     """Runs each file, once until it is edited; later calls do nothing.
 
     Raises ValueError, in one line, and leaves the catalogues as they were, for a file that cannot be read, that raises,

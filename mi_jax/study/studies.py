@@ -83,7 +83,7 @@ def prepare_grid(config: Config, names: Sequence[str], *, recipe: Recipe = Recip
 
 
 def _set_up(config: Config, names: tuple[str, ...], recipe: Recipe, *, reference: bool) -> _Setup:
-    plugins.load(config.plugin)
+    plugins.load_plugins(config.plugin)
     for name in config.attacks or ():
         attacks.find(name)
     dataset = data.load(config.dataset, config.data_dir)

@@ -103,7 +103,7 @@ def _check_optimizer(spec: steps.TrainSpec, n: int, x_pool: Array) -> None:
     with convert.in_one_line(label):
         optimizer = steps.optimizer_of(spec, n, x_pool)
     if not isinstance(optimizer, optax.GradientTransformation):
-        actual = f"{label}: OPTIMIZERS makes {convert.describe(optimizer)}"
+        actual = f"{label}: OPTIMIZERS makes {convert.kind_of(optimizer)}"
         raise ValueError(f"{actual}, expected (rate, steps) -> optax.GradientTransformation")
 
     def step(params):
@@ -140,7 +140,7 @@ def _check_loss(spec: steps.TrainSpec, x_pool: Array, inputs: steps.MemberInputs
     with convert.in_one_line("defense loss"):
         result = jax.eval_shape(losses, strength, jax.random.key(0), x)
     if getattr(result, "shape", None) != (3,) or result.dtype != np.float32:
-        actual = f"{convert.describe(result)} for 3 examples"
+        actual = f"{convert.kind_of(result)} for 3 examples"
         raise ValueError(f"defense loss: {actual}, expected float32 losses of shape (3,)")
 
 

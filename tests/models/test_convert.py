@@ -8,6 +8,7 @@ from flax import linen as nn
 from flax import nnx
 
 from mi_jax import data, models, study, training
+from mi_jax.querying import oracle
 from mi_jax.types import Model, Recipe
 
 SHAPE = (3, 2)
@@ -119,7 +120,7 @@ def test_what_is_no_model_of_the_data_is_refused_in_one_line(model, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_module_is_taken_for_training_and_for_the_oracles(monkeypatch):
+def test_a_module_is_taken_for_training_and_for_the_oracles():
     digits, module = data.load("digits"), Plain(10)
     recipe, members = Recipe(max_epochs=1), np.arange(40)[None]
     params, _ = training.train_ensemble(KEY, module, recipe, digits.x, digits.y, members)
@@ -127,6 +128,8 @@ def test_a_module_is_taken_for_training_and_for_the_oracles(monkeypatch):
     np.testing.assert_array_equal(
         answers, models.as_model(module).apply(jax.tree.map(lambda leaf: leaf[0], params), digits.x[:8]).argmax(-1)
     )
+    with pytest.raises(ValueError, match="model: Plain, expected a Model, as models.as_model makes"):
+        oracle.model_oracle(module, params, 10)  # type: ignore
     with pytest.raises(ValueError, match="logits of 4 classes, expected 10"):
         study.target_oracles(Plain(4), params, digits)
     with pytest.raises(ValueError, match="model BatchNorm: collection batch_stats"):

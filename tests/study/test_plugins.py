@@ -76,7 +76,7 @@ def test_an_audit_finds_what_a_plugin_adds(file):
 
 
 def digest(config: Config) -> str:
-    plugins.load(config.plugin)
+    plugins.load_plugins(config.plugin)
     return runs.run_environment(config, data.load("digits"), Recipe())["run_digest"]
 
 
@@ -90,12 +90,12 @@ def test_the_digest_changes_with_the_content_of_a_plugin(file):
 
 
 def test_a_plugin_is_run_once_until_it_is_edited(file):
-    plugins.load([str(file)])
+    plugins.load_plugins([str(file)])
     entry = attacks.ATTACKS["twice"]
-    plugins.load([str(file), str(file)])
+    plugins.load_plugins([str(file), str(file)])
     assert attacks.ATTACKS["twice"] is entry
     file.write_text(PLUGIN.replace('"twice"', '"other"'))
-    plugins.load([str(file)])
+    plugins.load_plugins([str(file)])
     assert "twice" not in attacks.ATTACKS and attacks.ATTACKS["other"] is not entry
 
 
@@ -135,7 +135,7 @@ def test_the_digest_changes_with_entries_that_a_program_registers_itself(monkeyp
 def test_a_wrong_plugin_is_refused_in_one_line_and_changes_nothing(text, message, file, catalogues_as_before):
     file.write_text(text)
     with pytest.raises(ValueError, match=f"^plugin=.*mine.py: {message}") as caught:
-        plugins.load([str(file)])
+        plugins.load_plugins([str(file)])
     assert "\n" not in str(caught.value)
     assert {name: dict(entries) for name, entries in plugins.CATALOGUES.items()} == catalogues_as_before
 
