@@ -368,9 +368,7 @@ def test_a_checkpoint_with_a_name_that_is_both_layer_and_leaf_is_refused(tmp_pat
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_the_way_to_one(tmp_path):
-    with pytest.raises(
-        ValueError, match="none.npz: expected parameters that can be read; in a checkout, python"
-    ):
+    with pytest.raises(ValueError, match="none.npz: expected parameters that can be read; in a checkout, python"):
         defenses.build("transfer_last", TASK._replace(checkpoint=str(tmp_path / "none.npz")))
 
 
