@@ -168,19 +168,9 @@ def _trial(
     answers = collect(chosen.attack, target, points[target], cap)
     features = np.where(np.isnan(answers.features), 0, answers.features)  # of points beyond the cap
     scores = chosen.score(features, dataset.y[points[target].rows])
-    return Trial(chosen, _at_edge(chosen.attack, candidates), answers, np.where(answers.finished, scores, np.nan))
-
-
-def _at_edge(chosen: Attack, candidates: tuple[Attack, ...]) -> str | None:
-    """What says that a setting of the chosen attack is the first or last of at least three tried; None: none is."""
-    found = []
-    for name, value in chosen.settings.items():
-        tried = list(dict.fromkeys(candidate.settings.get(name) for candidate in candidates))
-        ends = ("smallest", "largest") if all(isinstance(t, int | float) for t in tried) else ("first", "last")
-        tried = sorted(tried) if ends[0] == "smallest" else tried
-        found += [f"{name}={value} is the {end} tried" for end, at in zip(ends, (0, -1), strict=True)
-                  if len(tried) >= 3 and value == tried[at]]  # fmt: skip
-    return "; ".join(found) or None
+    return Trial(
+        chosen, entries.at_edge(chosen.attack, candidates), answers, np.where(answers.finished, scores, np.nan)
+    )
 
 
 def tune(
@@ -301,7 +291,8 @@ def _attack_entry(trials: list[Trial], is_member: np.ndarray, cap: int | None) -
         "at_edge": [trial.at_edge for trial in trials],
     }
     answers, scores = [trial.answers for trial in trials], np.stack([trial.scores for trial in trials])
-    if not all((is_member & ~np.isnan(scores)).any(1) & (~is_member & ~np.isnan(scores)).any(1)):
+    finished = ~np.isnan(scores)
+    if not np.all((is_member & finished).any(1) & (~is_member & finished).any(1)):
         unfinished = f"{chosen[0].attack.name} finish no member or no non-member of a target"
         raise ValueError(f"cap={cap}: let {unfinished}, expected a higher cap on queries")
     return entries.attack_entry(chosen[0].attack, answers, scores, is_member, tuned)

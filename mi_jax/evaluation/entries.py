@@ -43,6 +43,21 @@ def attack_entry(
     }
 
 
+def at_edge(chosen: Attack, candidates: tuple[Attack, ...]) -> str | None:
+    """What says that a setting of the chosen attack is the first or last of at least three tried; None: none is."""
+    found = []
+    for name, value in chosen.settings.items():
+        tried: list = []
+        for candidate in candidates:  # a setting may be anything, a list too
+            setting = candidate.settings.get(name)
+            tried += [] if setting in tried else [setting]
+        numbers = [one for one in tried if isinstance(one, int | float)]
+        ends, tried = (("smallest", "largest"), sorted(numbers)) if numbers == tried else (("first", "last"), tried)
+        found += [f"{name}={value} is the {end} tried" for end, at in zip(ends, (0, -1), strict=True)
+                  if len(tried) >= 3 and value == tried[at]]  # fmt: skip
+    return "; ".join(found) or None
+
+
 def all_queries(record: dict) -> int:
     """Every query that was put to any model. Gradient attacks make none."""
     queries, attacks = record["queries"], record["attacks"]

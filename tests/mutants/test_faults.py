@@ -10,7 +10,9 @@ from tests.mutants.faults import FAULTS
 
 TESTS = Path(__file__).resolve().parents[1]
 PACKAGE = TESTS.parent / "mi_jax"
-NUMBERED = pytest.mark.parametrize(("number", "fault"), list(enumerate(FAULTS, 1)), ids=[f"{i}" for i in range(1, len(FAULTS) + 1)])
+NUMBERED = pytest.mark.parametrize(
+    ("number", "fault"), [pytest.param(i, f, id=f"{i}") for i, f in enumerate(FAULTS, 1)]
+)
 
 
 @NUMBERED
