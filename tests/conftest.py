@@ -14,6 +14,7 @@ def pytest_configure(config: pytest.Config) -> None:
     `XLA_FLAGS=` in the environment, as of `make test-all`, compiles them as users do.
     """
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads of two workers on two cores wait for each other
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers inherit what the first process sets
         config.compiled = tempfile.TemporaryDirectory(prefix="compiled-")
         os.environ |= {
