@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from mi_jax.cli import config_from_flags, define_flags, define_out, main, out_folder, parse, resumable
+from mi_jax.cli import config_from_flags, define_flags, define_out, out_folder, resumable, run_as_program
 
 flags.disclaim_key_flags()  # so that --help of a script lists these flags as its own
 
@@ -57,4 +57,4 @@ def run(body: Callable[[], None], *, keeps: bool = False, **lists: str) -> None:
     for name, text in lists.items():
         flags.DEFINE_list(name, None, text)
         flags.register_validator(name, lambda values: values != [], "expected at least one, or no such flag for all")
-    app.run(lambda argv: sys.exit(main(resumable("the same command resumes")(body))(argv)), flags_parser=parse)
+    run_as_program(resumable("the same command resumes")(body))

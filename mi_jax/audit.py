@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from mi_jax import environment, store
 from mi_jax.data import check_dataset, describe, splits
 from mi_jax.evaluation import entries, metrics
-from mi_jax.querying import oracle
+from mi_jax.querying.accuracies import refuse_random_targets, target_accuracies
 from mi_jax.querying.collect import AnswerLogs, Collect, Collector, Points, Target, max_cost, select_points
 from mi_jax.types import Answers, Attack, Dataset, Split
 
@@ -76,23 +76,23 @@ def audit(
     of report.json, and a part of `config`; `report.py` documents both returns and draws table, findings and figures
     from them. ValueError, before the first query, for a data set, split, attacks or numbers that do not fit together.
     """
+    _check_arguments(dataset, target, attacks, num_points, cap)
     dataset, split = check_dataset(dataset), splits.check_split(split, len(dataset.x))
-    _check_arguments(attacks, num_points, cap)
     points = [select_points(split, k, num_points) for k in range(len(split.members))]
+    _check_points(points, split)
+    planned = {name: planned_queries(dataset, split, points, {name: tried}) for name, tried in attacks.items()}
     logs = AnswerLogs(target, dataset.num_classes, None if answers is None else Path(answers), allow_random_target)
     scores = _point_arrays(dataset, split, points)
-    models, queries = _accuracies(dataset, split, logs.target, points)
+    models, queries = target_accuracies(dataset, split, logs.target, points)
     if not allow_random_target:
-        _refuse_random_targets(models["flip_rate"]["values"])
+        refuse_random_targets(models["flip_rate"]["values"])
     record = {"config": {"dataset": dataset.name, "num_shadows": split.trials.shape[1] - 1}, "data": describe(dataset)}
     record |= {"split_digest": splits.split_digest(split), "split": _split_record(split), "models": models}
     record |= {"attacks": {}, "queries": {"by_attack": {}}}
     seconds: dict[str, float] = {}
     for i, (name, candidates) in enumerate(attacks.items(), 1):
         started, attack_key = time.perf_counter(), jax.random.fold_in(key, zlib.crc32(name.encode()))
-        report = _reporter(
-            progress, planned_queries(dataset, split, points, {name: candidates}), f"{name} ({i} of {len(attacks)})"
-        )
+        report = _reporter(progress, planned[name], f"{name} ({i} of {len(attacks)})")
 
         collect = Collector(attack_key, dataset, logs.target, cache=cache, progress=report)
         trials = [_trial(attack_key, collect, dataset, points, candidates, trial, cap) for trial in split.trials]
@@ -119,12 +119,37 @@ def _reporter(progress: Callable[[int, int, str], None], planned: int, label: st
     return report
 
 
-def _check_arguments(attacks: dict[str, tuple[Attack, ...]], num_points: int | None, cap: int | None) -> None:
-    if not attacks or not all(attacks.values()):
-        raise ValueError(f"attacks: {sorted(attacks)}, expected at least one, each with candidates (attacks.build)")
+def _check_arguments(dataset: Any, target: Any, attacks: Any, num_points: int | None, cap: int | None) -> None:
+    """Raises ValueError for arguments of other types or ranges than `audit` documents."""
+    if not isinstance(dataset, Dataset) or not callable(target):
+        raise ValueError(f"dataset and target: a {type(dataset).__name__} and a {type(target).__name__}, expected a "
+                         "Dataset (data.from_arrays) and a function (k, access) -> oracle")  # fmt: skip
+    if not isinstance(attacks, dict) or not attacks:
+        raise ValueError(f"attacks: {attacks!r:.80}, expected at least one: name -> candidates (attacks.build)")
+    for name, candidates in attacks.items():
+        if not isinstance(name, str) or not name.isprintable() or not name:
+            raise ValueError(f"attacks: the name {name!r}, expected printable text")
+        if (
+            not isinstance(candidates, tuple | list)
+            or not candidates
+            or not all(isinstance(candidate, Attack) for candidate in candidates)
+        ):
+            raise ValueError(f"attacks: {name} has {candidates!r:.80}, expected candidates, as attacks.build returns")
     for name, value in (("num_points", num_points), ("cap", cap)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= 1):
+            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+
+
+def _check_points(points: list[Points], split: Split) -> None:
+    """Raises ValueError where shadow models have too few points for one half of them to check the other."""
+    for t, trial in enumerate(split.trials):
+        is_member = np.concatenate([points[k].is_member for k in trial[1:]])
+        if min(is_member.sum(), (~is_member).sum()) < 2:
+            raise ValueError(
+                f"trial {t}: {is_member.sum()} members and {(~is_member).sum()} non-members of shadow models, "
+                "expected at least two of each, since tuning holds out a half"
+            )
 
 
 def _split_record(split: Split) -> dict:
@@ -136,7 +161,7 @@ def _split_record(split: Split) -> dict:
 def _attack_queries(collect: Collector, trials: list[Trial]) -> dict[str, int]:
     """Queries of one attack to the targets and to the shadow models; a model that served twice was asked once."""
     target = sum(int(trial.answers.queries.sum()) for trial in trials)
-    return {"target": target, "shadow": max(sum(collect.queries.values()) - target, 0)}
+    return {"target": target, "shadow": sum(collect.queries.values()) - target}
 
 
 def planned_queries(
@@ -246,30 +271,6 @@ def _point_arrays(dataset: Dataset, split: Split, points: list[Points]) -> dict[
         members = np.stack([np.concatenate([points[k].is_member for k in trial[columns]]) for trial in split.trials])
         arrays |= {f"{prefix}rows": rows, f"{prefix}labels": dataset.y[rows], f"{prefix}is_member": members}
     return arrays
-
-
-def _accuracies(dataset: Dataset, split: Split, target: Target, points: list[Points]) -> tuple[dict, dict[str, int]]:
-    """Train and test accuracy of every target on the points that are attacked, its flip rate on some, and queries."""
-    by_target, queries = [], {"accuracy": 0, "flip_test": 0}
-    for k in split.trials[:, 0]:
-        (rows, is_member), model = points[k], target(k, "label")
-        labels = oracle.query_labels(model, dataset.x[rows])
-        repeated = np.unique(np.linspace(0, len(rows) - 1, 64).astype(int))
-        flipped = oracle.query_labels(model, dataset.x[rows[repeated]]) != labels[repeated]
-        correct = labels == dataset.y[rows]
-        by_target.append((correct[is_member].mean(), correct[~is_member].mean(), flipped.mean()))
-        queries = {"accuracy": queries["accuracy"] + len(rows), "flip_test": queries["flip_test"] + len(repeated)}
-    names = ("train_accuracy", "test_accuracy", "flip_rate")
-    summaries = zip(names, map(metrics.summary, zip(*by_target, strict=True)), strict=True)
-    return dict(summaries), queries
-
-
-def _refuse_random_targets(flip_rates: list[float]) -> None:
-    if max(flip_rates) > 0:
-        raise ValueError(
-            f"a target answered {max(flip_rates):.1%} of its points differently when queried again: "
-            "expected a deterministic target, or --allow_random_target"
-        )
 
 
 def _score_arrays(name: str, trials: list[Trial]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import json
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -87,8 +88,7 @@ def parse(argv: list[str]) -> list[str]:
 def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
     """`body` as a program.
 
-    A ValueError becomes one line on standard error and exit code 2; Ctrl-C and SIGTERM become one line, with the reason
-    of the KeyboardInterrupt if it has one, and exit code 130.
+    A ValueError becomes one line on standard error and exit code 2.
     """
 
     def program(argv: list[str]) -> int:
@@ -96,35 +96,49 @@ def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
         try:
             if len(argv) > 1:
                 raise ValueError(f"unexpected argument {argv[1]!r}: expected options as --name=value")
-            with _terminated_as_interrupted():
-                body()
+            body()
         except ValueError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
-        except KeyboardInterrupt as stop:
-            print("; ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
-            return 130
         return 0
 
     return program
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def resumable(how: str) -> Iterator[None]:
+    """Says, where the program is stopped inside, how it is resumed."""
+    _how_to_resume.append(how)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        _how_to_resume.pop()
 
 
-@contextlib.contextmanager
-def resumable(how: str) -> Iterator[None]:
-    """Says in a KeyboardInterrupt how what was stopped is resumed."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(how) from None
+_how_to_resume: list[str] = []
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Handles Ctrl-C and SIGTERM: one line, exit code 130, at once.
+
+    Files are written whole or not at all, so nothing has to be tidied up. A KeyboardInterrupt would be lost in a
+    callback of XLA, whose threads may also crash while Python shuts down.
+    """
+    del number, frame
+    print("; ".join(["stopped", *_how_to_resume]), file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(130)
+
+
+def run_as_program(body: Callable[[], None], argv: list[str] | None = None) -> None:
+    """Runs `body` as `main` does, and ends the process; `argv` is the program's name and its arguments."""
+
+    def program(argv: list[str]) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
+        sys.exit(main(body)(argv))
+
+    app.run(program, argv=argv, flags_parser=parse)
 
 
 def kept(file: Path, is_same: Callable[[dict], bool]) -> dict | None:
@@ -231,7 +245,7 @@ def run_audit(argv: list[str] | None = None) -> None:
     define_flags()
     define_out("folder of the results; default: a dated folder in results/")
     flags.DEFINE_string("from", None, "folder of a finished run, whose table, figures and page are redrawn")
-    app.run(lambda argv: sys.exit(main(audit_from_flags)(argv)), argv=argv, flags_parser=parse)
+    run_as_program(audit_from_flags, argv)
 
 
 def define_out(text: str, *, keeps: bool = True) -> None:

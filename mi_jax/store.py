@@ -9,9 +9,12 @@ an answer is found by the queries themselves, so whatever changes an attack chan
 
 import base64
 import collections
+import functools
 import hashlib
+import inspect
 import io
 import json
+import marshal
 import os
 import shutil
 import tempfile
@@ -37,6 +40,7 @@ def cache_in(folder: Path) -> Cache:
 
     A damaged entry is computed again.
     """
+    folder = Path(folder)
 
     def cache(name: str, compute: Callable[[], Entry]) -> Entry:
         path = folder / f"{name}.npz"
@@ -56,13 +60,16 @@ class AnswerLog:
     """The answers of one target in a file, one line for each batch, written before and after the target answers.
 
     A run that asks the same batch as often gets the stored answers, in the order in which they came: a batch asked
-    twice has two answers. A line that was cut off, as by a full disk or a killed process, counts as not written.
+    twice has two answers. A line that was cut off or damaged counts as not written.
     """
 
     def __init__(self, path: Path):
+        if path.is_dir() or path.parent.exists() and not path.parent.is_dir():
+            raise ValueError(f"{path}: expected a file in a folder, to store answers in")
         self.path = path
         self.unanswered = 0  # queries of earlier runs that were put and got no answer
-        self.probed = 0  # queries put again, to compare a stored answer with the target's
+        self.probed = 0  # queries put again, in this run and before, to compare stored answers with the target's
+        self.replayed = 0  # batches of this run whose answers were stored
         self._answers: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         self._asked: collections.Counter[str] = collections.Counter()  # batches of this run
         lines = path.read_bytes().splitlines() if path.is_file() else []
@@ -72,11 +79,17 @@ class AnswerLog:
     def _read(self, line: bytes) -> None:
         try:
             entry = json.loads(line)
+            if "probe" in entry:
+                self.probed += int(entry["probe"])
+                return
             if "put" in entry:
                 self.unanswered += int(entry["put"])
                 return
-            answers = np.load(io.BytesIO(base64.b64decode(entry["answers"])), allow_pickle=False)
-        except (ValueError, KeyError, TypeError, EOFError):  # cut off
+            content = base64.b64decode(entry["answers"])
+            if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+                return
+            answers = np.load(io.BytesIO(content), allow_pickle=False)
+        except (ValueError, KeyError, TypeError, EOFError):  # cut off, or damaged
             return
         self.unanswered -= len(answers)
         self._answers[entry["queries"]].append(answers)
@@ -89,13 +102,21 @@ class AnswerLog:
         number = self._asked[batch]
         self._asked[batch] += 1
         if number < len(self._answers[batch]):
+            self.replayed += 1
             return self._answers[batch][number], True
         self._append({"put": len(queries), "queries": batch})
         answers, buffer = answer(queries), io.BytesIO()
         np.save(buffer, answers, allow_pickle=False)
-        self._append({"queries": batch, "answers": base64.b64encode(buffer.getvalue()).decode()})
+        content = buffer.getvalue()
+        written = {"answers": base64.b64encode(content).decode(), "sha256": hashlib.sha256(content).hexdigest()}
+        self._append({"queries": batch} | written)
         self._answers[batch].append(answers)
         return answers, False
+
+    def probe(self, queries: int) -> None:
+        """Counts queries that are put to compare stored answers with the target's."""
+        self._append({"probe": queries})
+        self.probed += queries
 
     def _append(self, entry: dict) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +131,42 @@ def npz_bytes(entry: Entry) -> bytes:
     arrays: dict[str, Any] = entry  # np.savez has options among its keyword arguments
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def describe_code(function: Any, inside: tuple[int, ...] = ()) -> Any:
+    """Returns, for JSON, what identifies the code of a function; None for None.
+
+    That is its name in this package, or else its name, its place and the content of its file or notebook cell, and in
+    both cases the numbers, texts and functions that it encloses. Modules that it imports are not covered. `inside` are
+    the functions it is enclosed by.
+    """
+    if isinstance(function, functools.partial):
+        return [describe_code(part, inside) for part in (function.func, *function.args, *function.keywords.items())]
+    if isinstance(function, tuple | list):
+        return [describe_code(part, inside) for part in function]
+    unwrapped: Any = inspect.unwrap(function) if callable(function) else None
+    code = getattr(unwrapped, "__code__", None)
+    if code is None:
+        return repr(function) if isinstance(function, str | int | float | bool | None) else type(function).__qualname__
+    inside = (*inside, id(unwrapped))
+    cells = [cell.cell_contents for cell in unwrapped.__closure__ or () if _is_set(cell)]
+    enclosed = [describe_code(value, inside) for value in cells if id(inspect.unwrap(value)) not in inside]
+    name = [f"{unwrapped.__module__}.{unwrapped.__qualname__}", *enclosed]
+    if f"{unwrapped.__module__}.".startswith("mi_jax."):
+        return name
+    file = Path(code.co_filename)
+    try:
+        content = file.read_bytes() if file.is_file() else inspect.getsource(unwrapped).encode()
+    except OSError:
+        content = b""
+    return [*name, hashlib.sha256(content + marshal.dumps(code)).hexdigest()]
+
+
+def _is_set(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is assigned later
+        return False
 
 
 def run_digest(settings: dict, code: list[Path]) -> str:

@@ -405,7 +405,7 @@ def test_a_run_whose_target_failed_resumes_to_the_same_record(planted, tmp_path)
     for name, values in scores.items():
         np.testing.assert_array_equal(resumed_scores[name], values)
     assert resumed["attacks"] == whole["attacks"] and asked_again < asked
-    assert 0 < resumed["queries"]["failed"] <= 2 * 128 and 0 < resumed["queries"]["repeated"] <= 4 * 64
+    assert 0 < resumed["queries"]["failed"] <= 2 * 128 and 0 < resumed["queries"]["repeated"] <= 4 * (64 + 16 * 10)
     extra = resumed["queries"]["failed"] + resumed["queries"]["repeated"]
     assert resumed["queries"]["total"] == whole["queries"]["total"] + extra
 
@@ -413,9 +413,13 @@ def test_a_run_whose_target_failed_resumes_to_the_same_record(planted, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"num_points": 0}, "num_points=0: expected at least 1"),
-        ({"cap": 0}, "cap=0: expected at least 1"),
-        ({"names": ()}, r"attacks: \[\], expected at least one"),
+        ({"num_points": 0}, "num_points=0: expected a whole number of at least 1"),
+        ({"num_points": 2.5}, "num_points=2.5: expected a whole number"),
+        ({"num_points": 1}, "trial 0: 1 members and 1 non-members of shadow models, expected at least two"),
+        ({"cap": 0}, "cap=0: expected a whole number of at least 1"),
+        ({"cap": float("nan")}, "cap=nan: expected a whole number"),
+        ({"cap": True}, "cap=True: expected a whole number"),
+        ({"names": ()}, r"attacks: \{\}, expected at least one"),
     ],
 )
 def test_numbers_that_make_no_audit_are_refused(planted, arguments, says):
@@ -467,3 +471,27 @@ def test_the_gain_over_gap_is_that_of_the_points_both_attacks_finished(planted):
         gain = attacked[name]["gain_over_gap"]
         difference = attacked[name]["balanced_accuracy"]["mean"] - attacked["gap"]["balanced_accuracy"]["mean"]
         assert gain["low"] < gain["mean"] < gain["high"] and gain["mean"] == pytest.approx(difference)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"dataset": None}, "dataset and target: a NoneType and a function"),
+        ({"target": 3}, "a Dataset and a int, expected"),
+        ({"attacks": ["gap"]}, r"attacks: \['gap'\], expected at least one: name -> candidates"),
+        ({"attacks": {"gap": "gap"}}, "attacks: gap has 'gap', expected candidates, as attacks.build returns"),
+        ({"attacks": {"gap": (None,)}}, "attacks: gap has"),
+        ({"attacks": {"gap": attacks.build("gap", TASK)[0]}}, "attacks: gap has Attack"),
+        ({"attacks": {5: attacks.build("gap", TASK)}}, "attacks: the name 5, expected printable text"),
+        ({"attacks": {"a\0": attacks.build("gap", TASK)}}, "attacks: the name"),
+        ({"split": None}, "split: a NoneType, expected a Split"),
+        ({"attacks": {"gap": attacks.build("gap", TASK), "last": (
+            scripted_attack(neighbours=lambda key, x: x[:2]),)}}, r"the perturbation of scripted returned shape"),
+    ],
+)  # fmt: skip
+def test_what_is_no_audit_is_refused_before_the_first_query(planted, arguments, says):
+    dataset, split, *_ = planted
+    given = {"dataset": dataset, "split": split, "target": lambda k, access: 1 / 0,
+             "attacks": {"gap": attacks.build("gap", TASK)}} | arguments  # fmt: skip
+    with pytest.raises(ValueError, match=says):
+        audit.audit(KEY, **given)

@@ -1,5 +1,8 @@
 """Parts of a run on disk: computed once, whole or absent, and never those of other settings or other code."""
 
+import functools
+import json
+
 import numpy as np
 import pytest
 
@@ -139,3 +142,35 @@ def test_queries_without_an_answer_are_counted(tmp_path):
     log = store.AnswerLog(tmp_path / "log")
     assert not log.ask(QUERIES, first_column)[1] and log.unanswered == 6
     assert store.AnswerLog(tmp_path / "log").unanswered == 6
+
+
+def test_an_answer_that_was_changed_on_disk_is_asked_again(tmp_path):
+    path = tmp_path / "log"
+    store.AnswerLog(path).ask(QUERIES, first_column)
+    lines = path.read_text().splitlines()
+    entry = json.loads(lines[1])
+    lines[1] = json.dumps(entry | {"answers": entry["answers"][:-4] + "AQAA"})
+    path.write_text("\n".join(lines))
+    log = store.AnswerLog(path)
+    answers, stored = log.ask(QUERIES, first_column)
+    assert not stored and log.unanswered == 3 and (answers == first_column(QUERIES)).all()
+
+
+def test_code_is_told_apart_by_its_text_and_by_what_it_encloses():
+    def enclosing(value):
+        return lambda x: (x, value)
+
+    def other(value):
+        return lambda x: (value, x)
+
+    functions = [enclosing(1), enclosing(2), enclosing("1"), other(1), lambda x: (x, 1), functools.partial(other, 1)]
+    functions += [functools.partial(other, 2), None, len]
+    described = [json.dumps(store.describe_code(function)) for function in functions]
+    assert len(set(described)) == len(functions) and described[0] == json.dumps(store.describe_code(enclosing(1)))
+
+
+def test_code_that_encloses_itself_has_an_end():
+    def repeat(times):
+        return repeat(times - 1) if times else 0
+
+    assert store.describe_code(repeat) == store.describe_code(repeat)

@@ -97,9 +97,17 @@ def check_split(split: Split, num_rows: int) -> Split:
     * members, nonmembers and reference are rows [K n], [K m] and [K r] in 0..num_rows-1, with n and m at least 1;
     * no row is twice among the members, or twice among the non-members, of a model;
     * no row is a member and a non-member of a model, and none of its reference rows is either;
-    * trials are models [T 1+S] in 0..K-1, with T and S at least 1, none of them twice in a trial.
+    * trials are models [T 1+S] in 0..K-1, with T and S at least 1, none of them twice in a trial, and every trial has
+      another target.
     """
-    arrays = {name: np.asarray(rows) for name, rows in zip(Split._fields, split, strict=True)}
+    if not isinstance(split, Split):
+        raise ValueError(f"split: a {type(split).__name__}, expected a Split")
+    arrays = {}
+    for name, rows in zip(Split._fields, split, strict=True):
+        try:
+            arrays[name] = np.asarray(rows)
+        except ValueError as error:  # rows of unequal numbers
+            raise ValueError(f"split: {name} is no array of rows ({error})") from None
     for name, rows in arrays.items():
         least = 2 if name == "trials" else 0 if name == "reference" else 1
         if rows.ndim != 2 or len(rows) < 1 or rows.shape[1] < least or rows.dtype.kind not in "iu":
@@ -114,6 +122,9 @@ def check_split(split: Split, num_rows: int) -> Split:
         if rows.size and not (rows.min() >= 0 and rows.max() < limit):
             wrong = rows[(rows < 0) | (rows >= limit)][0]
             raise ValueError(f"split: {kind} {wrong} in {name}, expected 0..{limit - 1}")
+    arrays = {name: rows.astype(np.int64) if rows.dtype.kind == "u" else rows for name, rows in arrays.items()}
+    if (twice := _twice(arrays["trials"][:, 0])) is not None:
+        raise ValueError(f"split: model {twice} is the target of several trials, expected one trial for each target")
     for t, trial in enumerate(arrays["trials"]):
         if (twice := _twice(trial)) is not None:
             raise ValueError(f"split: model {twice} is twice in trial {t}, expected a target and other models")

@@ -47,14 +47,13 @@ def at_edge(chosen: Attack, candidates: tuple[Attack, ...]) -> str | None:
     """What says that a setting of the chosen attack is the first or last of at least three tried; None: none is."""
     found = []
     for name, value in chosen.settings.items():
-        tried: list = []
-        for candidate in candidates:  # a setting may be anything, a list too
-            setting = candidate.settings.get(name)
-            tried += [] if setting in tried else [setting]
-        numbers = [one for one in tried if isinstance(one, int | float)]
-        ends, tried = (("smallest", "largest"), sorted(numbers)) if numbers == tried else (("first", "last"), tried)
+        settings = {repr(one): one for one in (candidate.settings.get(name) for candidate in candidates)}  # any type
+        tried, numbers = list(settings), [one for one in settings.values() if isinstance(one, int | float)]
+        ends = ("first", "last")
+        if len(numbers) == len(tried):
+            ends, tried = ("smallest", "largest"), [repr(one) for one in sorted(numbers)]
         found += [f"{name}={value} is the {end} tried" for end, at in zip(ends, (0, -1), strict=True)
-                  if len(tried) >= 3 and value == tried[at]]  # fmt: skip
+                  if len(tried) >= 3 and repr(value) == tried[at]]  # fmt: skip
     return "; ".join(found) or None
 
 

@@ -1,5 +1,6 @@
 """Collects the answers of a model for the rows of the pool it is attacked on, in cached chunks."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ class AnswerLogs:
 
     def __init__(self, target: Target, num_classes: int, folder: Path | None, random: bool):
         self._target, self._num_classes, self._folder, self._random = target, num_classes, folder, random
-        self._logs: dict[str, store.AnswerLog] = {}
+        self._logs: dict[str, tuple[int, store.AnswerLog]] = {}
 
     def target(self, k: int, access: str) -> Any:
         """The oracle of model k as a `Target`; a `WhiteBox` as it is."""
@@ -62,21 +63,26 @@ class AnswerLogs:
             raise ValueError(f"target({k}, {access!r}) answers {model.num_classes} classes: {expected}")
         if self._folder is None or model.name is None:
             return model
-        readable = re.sub(r"[^\w.]+", "-", model.name)
+        if not isinstance(model.name, str):
+            raise ValueError(f"name={model.name!r} of target {k}: expected text")
+        readable = re.sub(r"[^\w.]+", "-", model.name)[:80]
         name = f"{readable}-{oracle.arrays_digest((model.name, access), ())}.answers"
         if name not in self._logs:
-            self._logs[name] = store.AnswerLog(self._folder / name)
-        return oracle.logged(model, self._logs[name], check=not self._random)
+            self._logs[name] = int(k), store.AnswerLog(self._folder / name)
+        owner, log = self._logs[name]
+        if owner != k:
+            raise ValueError(f"name={model.name}: models {owner} and {k} have it, expected a name for each model")
+        return oracle.logged(model, log, check=not self._random)
 
     @property
     def failed(self) -> int:
         """Queries of earlier runs that got no answer."""
-        return sum(log.unanswered for log in self._logs.values())
+        return sum(log.unanswered for _, log in self._logs.values())
 
     @property
     def repeated(self) -> int:
         """Queries put again to compare stored answers with the target's."""
-        return sum(log.probed for log in self._logs.values())
+        return sum(log.probed for _, log in self._logs.values())
 
 
 class Collector:
@@ -139,7 +145,8 @@ class Collector:
         digest = oracle.arrays_digest(("white box",), model.params) if attack.access == "gradient" else model.digest
         if digest is None:
             return _answers(compute())
-        depends_on = (digest, jax.random.key_data(self.key), points.rows, x, y)
+        strength = () if attack.measure is None else attack.measure.strength
+        depends_on = (digest, jax.random.key_data(self.key), points.rows, x, y, strength)
         return _answers(self.cache(_entry_name(attack, caps[0], k, len(points.rows), start, depends_on), compute))
 
 
@@ -149,15 +156,16 @@ def _chunk_size(dataset: Dataset) -> int:
 
 
 def _entry_name(attack: Attack, cap: int | None, k: int, points: int, start: int, depends_on: tuple) -> str:
-    """The name of a cache entry. The digest covers all it depends on but the code: model, key, rows, examples, labels.
+    """The name of a cache entry. The digest covers all it depends on: model, key, rows, examples, labels, the attack.
 
     It also separates settings that differ only in punctuation, as -0.1 and 0.1.
     """
+    code = json.dumps(store.describe_code((attack.neighbours, attack.measure and attack.measure[:3])))
     settings = attack.settings | ({"cap": cap} if cap else {})
     settings = " ".join(f"{name} {value}" for name, value in settings.items())
     full = f"{attack.name} {settings} model {k} points {start} of {points}"
     readable = re.sub(r"[^\w.]+", "-", full)
-    return f"{readable}-{oracle.arrays_digest((full, attack.access), depends_on)}"
+    return f"{readable[:120]}-{oracle.arrays_digest((full, attack.access, code), depends_on)}"
 
 
 def check_cap(attack: Attack, cap: int | None) -> None:

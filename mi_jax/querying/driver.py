@@ -66,6 +66,8 @@ def query(
     if oracle.access != attack.access:
         raise ValueError(f"attack {attack.name} needs {attack.access} access, the oracle grants {oracle.access}")
     x, y, rows = checked_points(x, y, rows, oracle.num_classes)
+    if points_at_once is not None and points_at_once < 1:
+        raise ValueError(f"points_at_once={points_at_once}: expected at least 1")
     count = _QueryCount(cap, progress or (lambda queries: None))
     measure, shape = measure_of(attack), attack_size(attack, x.shape[1:], oracle.num_classes)
     keys, chunk = _point_keys(key, jnp.asarray(rows, jnp.uint32)), points_at_once or default_points(shape, len(x))
@@ -165,14 +167,24 @@ def _measure(call: _Call, copies: np.ndarray, shape: AttackSize) -> np.ndarray:
 
 
 def _run_rounds(oracle: Oracle, measure: Measure, keys, state, live: int, count: _QueryCount):
+    invalid = jnp.array(False)
     for step, query_round in enumerate(_unrolled(measure.rounds)):
         queries = _ask(query_round.ask, keys, step, state)  # [P Q *x]
         P, Q = queries.shape[:2]
         # Padding points come last, so the live queries come first.
         count.add(live * Q, query_round.phase)
         answers = jnp.asarray(oracle.answer(queries.reshape(P * Q, *queries.shape[2:]), live * Q))
+        invalid = _any_invalid(invalid, answers)  # looked at in the end: the host need not wait for every round
         state = _tell(query_round.tell, state, answers.reshape(P, Q, *answers.shape[1:]))
+    if invalid:
+        refuse_nan(np.array([np.nan]))
     return state
+
+
+@jax.jit
+def _any_invalid(before: jax.Array, answers: jax.Array) -> jax.Array:
+    """Whether an answer so far was NaN, or a label below 0, which means NaN logits."""
+    return before | (answers < 0).any() if answers.ndim == 1 else before | jnp.isnan(answers).any()
 
 
 def _unrolled(rounds: tuple[Round | Repeat, ...]) -> Iterator[Round]:

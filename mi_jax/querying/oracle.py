@@ -7,6 +7,7 @@ A target may be any function of arrays: a network of ours under a defense, a sci
 import functools
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -65,7 +66,8 @@ def model_oracle(
         del live  # the fixed shape of a forward pass saves more than padding costs
         return _answer(params, () if defense.output is None else defense.strength, next(calls), x, **static)
 
-    names = (model.name, defense.name, access)
+    code = json.dumps(store.describe_code((model.apply, defense.output)))
+    names = (model.name, defense.name, access, code)
     return Oracle(answer, access, num_classes, arrays_digest(names, (params, defense.strength)))
 
 
@@ -94,6 +96,11 @@ def function_oracle(
     under it.
     """
     _check_access(access)
+    if not callable(function):
+        raise ValueError(f"function: a {type(function).__name__}, expected a function of rows x [B *x]")
+    for what, value, least in (("num_classes", num_classes, 2), ("rows_per_call", rows_per_call, 1)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{what}={value!r}: expected a whole number of at least {least}")
     check = _checked_labels if access == "label" else _checked_log_probabilities
 
     def answer(x: Array, live: int) -> np.ndarray:
@@ -108,26 +115,30 @@ def function_oracle(
 def logged(oracle: Oracle, log: store.AnswerLog, *, check: bool = True) -> Oracle:
     """The oracle with its answers stored in `log` call by call; answers of an earlier run are not asked again.
 
-    With `check`, the first stored answers that are used are compared with those that the target gives now, to at most
-    PROBES queries. ValueError where they differ: the log is that of another model.
+    With `check`, stored answers are compared with those that the target gives now: to PROBES queries of the first batch
+    that is used, spread over it, and to a quarter as many of the second, fourth, eighth ... batch. ValueError where
+    they differ: the log is that of another model. Without, as for a target with random answers, its name is trusted.
     """
 
     def ask(x: np.ndarray) -> np.ndarray:
         answers = np.asarray(oracle.answer(x, len(x)))
         return answers.astype(np.min_scalar_type(oracle.num_classes)) if oracle.access == "label" else answers
 
+    def compare(x: np.ndarray, answers: np.ndarray) -> None:
+        chosen = np.unique(np.linspace(0, len(x) - 1, PROBES if log.replayed == 1 else PROBES // 4).astype(int))
+        log.probe(len(chosen))
+        # Rounding may differ with the size of a batch.
+        same = np.isclose(ask(x[chosen]), answers[chosen], rtol=1e-3).reshape(len(chosen), -1).all(1)
+        if not same.all():
+            raise ValueError(
+                f"{log.path}: {(~same).sum()} of {len(chosen)} stored answers are not those of the target "
+                f"{oracle.name}: expected the same model, or another name"
+            )
+
     def answer_stored(x: np.ndarray) -> np.ndarray:
         answers, stored = log.ask(x, ask)
-        if stored and check and not log.probed:
-            log.probed = min(len(x), PROBES)
-            now = ask(x[: log.probed])
-            same = np.isclose(now, answers[: log.probed], rtol=1e-3)  # rounding may differ with the size of a batch
-            changed = int((~same).reshape(log.probed, -1).any(1).sum())
-            if changed:
-                raise ValueError(
-                    f"{log.path}: {changed} of {log.probed} stored answers are not those of the target {oracle.name}: "
-                    "expected the same model, or another name"
-                )
+        if stored and check and log.replayed & (log.replayed - 1) == 0:  # 1, 2, 4, 8, ...
+            compare(x, answers)
         return answers
 
     def answer(x: Array, live: int) -> np.ndarray:

@@ -4,11 +4,8 @@ A plugin is a Python file that adds entries to ATTACKS, PERTURBATIONS, MODELS, D
 new names. `digest` covers them and all entries that models are trained with, so that no cached result outlives an edit.
 """
 
-import functools
 import hashlib
-import inspect
 import json
-import marshal
 import sys
 import traceback
 import types
@@ -16,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mi_jax import attacks, data, defenses, models, perturbations
+from mi_jax import attacks, data, defenses, models, perturbations, store
 from mi_jax.defenses.catalogue import Factory
 from mi_jax.training import steps
 
@@ -111,25 +108,5 @@ def digest(files: Iterable[str], model: str, defense_names: Sequence[str]) -> st
     plugins = [hashlib.sha256(_read(file)[1]).hexdigest() for file in files]
     names = {"MODELS": [model], "DEFENSES": [name.partition(":")[0] for name in defense_names]}
     names["OPTIMIZERS"] = list(steps.OPTIMIZERS)
-    entries = {c: {name: _source(CATALOGUES[c].get(name)) for name in used} for c, used in names.items()}
+    entries = {c: {name: store.describe_code(CATALOGUES[c].get(name)) for name in used} for c, used in names.items()}
     return hashlib.sha256(json.dumps([plugins, entries], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _source(entry: Any) -> Any:
-    """Returns what identifies the code of an entry, for JSON: the file of a function, or its name in this package."""
-    if isinstance(entry, functools.partial):
-        return [_source(part) for part in (entry.func, *entry.args, *entry.keywords.items())]
-    if isinstance(entry, tuple | list):
-        return [_source(part) for part in entry]
-    function: Any = inspect.unwrap(entry) if callable(entry) else None
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return repr(entry) if isinstance(entry, str | int | float | bool | None) else type(entry).__qualname__
-    if function.__module__.startswith("mi_jax."):
-        return f"{function.__module__}.{function.__qualname__}"
-    file = Path(code.co_filename)
-    try:
-        content = file.read_bytes() if file.is_file() else inspect.getsource(function).encode()  # or a notebook's cell
-    except OSError:
-        content = marshal.dumps(code)
-    return hashlib.sha256(content).hexdigest()

@@ -189,7 +189,7 @@ def test_what_a_target_answered_before_it_failed_is_not_asked_again(name, datase
     resumed = collect.Collector(KEY, dataset, logs.target)(attack, 0, POINTS)
     assert same(resumed, whole)
     # Only the batch of at most eight rows in flight is put twice, and what compares the stored answers.
-    assert 0 < logs.failed <= 8 and 0 < logs.repeated <= 8
+    assert 0 < logs.failed <= 8 and 0 < logs.repeated <= 8 * np.log2(whole.queries.sum())
     assert asked_before[0] + asked[0] == whole.queries.sum() + logs.failed + logs.repeated
 
 
@@ -211,10 +211,55 @@ def test_only_named_targets_are_logged_and_each_in_its_own_file(dataset, tmp_pat
     nameless = in_logs(tmp_path, lambda k, access: target(k, access)._replace(name=None))
     collect.Collector(KEY, dataset, nameless.target)(attack, 0, POINTS)
     assert not list(tmp_path.iterdir())
-    logs = in_logs(tmp_path, lambda k, access: target(k, access)._replace(name=("a/b", "a b", "a/b")[k]))
-    for k in range(3):
+    logs = in_logs(tmp_path, lambda k, access: target(k, access)._replace(name=("a/b", "a b", "a/b", 5)[k]))
+    for k in range(2):
         collect.Collector(KEY, dataset, logs.target)(attack, k, POINTS)
     assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ValueError, match="name=a/b: models 0 and 2 have it, expected a name for each model"):
+        logs.target(2, "label")
+    with pytest.raises(ValueError, match="name=5 of target 3: expected text"):
+        logs.target(3, "label")
+
+
+def test_a_model_that_differs_only_in_a_later_batch_is_noticed(dataset, tmp_path):
+    """The stored answers are compared again and again: here the other model agrees on all examples themselves."""
+    attack = attacks.build("noise", TASK)[-1]
+    labels = {row.tobytes(): label for row, label in zip(dataset.x, dataset.x @ W > 0.1, strict=True)}
+    for sign in (1, -1):
+
+        def classify(x, sign=sign):
+            return np.array([labels.get(row.tobytes(), row @ W * sign > 0.1 * sign) for row in x], int)
+
+        named = oracle.function_oracle(classify, 2, name="model", rows_per_call=32)
+        logs = in_logs(tmp_path, lambda k, access, named=named: named)
+        if sign == 1:
+            collect.Collector(KEY, dataset, logs.target)(attack, 0, POINTS)
+        else:
+            with pytest.raises(ValueError, match=r"of 16 stored answers are not those of the target model"):
+                collect.Collector(KEY, dataset, logs.target)(attack, 0, POINTS)
+
+
+def test_a_log_in_no_folder_is_refused(dataset, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="expected a file in a folder, to store answers in"):
+        in_logs(tmp_path / "file", counted(digest=None)[0]).target(0, "label")
+
+
+def test_attacks_of_other_code_or_strength_are_kept_apart(dataset, tmp_path):
+    """Under the same settings: strengths that are arrays, and perturbations of other code or enclosed values."""
+    few, (noisy, *_), (bit,) = POINTS.first(3), attacks.build("noise", TASK), attacks.build("gap", TASK)
+    strength = {"sigma": np.full(6, 0.1, np.float32)}
+    scaled = noisy._replace(measure=noisy.measure._replace(strength=strength))
+    darker, brighter = ((lambda key, x, by=by: x[None] + 0 * by) for by in (1, 2))
+    dimmed = [bit._replace(neighbours=neighbours) for neighbours in (darker, lambda key, x: x[None] / 2, by(1), by(2))]
+    ask = collect.Collector(KEY, dataset, counted()[0], cache=store.cache_in(tmp_path))
+    for attack in (noisy, scaled, bit, *dimmed, bit._replace(neighbours=brighter)):
+        ask(attack, 0, few)
+    assert len(list(tmp_path.iterdir())) == 7  # default arguments are not told apart, what is enclosed is
+
+
+def by(amount):
+    return lambda key, x: x[None] * amount / 4
 
 
 def test_what_is_no_oracle_of_these_classes_is_refused():

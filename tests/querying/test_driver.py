@@ -432,3 +432,27 @@ def test_features_of_large_examples_do_not_change_with_the_budget_of_memory(monk
         again = driver.query(oracle.model_oracle(model, (), C), attack, KEY, x, y, rows)
         np.testing.assert_array_equal(again.features, whole.features)
         np.testing.assert_array_equal(again.queries, whole.queries)
+
+
+def test_nan_that_a_network_answers_inside_a_measure_is_refused():
+    x, _, rows = points(5)
+    model = Model(lambda key, x: None, lambda params, z, key=None: jnp.where(
+        (jnp.abs(z - x[:1]).sum((1, 2, 3)) < 1e-6)[:, None], jnp.array([1.0, 0.0]), jnp.nan))  # fmt: skip
+    x = np.repeat(x[:1], 5, 0)
+    with pytest.raises(ValueError, match="NaN"):
+        driver.query(oracle.model_oracle(model, (), C), ATTACKS["noise"], KEY, x, np.zeros(5, int), rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"function": 3}, "function: a int, expected a function of rows"),
+        ({"num_classes": 2.5}, "num_classes=2.5: expected a whole number of at least 2"),
+        ({"num_classes": None}, "num_classes=None"),
+        ({"rows_per_call": 0}, "rows_per_call=0: expected a whole number of at least 1"),
+    ],
+)
+def test_what_makes_no_oracle_is_refused(arguments, says):
+    given = {"function": testing.constant_oracle(0), "num_classes": 2} | arguments
+    with pytest.raises(ValueError, match=says):
+        oracle.function_oracle(given.pop("function"), given.pop("num_classes"), **given)
