@@ -88,7 +88,7 @@ def parse(argv: list[str]) -> list[str]:
 def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
     """`body` as a program.
 
-    A ValueError becomes one line on standard error and exit code 2.
+    A ValueError becomes one line on standard error and exit code 2, a KeyboardInterrupt one line and exit code 130.
     """
 
     def program(argv: list[str]) -> int:
@@ -100,6 +100,9 @@ def main(body: Callable[[], None]) -> Callable[[list[str]], int]:
         except ValueError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt as stop:
+            print("; ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
+            return 130
         return 0
 
     return program
@@ -111,6 +114,8 @@ def resumable(how: str) -> Iterator[None]:
     _how_to_resume.append(how)
     try:
         yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(how) from None
     finally:
         _how_to_resume.pop()
 

@@ -37,8 +37,25 @@ MIXED_SIGMAS = {"range": (0.02, 0.05, 0.2, 0.4), "standard deviation": (0.1, 0.5
 
 
 def build(name: str, context: AttackContext) -> tuple[Attack, ...]:
-    """The candidates of attack `name`; more than one where a strength is tuned on shadow models."""
-    return find(name)(context)
+    """The candidates of attack `name`; more than one where a strength is tuned on shadow models.
+
+    Raises ValueError for an unknown name, and where the function of that name raises or returns no candidates.
+    """
+    make = find(name)
+    try:
+        candidates = make(context)
+    except ValueError:
+        raise
+    except Exception as error:  # the function may be a user's
+        text = " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())
+        raise ValueError(f"attack {name!r} raised {text}, expected one or more types.Attack") from error
+    expected = "expected a tuple of one or more types.Attack"
+    if not isinstance(candidates, tuple | list) or isinstance(candidates, Attack):
+        raise ValueError(f"attack {name!r} is made as {type(candidates).__qualname__}, {expected}")
+    wrong = [type(one).__qualname__ for one in candidates if not isinstance(one, Attack)]
+    if wrong or not candidates:
+        raise ValueError(f"attack {name!r} is made with {wrong[0] if wrong else 'no candidate'}, {expected}")
+    return tuple(candidates)
 
 
 def find(name: str) -> Callable[[AttackContext], tuple[Attack, ...]]:

@@ -1,11 +1,13 @@
 """What an attack knows of the data before the first query, and the units in which it therefore searches."""
 
+import operator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mi_jax.types import Dataset, Measure, Repeat, Round
 
@@ -22,29 +24,64 @@ class AttackContext(NamedTuple):
     high: np.ndarray | float = 1.0  # the highest value, above `low`
 
 
-def context_of(dataset: Dataset, budget: int, rows: np.ndarray | None = None) -> AttackContext:
+_SMALLEST_RANGE = 1e-30  # of values that differ: the reciprocal of less may be infinite in float32
+
+
+def context_of(dataset: Dataset, budget: int, rows: ArrayLike | None = None) -> AttackContext:
     """The AttackContext of an attacker who has these rows of the data set (None: all of them).
 
-    All pixels of images share one unit and one range. Each real column of a table has its own: its standard deviation,
-    0 where all rows are equal, and its lowest and highest value. Bits and constant columns keep the range [0, 1].
+    `rows` are their numbers, or a bool for each row of the data set. `budget` is the number of queries per example.
 
-    Raises ValueError for no rows.
+    All pixels of images share one unit and one range. Each real column of a table has its own: its standard deviation,
+    0 where all rows are equal, and its lowest and highest value. Bits and constant columns keep the range [0, 1];
+    a range below 1e-30 counts as constant.
+
+    Raises ValueError for something else than a Dataset, for rows that it does not have, for none, and for a budget that
+    is not a whole number of at least 1.
     """
-    x, binary = dataset.x, dataset.binary
-    rows = np.arange(len(x)) if rows is None else np.asarray(rows)
-    if not len(rows):
-        raise ValueError("rows: none, expected at least one that the attacker has")
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"dataset is of type {type(dataset).__qualname__}, expected a types.Dataset")
+    x, binary, budget = dataset.x, dataset.binary, _check_budget(budget)
+    rows = np.arange(len(x)) if rows is None else _check_rows(rows, len(x))
     context = AttackContext(x.shape[1:], dataset.num_classes, binary, budget)
     if binary is None:
         flat = x.reshape(len(x), -1)
         low, high = float(flat.min(1)[rows].min()), float(flat.max(1)[rows].max())
-        return context._replace(spread=high - low, low=low, high=high) if low < high else context
+        return context._replace(spread=high - low, low=low, high=high) if high - low >= _SMALLEST_RANGE else context
     spread, low, high = (np.full(binary.shape, value) for value in (0.0, 0.0, 1.0))
     for column in np.flatnonzero(~binary):
         values = x[rows, column].astype(np.float64)
-        if values.min() < values.max():
+        if np.ptp(values) >= _SMALLEST_RANGE:
             spread[column], low[column], high[column] = values.std(), values.min(), values.max()
     return context._replace(spread=spread, low=low, high=high)
+
+
+def _check_budget(budget: Any) -> int:
+    try:
+        count = operator.index(budget)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(budget, bool | np.bool_):
+        raise ValueError(f"budget={budget!r}: expected a whole number of at least 1")
+    return count
+
+
+def _check_rows(rows: Any, num_rows: int) -> np.ndarray:
+    """The numbers of the rows [n], of numbers or of a mask."""
+    expected = f"expected numbers of rows in 0..{num_rows - 1}, or a bool for each of the {num_rows} rows"
+    try:
+        found = np.asarray(rows)
+    except (TypeError, ValueError, OverflowError):  # lists of unequal lengths
+        found = np.asarray(None)
+    if found.ndim == 1 and found.dtype == bool and len(found) == num_rows:
+        found = np.flatnonzero(found)
+    if found.ndim == 1 and not len(found):
+        raise ValueError("rows: none, expected at least one that the attacker has")
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise ValueError(f"rows={' '.join(repr(rows).split())[:60]}: {expected}")
+    if (wrong := found[(found < 0) | (found >= num_rows)]).size:
+        raise ValueError(f"rows: {wrong[0]}, {expected}")
+    return found
 
 
 class _State(NamedTuple):

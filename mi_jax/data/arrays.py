@@ -19,7 +19,7 @@ def from_arrays(
     y: ArrayLike,
     *,
     num_classes: int | None = None,
-    binary: np.ndarray | None = None,
+    binary: ArrayLike | None = None,
     source: str = "",
 ) -> Dataset:
     """Returns arrays as a checked `Dataset`.
@@ -48,15 +48,18 @@ def from_arrays(
         x = _as_float32(x)
         x /= 255
     x = _as_float32(x)
-    if binary is None and x.ndim == 2:
+    if binary is not None:
+        binary = _as_array(name, "binary", binary)
+    elif x.ndim == 2:
         binary = _binary_columns(x)
     return check_dataset(Dataset(name, x, y, num_classes, binary, source))
 
 
 def check_dataset(dataset: Dataset) -> Dataset:
-    """Returns the data set with x as float32 and y as int32, after checking everything that `Dataset` promises.
+    """Returns the data set with x as float32, y as int32 and `binary` as bool, after checking all that it promises.
 
     Raises ValueError unless
+    * it is a `Dataset`;
     * x is numeric, a table [N features] or images [N H W C], finite and in [0, 1], with at least one row;
     * y is integer, [N], in 0..num_classes-1, and num_classes is an integer in 2..MAX_CLASSES;
     * `binary` is None for images, and bool [features] for a table, True only for columns of 0 and 1.
@@ -64,6 +67,8 @@ def check_dataset(dataset: Dataset) -> Dataset:
     Images with 1, 3 or 4 values on the second axis, and neither on the last nor as much on any other, are refused as
     [N C H W].
     """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"dataset is of type {type(dataset).__qualname__}; expected a types.Dataset, as load makes it")
     name = dataset.name
     x, y = _as_array(name, "x", dataset.x), _as_array(name, "y", dataset.y)
     _check_shape(name, x)
@@ -71,8 +76,8 @@ def check_dataset(dataset: Dataset) -> Dataset:
     num_classes = _check_num_classes(name, y, dataset.num_classes)
     x = _as_float32(x)
     _check_values(name, x)
-    _check_binary(name, x, dataset.binary)
-    return dataset._replace(x=x, y=np.ascontiguousarray(y, np.int32), num_classes=num_classes)
+    binary = _check_binary(name, x, dataset.binary)
+    return dataset._replace(x=x, y=np.ascontiguousarray(y, np.int32), num_classes=num_classes, binary=binary)
 
 
 def describe(dataset: Dataset) -> dict:
@@ -176,18 +181,19 @@ def _check_values(name: str, x: np.ndarray) -> None:
     raise ValueError(f"{name}: x{list(index)} is {x[index]:g}; expected finite values in [0, 1] (or uint8 images)")
 
 
-def _check_binary(name: str, x: np.ndarray, binary: np.ndarray | None) -> None:
+def _check_binary(name: str, x: np.ndarray, binary: ArrayLike | None) -> np.ndarray | None:
     if x.ndim == 4 and binary is None:
-        return
+        return None
     if binary is None:
         raise ValueError(f"{name}: binary is None; expected bool [{x.shape[1]}] for a table, as from_arrays makes it")
-    binary = np.asarray(binary)
+    binary = _as_array(name, "binary", binary)
     if x.ndim == 4 or binary.shape != x.shape[1:] or binary.dtype != bool:
         expected = "None for images" if x.ndim == 4 else f"bool [{x.shape[1]}] for a table"
         raise ValueError(f"{name}: binary is {binary.dtype} {list(binary.shape)}; expected {expected}")
     wrong = np.flatnonzero(binary & ~_binary_columns(x))
     if wrong.size:
         raise ValueError(f"{name}: column {wrong[0]} is declared binary; expected only 0 and 1 in it")
+    return binary
 
 
 def _binary_columns(x: np.ndarray) -> np.ndarray:

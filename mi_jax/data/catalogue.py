@@ -43,8 +43,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
         `from_synthetic`).
       data_dir: the folder with the original files; None means $MI_JAX_DATA/NAME.
 
-    Raises ValueError, in one line, for an unknown name, for missing or invalid data, and for a `data_dir` with a data
-    set that is not made from original files.
+    Raises ValueError, in one line, for an unknown name, for missing or invalid data, for a `data_dir` with a data set
+    that is not made from original files, and where an entry of `DATASETS` raises or returns no `Dataset`.
     """
     prefix, colon, argument = name.partition(":")
     if data_dir is not None and prefix in WITHOUT_FOLDER:
@@ -55,7 +55,14 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
         return from_synthetic(argument)
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; known: {', '.join(known_names())}")
-    return check_dataset(DATASETS[name](data_dir or _default_dir(name)))
+    try:
+        dataset = DATASETS[name](data_dir or _default_dir(name))
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # the entry may be a user's
+        text = " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())
+        raise ValueError(f"dataset {name!r} raised {text}, expected a types.Dataset") from error
+    return check_dataset(dataset)
 
 
 def known_names() -> list[str]:

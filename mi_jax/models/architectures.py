@@ -21,6 +21,7 @@ from mi_jax.types import Array, Model, Params
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _SMALLEST_IMAGE = 10  # for the cnn: its second 2x2 pooling sees (10 - 2) / 2 - 2 = 2 pixels
 _WIDTH = 128  # of every hidden layer of the paper's fully connected models
+_WIDEST, _DEEPEST, _WIDEST_RESNET = 65_536, 1_000, 64  # beyond these, the weights do not fit or nothing compiles
 
 
 def _convolve(x: jax.Array, w: jax.Array, padding: int) -> jax.Array:
@@ -186,8 +187,10 @@ def _as_model(net: nn.Module, name: str) -> Model:
 
 def mlp(example_shape: tuple[int, ...], num_classes: int, *, hidden: tuple[int, ...] = (_WIDTH,)) -> Model:
     """Returns a Model of fully connected tanh layers of the `hidden` widths; images are flattened."""
-    if not hidden or any(width < 1 for width in hidden):
-        raise ValueError(f"hidden={hidden}: expected one or more widths of at least 1")
+    if not hidden:
+        raise ValueError(f"hidden={hidden}: expected one or more widths")
+    if wrong := [width for width in hidden if not 1 <= width <= _WIDEST]:
+        raise ValueError(f"mlp: a width of {wrong[0]}, expected 1..{_WIDEST}")
     return _as_model(_Mlp(tuple(hidden), num_classes), "mlp:" + ",".join(map(str, hidden)))
 
 
@@ -213,8 +216,9 @@ def wide_resnet(example_shape: tuple[int, ...], num_classes: int, *, depth: int 
     Dropout slots are between the two convolutions of a block.
     Source: arXiv 1605.07146; arXiv 2001.07685 for the leaky ReLU.
     """
-    if depth < 10 or depth % 6 != 4 or width < 1:
-        raise ValueError(f"wide_resnet: depth={depth}, width={width}, expected a depth of 10, 16, 22, ... and a width")
+    if not 10 <= depth <= _DEEPEST or depth % 6 != 4 or not 1 <= width <= _WIDEST_RESNET:
+        expected = f"a depth of 10, 16, 22, ... up to {_DEEPEST} and a width of 1..{_WIDEST_RESNET}"
+        raise ValueError(f"wide_resnet: depth={depth}, width={width}, expected {expected}")
     if len(example_shape) != 3 or min(example_shape[:2]) < 4:
         raise ValueError(f"wide_resnet: examples of shape {example_shape}, expected images of at least 4 pixels a side")
     return _as_model(_WideResnet(depth, width, num_classes), f"wide_resnet:{depth},{width}")

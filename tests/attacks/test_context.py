@@ -32,7 +32,7 @@ def features(name, known, scale, offset=0.0):
     return answers.features, np.concatenate(seen)
 
 
-@pytest.mark.parametrize("name", ["noise", "rays", "boundary"])
+@pytest.mark.parametrize("name", ["noise", "rays", pytest.param("boundary", marks=pytest.mark.slow)])
 def test_data_of_another_scale_give_the_same_features(name):
     whole, _ = features(name, WHOLE, 1.0)
     assert len(np.unique(whole)) > 5

@@ -650,18 +650,20 @@ def test_help_of_the_command_says_how_it_is_used_and_every_default():
 
 
 def test_what_is_stopped_says_so_in_one_line_and_how_to_go_on(capsys):
-    def stopped_by(number):
-        def body():
-            with cli.resumable("the same command resumes"):
-                signal.raise_signal(number)
+    def body():
+        with cli.resumable("the same command resumes"):
+            raise KeyboardInterrupt
 
-        return body
+    assert cli.main(body)(["audit"]) == 130
+    assert capsys.readouterr().err == "stopped; the same command resumes\n"
 
-    before = signal.getsignal(signal.SIGTERM)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        assert cli.main(stopped_by(number))(["audit"]) == 130
-        assert capsys.readouterr().err == "stopped; the same command resumes\n"
-    assert signal.getsignal(signal.SIGTERM) is before
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_program_in_one_line(number):
+    code = "import signal\nfrom mi_jax import cli\n\n\ndef body():\n    with cli.resumable('how'):\n        {}\n\n\n"
+    code = code.format(f"signal.raise_signal({int(number)})") + "cli.run_as_program(body, ['program'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; how\n")
 
 
 @pytest.mark.slow
