@@ -226,12 +226,13 @@ def redraw(source: Path) -> None:
         raise ValueError(f"--{given[0]}: expected only --out beside --from, which computes nothing")
     record, _ = report.read(source)
     folder = out_folder(flags.FLAGS.out or str(source), "")
-    if folder.absolute() != source.absolute():
+    elsewhere = folder.absolute() != source.absolute()
+    if elsewhere:
         kept(folder / "report.json", lambda other: other == record)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("scores.npz", "report.json"):
-            store.write_file(folder / name, (source / name).read_bytes())
-    show(report.draw(folder), folder)
+    record = report.draw(source, folder)
+    for name in ("scores.npz", "report.json") if elsewhere else ():
+        store.write_file(folder / name, (source / name).read_bytes())
+    show(record, folder)
 
 
 def _refuse_private_settings(config: Config) -> None:

@@ -61,7 +61,7 @@ def page(record: dict, figures: dict[str, Sequence[str]]) -> str:
         "Seconds": _list(record.get("seconds") or {}),
     }
     body = "".join(f"<h2>{name}</h2>{content}" for name, content in sections.items() if content)
-    return (
+    return text.printable(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"

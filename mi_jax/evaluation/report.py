@@ -52,11 +52,15 @@ shadow models `shadow/rows`, `shadow/labels`, `shadow/is_member`, `shadow/attack
 A score is NaN where a cap left the point unfinished, and +inf where no query flipped the label.
 """
 
+import contextlib
 import io
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mi_jax import store
@@ -78,18 +82,14 @@ _OF_ATTACK += ("tuned/threshold",)
 def write(folder: Path | str, record: dict, scores: dict[str, np.ndarray]) -> None:
     """Writes the five files of a run, each completely or not at all; of any record of `audit.audit`.
 
-    ValueError for a record that lacks what a report needs.
+    ValueError, before a file is written, for a record that lacks what a report needs or cannot be drawn.
     """
-    record, folder = jsonable(record), Path(folder)
-    if missing := _missing(record, scores):
-        raise ValueError(f"record: expected what audit.audit returns, {missing} is missing")
-    buffer, text = io.BytesIO(), json.dumps(record, indent=1, allow_nan=False)
+    buffer, text = io.BytesIO(), json.dumps(jsonable(record), indent=1, allow_nan=False)
     arrays: dict[str, Any] = scores  # np.savez_compressed has options among its keyword arguments
     np.savez_compressed(buffer, **arrays)
-    folder.mkdir(parents=True, exist_ok=True)
-    store.write_file(folder / "scores.npz", buffer.getvalue())
-    store.write_file(folder / "report.json", (text + "\n").encode())
-    draw(folder)
+    files = {"scores.npz": buffer.getvalue(), "report.json": (text + "\n").encode()}
+    drawn = _drawings("record", *_loaded("record", files, "what audit.audit returns"))
+    _write(Path(folder), files | drawn)
 
 
 def read(folder: Path | str) -> tuple[dict, dict[str, np.ndarray]]:
@@ -98,15 +98,35 @@ def read(folder: Path | str) -> tuple[dict, dict[str, np.ndarray]]:
     for name in FILES[:2]:
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: expected a folder with {' and '.join(FILES[:2])}, {name} is missing")
+    return _loaded(str(folder), {name: (folder / name).read_bytes() for name in FILES[:2]}, "the record of a run")
+
+
+def _loaded(label: str, files: dict[str, bytes], expected: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """(record, scores) in the content of the two files; a ValueError for others begins with `label`."""
     try:
-        record = json.loads((folder / "report.json").read_text())
-        with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
+        record = json.loads(files["report.json"])
+        with np.load(io.BytesIO(files["scores.npz"]), allow_pickle=False) as arrays:
             scores = dict(arrays)
     except Exception as error:  # zipfile, zlib and NumPy raise many exceptions for a damaged file
-        raise ValueError(f"{folder}: the record cannot be read ({' '.join(str(error).split())})") from None
-    if missing := _missing(record, scores):
-        raise ValueError(f"{folder}: expected the record of a run, {missing} is missing")
+        raise ValueError(f"{label}: the record cannot be read ({' '.join(str(error).split())})") from None
+    with _drawing(label):
+        missing = _missing(record, scores)
+    if missing:
+        raise ValueError(f"{label}: expected {expected}, {missing} is missing")
+    with _drawing(label):
+        table(record)
+        page(record, {})  # all text
     return record, scores
+
+
+@contextlib.contextmanager
+def _drawing(label: str) -> Iterator[None]:
+    """Raises ValueError, in one line, for what code that uses a record raises if the record is malformed."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{label}: report.json cannot be drawn ({text}), expected the record of a run") from error
 
 
 def _missing(record: Any, scores: dict[str, np.ndarray]) -> str | None:
@@ -130,22 +150,38 @@ def _has(found: Any, path: str) -> bool:
 
 def draw(folder: Path | str, into: Path | str | None = None) -> dict:
     """The record in `folder`; draws its figures and page into `into` (default: the same folder)."""
-    (record, scores), into = read(folder), Path(into or folder)
-    into.mkdir(parents=True, exist_ok=True)
-    roc, panels = plots.roc_curves(record, scores), plots.score_histograms(record, scores)
-    store.write_file(into / "roc.png", plots.png(roc))
-    store.write_file(into / "scores.png", plots.png(panels))
-    by_attack = [plots.svg(plots.score_histograms(record, scores, [name])) for name in record["attacks"]]
-    store.write_file(into / "report.html", page(record, {"roc": [plots.svg(roc)], "scores": by_attack}).encode())
+    record, scores = read(folder)
+    _write(Path(into or folder), _drawings(str(folder), record, scores))
     return record
 
 
+def _drawings(label: str, record: dict, scores: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """Figures and page by the names of their files."""
+    with _drawing(label):
+        roc, panels = plots.roc_curves(record, scores), plots.score_histograms(record, scores)
+        by_attack = [plots.svg(plots.score_histograms(record, scores, [name])) for name in record["attacks"]]
+        html = page(record, {"roc": [plots.svg(roc)], "scores": by_attack}).encode()
+        return {"roc.png": plots.png(roc), "scores.png": plots.png(panels), "report.html": html}
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        store.write_file(folder / name, content)
+
+
 def jsonable(value: Any) -> Any:
-    """The record as JSON takes it: NumPy's numbers as Python's, and infinite ones as text."""
+    """The record as JSON takes it: numbers of NumPy and JAX as Python's; infinities, NaN and other objects as text."""
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return jsonable(value.tolist())
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
-    return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
+    if isinstance(value, set | frozenset):
+        return [jsonable(item) for item in sorted(value, key=str)]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        with contextlib.suppress(TypeError):  # keys of random numbers have no values
+            listed = np.asarray(value).tolist()
+            return str(value) if isinstance(listed, np.generic) else jsonable(listed)  # long doubles stay as they are
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(float(value))
+    return value if isinstance(value, str | int | None) else str(value)

@@ -1,13 +1,16 @@
 """Numbers of a record as text: rates with their intervals, and the attacks as a table."""
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # controls and lone surrogates
 HEADER = ["attack", "access", "queries", "balanced accuracy", "AUC", "TPR at 1 % FPR"]
 
 
 def table(record: dict) -> str:
     """The attacks as a plain-text table, one row each: means with 95 % intervals over targets, or "over points"."""
-    return aligned([HEADER, *([name, *_cells(entry)] for name, entry in record["attacks"].items())])
+    return aligned([HEADER, *([printable(name), *_cells(entry)] for name, entry in record["attacks"].items())])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -70,9 +73,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def spoken(name: str) -> str:
-    """A name of an attack or a phase as words."""
-    return name.replace("_", " ")
+def printable(text: str) -> str:
+    """The text with U+FFFD for every character that XML does not allow."""
+    return _NOT_XML.sub("\ufffd", text)
+
+
+def spoken(name: Any) -> str:
+    """A name of an attack, a phase or a data set as words."""
+    return printable(str(name)).replace("_", " ")
 
 
 def chosen_settings(settings: Sequence[dict]) -> str:

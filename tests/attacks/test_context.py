@@ -139,3 +139,57 @@ def test_features_in_units_are_the_same_to_the_bit_alone_and_in_a_batch():
 def test_a_range_that_is_empty_or_not_in_the_box_is_refused(low, high):
     with pytest.raises(ValueError, match="expected 0 <= low < high <= 1"):
         attacks.build("rays", WHOLE._replace(low=low, high=high))
+
+
+MANY = Dataset("images", np.random.default_rng(0).random((10, 2, 2, 1)).astype(np.float32), np.zeros(10, np.int32), 2)
+
+
+@pytest.mark.parametrize(
+    "rows, named",
+    [([100], "100"), ([-1], "-1"), ([1.5], "1.5"), (3, "3"), (np.zeros(10, bool), "none"), ({1, 2}, "{1, 2}"),
+     ([[1, 2]], "[[1, 2]]"), ([[1], [1, 2]], "[[1], [1, 2]]"), (np.ones(9, bool), "True"), ([2**70], str(2**70))],
+    ids=str,
+)  # fmt: skip
+def test_rows_that_a_data_set_does_not_have_are_refused_by_their_value(rows, named):
+    with pytest.raises(ValueError, match="^rows.*expected") as caught:
+        attacks.context_of(MANY, 7, rows)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rows_may_be_a_mask():
+    mask = np.arange(10) % 3 == 1
+    assert attacks.context_of(MANY, 7, mask) == attacks.context_of(MANY, 7, [1, 4, 7])
+
+
+@pytest.mark.parametrize("budget", [2.5, "3", None, 0, -1, True])
+def test_a_budget_is_a_whole_number_of_at_least_1(budget):
+    with pytest.raises(ValueError, match=rf"^budget={budget!r}: expected a whole number of at least 1$"):
+        attacks.context_of(MANY, budget)
+    with pytest.raises(ValueError, match="^dataset is of type tuple, expected a types.Dataset$"):
+        attacks.context_of(tuple(MANY), 7)
+
+
+@pytest.mark.parametrize("binary", [None, np.zeros(1, bool)])
+def test_a_range_whose_reciprocal_overflows_counts_as_constant(binary):
+    x = np.array([[0], [1e-40]], np.float32)
+    x = x if binary is not None else x.reshape(2, 1, 1, 1)
+    known = attacks.context_of(Dataset("tiny", x, np.zeros(2, np.int32), 2, binary), 7)
+    assert (known.low, known.high) == (0, 1) and known.spread == (0 if binary is not None else 1)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [(lambda context: 5, "is made as int"), (lambda context: (), "no candidate"), (lambda context: (5,), "with int"),
+     (lambda context: attacks.ATTACKS["gap"](context)[0], "made as Attack"), (lambda context: {}["x"], "KeyError: 'x'"),
+     (lambda: (), "raised TypeError: ")],
+)  # fmt: skip
+def test_what_makes_no_attack_is_refused_in_one_line(monkeypatch, make, message):
+    monkeypatch.setitem(attacks.ATTACKS, "mine", make)
+    with pytest.raises(ValueError, match=f"^attack 'mine' .*{message}.*, expected .*types.Attack$") as caught:
+        attacks.build("mine", WHOLE)
+    assert "\n" not in str(caught.value)
+
+
+def test_candidates_may_be_a_list(monkeypatch):
+    monkeypatch.setitem(attacks.ATTACKS, "mine", lambda context: list(attacks.ATTACKS["gap"](context)))
+    assert attacks.build("mine", WHOLE) == attacks.build("gap", WHOLE)

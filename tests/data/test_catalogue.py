@@ -194,6 +194,28 @@ def test_binary_must_fit_the_columns_and_be_true_of_them():
     assert data.check_dataset(table(binary=np.array([True, False, False]))).binary.tolist() == [True, False, False]
 
 
+def test_binary_may_be_a_list_and_leaves_as_an_array():
+    listed = [True, True, False]
+    for checked in (
+        data.check_dataset(table(binary=listed)),
+        data.from_arrays("toy", table().x, [0, 1], binary=listed),
+    ):
+        assert checked.binary.dtype == bool and data.describe(checked)["binary_columns"] == 2
+    ragged = [[True], [True, False], [True]]
+    assert "binary cannot be read as an array" in refusal(data.check_dataset, table(binary=ragged))
+    assert "binary cannot be read as an array" in refusal(data.from_arrays, "toy", table().x, [0, 1], binary=ragged)
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [(lambda folder: None, "NoneType"), (lambda folder: (1, 2), "tuple"), (lambda: table(), "TypeError"),
+     (lambda folder: {}["a\nb"], "KeyError"), (lambda folder: exec("raise RuntimeError('a\\nb')"), "RuntimeError: a,")],
+)  # fmt: skip
+def test_an_entry_that_makes_no_data_set_is_refused(monkeypatch, entry, named):
+    monkeypatch.setitem(data.DATASETS, "mine", entry)
+    assert named in refusal(data.load, "mine")
+
+
 # ---- arrays of the user's own ----
 
 

@@ -3,9 +3,13 @@
 import copy
 import json
 import os
+import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -105,12 +109,84 @@ def test_a_failing_rewrite_keeps_the_old_file(folder, monkeypatch):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_record_that_json_cannot_hold_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize("name, key", [("models", "train_accuracy"), ("attacks", "noise")])
+def test_a_record_that_cannot_be_drawn_leaves_nothing_behind(tmp_path, name, key):
     record, scores = synthetic()
-    record["seconds"]["total"] = float("nan")
-    with pytest.raises(ValueError):
+    if name == "models":
+        record[name][key]["mean"] = float("nan")
+    else:
+        record[name][key]["tuned"]["threshold"] = "x"  # only a figure needs it
+    with pytest.raises(ValueError, match="^record: report.json cannot be drawn .*, expected the record of a run$"):
         report.write(tmp_path, record, scores)
     assert not list(tmp_path.iterdir())
+
+
+MALFORMED = {
+    "attacks a list": lambda record: record.update(attacks=[]),
+    "an attack null": lambda record: record["attacks"].update(gap=None),
+    "auc null": lambda record: record["attacks"]["gap"].update(auc=None),
+    "data a number": lambda record: record.update(data=5),
+    "threshold": lambda record: record["attacks"]["gap"]["tuned"].update(threshold="x"),
+    "access": lambda record: record["attacks"]["gap"].update(access="x"),
+    "no shadow models": lambda record: record["config"].update(num_shadows="x"),
+}
+
+
+@pytest.mark.parametrize("spoil", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_record_is_refused_in_one_line_that_names_its_folder(folder, spoil, blank):
+    record = json.loads((folder / "report.json").read_text())
+    spoil(record)
+    (folder / "report.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="expected the record of a run") as caught:
+        report.draw(folder)
+    assert str(caught.value).startswith(f"{folder}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [[], ["noise"]])
+def test_a_record_without_attacks_or_without_gap_is_drawn(folder, kept, blank):
+    record = json.loads((folder / "report.json").read_text())
+    record["attacks"] = {name: record["attacks"][name] for name in kept}
+    record["config"]["dataset"] = 5
+    (folder / "report.json").write_text(json.dumps(record))
+    assert report.draw(folder) == record
+
+
+ODD = {
+    "a path": (Path("a/b"), "a/b"),
+    "bytes": (b"\xff", "b'\\xff'"),
+    "complex": (1 + 2j, "(1+2j)"),
+    "NaN": (float("nan"), "nan"),
+    "NumPy's NaN": (np.float64("nan"), "nan"),
+    "a set": (frozenset({"b", "a"}), ["a", "b"]),
+    "a long double": (np.longdouble(1), "1.0"),
+    "an array": (np.array([1.0, np.inf]), [1.0, "inf"]),
+    "JAX's": ({"a": [jnp.float32(0.5), jnp.arange(2)]}, {"a": [0.5, [0, 1]]}),
+    "none": (None, None),
+}
+
+
+@pytest.mark.parametrize("value, expected", ODD.values(), ids=ODD)
+def test_whatever_a_user_names_or_sets_is_written_as_json_takes_it(tmp_path, blank, value, expected):
+    record, scores = modern(targets=1)
+    record["config"]["dataset"] = record["data"]["source"] = value
+    record["attacks"]["noise"]["tuned"]["settings"] = [{"own": value}]
+    report.write(tmp_path, record, scores)
+    read, _ = report.read(tmp_path)
+    found = [read["config"]["dataset"], read["data"]["source"], read["attacks"]["noise"]["tuned"]["settings"][0]["own"]]
+    assert found == [expected] * 3
+    assert json.dumps(report.jsonable(jax.random.key(0)))
+
+
+def test_characters_that_xml_does_not_allow_are_replaced_where_they_are_drawn(tmp_path):
+    record, scores = modern(targets=1)
+    name = "a\x01\udcff\x1b"
+    record["config"]["dataset"] = record["data"]["source"] = name
+    report.write(tmp_path, record, scores)
+    assert report.read(tmp_path)[0]["config"]["dataset"] == name
+    drawn = (tmp_path / "report.html").read_text()
+    assert "a\ufffd\ufffd\ufffd" in drawn and "\x01" not in drawn
+    for svg in re.findall("<svg.*?</svg>", drawn, re.DOTALL):
+        ElementTree.fromstring(svg.replace("xlink:", ""))
 
 
 @pytest.mark.parametrize("missing", ["report.json", "scores.npz"])

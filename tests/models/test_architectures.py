@@ -159,7 +159,7 @@ def test_unknown_model_names_the_known_ones(name):
         ("cnn", (600,), 10, r"shape \(600,\), expected images"),
         ("cnn", (9, 32, 3), 10, "9x32 pixels, expected at least 10"),
         ("cnn", (32, 9, 3), 10, "32x9 pixels, expected at least 10"),
-        ("mlp:64,0", (600,), 10, r"\(64, 0\): expected one or more widths of at least 1"),
+        ("mlp:64,0", (600,), 10, "mlp: a width of 0, expected 1..65536"),
         ("mlp", (600,), 1, "num_classes=1: expected at least 2"),
     ],
 )
@@ -193,3 +193,14 @@ def test_logits_of_a_wide_resnet_do_not_depend_on_the_rest_of_the_batch():
 def test_a_wide_resnet_that_cannot_be_is_refused(name):
     with pytest.raises(ValueError, match="expected"):
         models.build(name, (32, 32, 3), 10)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("mlp:99999999999", "99999999999"), ("mlp:8,65537", "65537"), ("mlp:0", "0"), ("wide_resnet:16,100000", "100000"),
+     ("wide_resnet:16,65", "65"), ("wide_resnet:1006,2", "1006")],
+)  # fmt: skip
+def test_sizes_that_no_machine_holds_are_refused_before_anything_is_made(name, value):
+    with pytest.raises(ValueError, match=rf"{value}, .*expected .*1\.\.\d+") as caught:
+        models.build(name, (8, 8, 1), 10)
+    assert "\n" not in str(caught.value)
