@@ -491,7 +491,7 @@ BAD = {  # arguments -> what the line must hold
         ["checkpoint=net.npz", "none starts from no pretrained network"],
     ),
     "strength of none": (["--defense=none:3"], ["'none:3'", "no strength"]),
-    "an mlp without width": (["--model=mlp:0"], ["at least 1"]),
+    "an mlp without width": (["--model=mlp:0"], ["a width of 0, expected 1..65536"]),
     "a cnn on 8x8 images": (["--model=cnn"], ["8x8"]),
     "a missing data folder": (["--dataset=location30", "--data_dir=nowhere"], ["nowhere", "dataset_location.tgz"]),
     "a missing npz": (["--dataset=npz:nowhere.npz"], ["nowhere.npz"]),
