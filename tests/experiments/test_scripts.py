@@ -67,7 +67,7 @@ def check_bounds(record: dict) -> None:
 OF_THEIR_OWN = {"figS11_outliers": check_outliers, "dp_audit": check_bounds}
 
 
-@pytest.mark.slow  # half a minute to two minutes each; the fast suite runs figures 5 and 6 below
+@pytest.mark.slow  # half a minute to two minutes each; figures 5 and 6 are run below
 @pytest.mark.parametrize("name", LEFT)
 def test_the_smoke_preset_leaves_record_and_figure(name, tmp_path):
     done = script(name, "--preset=smoke", f"--out={tmp_path}")
@@ -95,6 +95,7 @@ def test_the_smoke_preset_leaves_record_and_figure(name, tmp_path):
         assert record["attacks"]["confidence, not adaptive"]["balanced_accuracy"]["mean"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_grid_of_defenses_grows_by_those_its_record_lacks_and_by_no_other_run(tmp_path):
     def run(*flags):
         return script("fig5_6_defenses", "--preset=smoke", f"--out={tmp_path}", *flags)

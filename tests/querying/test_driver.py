@@ -421,6 +421,7 @@ def test_points_measured_together_follow_from_the_size_of_an_example(shape, poin
     assert chunk == 1 or chunk * 25 * np.prod(shape) * 4 <= sizes.ROUND_BYTES
 
 
+@pytest.mark.slow
 def test_features_of_large_examples_do_not_change_with_the_budget_of_memory(monkeypatch):
     rng = np.random.default_rng(0)
     x, y, rows = rng.random((5, 32, 32, 3), np.float32), rng.integers(0, C, 5), np.arange(5)
