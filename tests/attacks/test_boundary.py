@@ -158,6 +158,7 @@ def test_the_farthest_corner_is_a_distance_where_the_target_flips_there_and_only
     assert not boundary.never_flipped(answers.features).any()
 
 
+@pytest.mark.slow
 def test_a_distance_found_late_is_infinite_before_and_the_rest_of_the_course_is_finite():
     """A target that flips the very last query only: that of the last bisection."""
     x, plan, asked = np.full((1, 8), 0.5, np.float32), Schedule(2, 8, 3, 4, 0, "grid", 12), 0

@@ -107,6 +107,7 @@ def test_an_svg_is_one_element_with_text_as_text_and_no_numbered_ids():
     assert "xmlns" not in image and not re.search(r' id="[a-z0-9.]*_\d+"', image)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_package_changes_the_users_matplotlib():
     """In another process, where no test has imported pyplot: backend, settings, and no pyplot at all."""
     code = """

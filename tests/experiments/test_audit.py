@@ -658,7 +658,7 @@ def test_what_is_stopped_says_so_in_one_line_and_how_to_go_on(capsys):
     assert capsys.readouterr().err == "stopped; the same command resumes\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_ends_a_program_in_one_line(number):
     code = "import signal\nfrom mi_jax import cli\n\n\ndef body():\n    with cli.resumable('how'):\n        {}\n\n\n"
     code = code.format(f"signal.raise_signal({int(number)})") + "cli.run_as_program(body, ['program'])"
