@@ -117,7 +117,8 @@ def logged(oracle: Oracle, log: store.AnswerLog, *, check: bool = True) -> Oracl
 
     With `check`, stored answers are compared with those that the target gives now: to PROBES queries of the first batch
     that is used, spread over it, and to a quarter as many of the second, fourth, eighth ... batch. ValueError where
-    they differ: the log is that of another model. Without, as for a target with random answers, its name is trusted.
+    they differ: the log is that of another model. A similar model may pass. Without, as for a target with random
+    answers, its name is trusted.
     """
 
     def ask(x: np.ndarray) -> np.ndarray:
