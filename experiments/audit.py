@@ -1,7 +1,7 @@
 """Audits how much classifiers leak about their training rows: trains targets and shadow models, attacks, reports.
 
 Result:   report.json, scores.npz, roc.png, scores.png, report.html in --out (default: a dated folder in results/).
-Command:  python -m experiments.audit                                    digits, 75 models, two minutes
+Command:  python -m experiments.audit                                    digits, 75 models
           python -m experiments.audit --dataset=location30 --data_dir=DIR
           python -m experiments.audit --dataset=npz:FILE
           python -m experiments.audit --from=DIR                         redraws a finished run, computes nothing

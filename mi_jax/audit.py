@@ -66,9 +66,9 @@ def audit(
 
     Two things make a run resumable. `answers` is a folder: the answers of every oracle with a `name`
     (`oracle.function_oracle`) are stored there as they come, and the same call puts no query again but those that got
-    no answer. A changed model needs another name or folder: a sample of stored answers is compared, which can miss
-    it. `cache` (`store.py`) is for networks, whose weights are part of an entry's name; the code of an attack is not,
-    so a folder of entries belongs to one version of it, as that of a study does.
+    no answer. A changed model needs another name or folder: a sample of stored answers is compared, which can miss it.
+    `cache` (`store.py`) is for networks: the name of an entry changes with weights, examples and the code of an attack,
+    but not with modules that this code imports.
 
     Every target first answers the same few queries twice. One that answers differently is refused, unless
     `allow_random_target`; the record has the share of changed answers in both cases.

@@ -136,22 +136,26 @@ def npz_bytes(entry: Entry) -> bytes:
 def describe_code(function: Any, inside: tuple[int, ...] = ()) -> Any:
     """Returns, for JSON, what identifies the code of a function; None for None.
 
-    That is its name in this package, or else its name, its place and the content of its file or notebook cell, and in
-    both cases the numbers, texts and functions that it encloses. Modules that it imports are not covered. `inside` are
-    the functions it is enclosed by.
+    That is its name in this package, or else its name and the content of its file or notebook cell, and in both cases
+    the numbers, texts, arrays and functions that it encloses or has as defaults. Other objects count by their type, and
+    modules that it imports are not covered. `inside` are the functions it is enclosed by.
     """
     if isinstance(function, functools.partial):
         return [describe_code(part, inside) for part in (function.func, *function.args, *function.keywords.items())]
     if isinstance(function, tuple | list):
         return [describe_code(part, inside) for part in function]
+    if isinstance(getattr(function, "dtype", None), np.dtype):  # an array; random keys have another kind of dtype
+        array = np.asarray(function)
+        return [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
     unwrapped: Any = inspect.unwrap(function) if callable(function) else None
     code = getattr(unwrapped, "__code__", None)
     if code is None:
         return repr(function) if isinstance(function, str | int | float | bool | None) else type(function).__qualname__
     inside = (*inside, id(unwrapped))
     cells = [cell.cell_contents for cell in unwrapped.__closure__ or () if _is_set(cell)]
-    enclosed = [describe_code(value, inside) for value in cells if id(inspect.unwrap(value)) not in inside]
-    name = [f"{unwrapped.__module__}.{unwrapped.__qualname__}", *enclosed]
+    cells += [*(unwrapped.__defaults__ or ()), *(unwrapped.__kwdefaults__ or {}).values()]
+    held = [describe_code(value, inside) for value in cells if id(inspect.unwrap(value)) not in inside]
+    name = [f"{unwrapped.__module__}.{unwrapped.__qualname__}", *held]
     if f"{unwrapped.__module__}.".startswith("mi_jax."):
         return name
     file = Path(code.co_filename)

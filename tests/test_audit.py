@@ -48,6 +48,22 @@ def run(dataset, split, params_of, model, names=tuple(attacks.ATTACKS), context=
     return audit.audit(KEY, dataset, split, target, chosen, **options)
 
 
+def answering(params_of, hear):
+    """The target whose model k answers what `hear(k, live, answers)` returns, or its answers where that is None."""
+
+    def target(k, access):
+        own = oracle.model_oracle(MEMORY, params_of(k), C, access=access)
+
+        def answer(x, live):
+            answers = own.answer(x, live)
+            changed = hear(k, live, answers)
+            return answers if changed is None else changed
+
+        return own._replace(answer=answer)
+
+    return target
+
+
 @pytest.fixture(scope="module")
 def planted():
     dataset = noise_dataset()
@@ -129,15 +145,7 @@ def test_a_target_is_asked_only_by_the_attack_as_tuned(planted):
     dataset, split, params_of, (record, _) = planted
     seen = {}
 
-    def target(k, access):
-        own = oracle.model_oracle(MEMORY, params_of(k), C, access=access)
-
-        def answer(x, live):
-            seen[k] = seen.get(k, 0) + live
-            return own.answer(x, live)
-
-        return own._replace(answer=answer)
-
+    target = answering(params_of, lambda k, live, labels: seen.update({k: seen.get(k, 0) + live}))
     _, scores = audit.audit(KEY, dataset, split, target, {"noise": attacks.build("noise", TASK)})
     for t, trial in enumerate(split.trials):
         # 80 labels for its accuracy, 64 asked again, then the bill.
@@ -194,15 +202,11 @@ def test_a_target_that_changes_its_answers_is_refused_unless_allowed(planted):
     dataset, split, params_of, _ = planted
     asked = []
 
-    def target(k, access):
-        own = oracle.model_oracle(MEMORY, params_of(k), C, access=access)
+    def changed(k, live, labels):
+        asked.append(live)
+        return (np.asarray(labels) + len(asked)) % C  # another label at every call
 
-        def answer(x, live):
-            asked.append(live)
-            return (np.asarray(own.answer(x, live)) + len(asked)) % C  # another label at every call
-
-        return own._replace(answer=answer)
-
+    target = answering(params_of, changed)
     gap = {"gap": attacks.build("gap", TASK)}
     with pytest.raises(ValueError, match="differently when queried again.*--allow_random_target"):
         audit.audit(KEY, dataset, split, target, gap)
@@ -356,15 +360,7 @@ def test_every_query_is_counted_and_named(planted):
     dataset, split, params_of, _ = planted
     put = []
 
-    def target(k, access):
-        own = oracle.model_oracle(MEMORY, params_of(k), C, access=access)
-
-        def answer(x, live):
-            put.append(live)
-            return own.answer(x, live)
-
-        return own._replace(answer=answer)
-
+    target = answering(params_of, lambda k, live, answers: put.append(live))
     chosen = {name: attacks.build(name, TASK) for name in ("gap", "rotation", "noise", "confidence_threshold")}
     record, scores = audit.audit(KEY, dataset, split, target, chosen)
     queries = record["queries"]

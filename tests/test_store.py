@@ -165,6 +165,8 @@ def test_code_is_told_apart_by_its_text_and_by_what_it_encloses():
 
     functions = [enclosing(1), enclosing(2), enclosing("1"), other(1), lambda x: (x, 1), functools.partial(other, 1)]
     functions += [functools.partial(other, 2), None, len]
+    functions += [lambda x, value=value: (x, value) for value in (1, 2)]
+    functions += [enclosing(np.arange(3)), enclosing(np.arange(3.0)), enclosing(np.ones(3)), enclosing(np.float32(1))]
     described = [json.dumps(store.describe_code(function)) for function in functions]
     assert len(set(described)) == len(functions) and described[0] == json.dumps(store.describe_code(enclosing(1)))
 

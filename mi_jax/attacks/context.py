@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from mi_jax.types import Dataset, Measure, Repeat, Round
 
+_SMALLEST_RANGE = 1e-30  # of values that differ: the reciprocal of less may be infinite in float32
+
 
 class AttackContext(NamedTuple):
     """What an attack knows of the data before the first query. The last three are numbers, or arrays [features]."""
@@ -22,9 +24,6 @@ class AttackContext(NamedTuple):
     spread: np.ndarray | float = 1.0  # the unit of noise: the range of all pixels; of each column the deviation
     low: np.ndarray | float = 0.0  # the lowest value, where queries begin
     high: np.ndarray | float = 1.0  # the highest value, above `low`
-
-
-_SMALLEST_RANGE = 1e-30  # of values that differ: the reciprocal of less may be infinite in float32
 
 
 def context_of(dataset: Dataset, budget: int, rows: ArrayLike | None = None) -> AttackContext:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mi_jax.querying.oracle import Oracle, chunks, refuse_nan
+from mi_jax.querying.oracle import NAN_ANSWERED, Oracle, chunks, refuse_nan
 from mi_jax.querying.sizes import AttackSize, attack_size, default_points, measure_of
 from mi_jax.types import Answers, Array, Attack, Measure, Repeat, Round
 
@@ -177,7 +177,7 @@ def _run_rounds(oracle: Oracle, measure: Measure, keys, state, live: int, count:
         invalid = _any_invalid(invalid, answers)  # looked at in the end: the host need not wait for every round
         state = _tell(query_round.tell, state, answers.reshape(P, Q, *answers.shape[1:]))
     if invalid:
-        refuse_nan(np.array([np.nan]))
+        raise ValueError(NAN_ANSWERED)
     return state
 
 

@@ -24,6 +24,7 @@ from mi_jax.types import Array, Defense, Model, Params
 # CNN, two cores), blocks of 64 a tenth slower.
 BLOCK = 128  # rows per forward pass
 PROBES = 64  # queries that are put again, to compare stored answers with the target's
+NAN_ANSWERED = "the target answered NaN: expected finite logits for inputs in [0, 1]"
 NO_DEFENSE = Defense()
 _KEY = 0  # of a defense's randomness; random defenses also fold in the number of the call
 
@@ -197,7 +198,7 @@ def _answer(params: Params, strength, call: int, x: Array, *, apply, output, ran
 def refuse_nan(answers: np.ndarray) -> None:
     """Raises ValueError for labels below 0, which mean NaN logits, and for NaN numbers."""
     if answers.dtype.kind == "i" and (answers < 0).any() or np.isnan(answers).any():
-        raise ValueError("the target answered NaN: expected finite logits for inputs in [0, 1]")
+        raise ValueError(NAN_ANSWERED)
 
 
 def _check_access(access: str) -> None:

@@ -255,7 +255,7 @@ def test_attacks_of_other_code_or_strength_are_kept_apart(dataset, tmp_path):
     ask = collect.Collector(KEY, dataset, counted()[0], cache=store.cache_in(tmp_path))
     for attack in (noisy, scaled, bit, *dimmed, bit._replace(neighbours=brighter)):
         ask(attack, 0, few)
-    assert len(list(tmp_path.iterdir())) == 7  # default arguments are not told apart, what is enclosed is
+    assert len(list(tmp_path.iterdir())) == 8
 
 
 def by(amount):
