@@ -69,7 +69,7 @@ class AnswerLog:
         self.path = path
         self.unanswered = 0  # queries of earlier runs that were put and got no answer
         self.probed = 0  # queries put again, in this run and before, to compare stored answers with the target's
-        self.replayed = 0  # batches of this run whose answers were stored
+        self.replayed = 0  # queries of this run whose answers were stored; those of a batch count once
         self._answers: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         self._asked: collections.Counter[str] = collections.Counter()  # batches of this run
         lines = path.read_bytes().splitlines() if path.is_file() else []
@@ -102,7 +102,7 @@ class AnswerLog:
         number = self._asked[batch]
         self._asked[batch] += 1
         if number < len(self._answers[batch]):
-            self.replayed += 1
+            self.replayed += 0 if number else len(queries)
             return self._answers[batch][number], True
         self._append({"put": len(queries), "queries": batch})
         answers, buffer = answer(queries), io.BytesIO()

@@ -23,7 +23,7 @@ from mi_jax.types import Array, Defense, Model, Params
 # otherwise depend on how many points are attacked together. Blocks of 128, 256 and 512 are equally fast (the paper's
 # CNN, two cores), blocks of 64 a tenth slower.
 BLOCK = 128  # rows per forward pass
-PROBES = 64  # queries that are put again, to compare stored answers with the target's
+PROBES = 256  # of n stored answers about PROBES log2(1 + n / PROBES) are compared with the target's
 NAN_ANSWERED = "the target answered NaN: expected finite logits for inputs in [0, 1]"
 NO_DEFENSE = Defense()
 _KEY = 0  # of a defense's randomness; random defenses also fold in the number of the call
@@ -116,18 +116,16 @@ def function_oracle(
 def logged(oracle: Oracle, log: store.AnswerLog, *, check: bool = True) -> Oracle:
     """The oracle with its answers stored in `log` call by call; answers of an earlier run are not asked again.
 
-    With `check`, stored answers are compared with those that the target gives now: to PROBES queries of the first batch
-    that is used, spread over it, and to a quarter as many of the second, fourth, eighth ... batch. ValueError where
-    they differ: the log is that of another model. A similar model may pass. Without, as for a target with random
-    answers, its name is trusted.
+    With `check`, stored answers are compared with those that the target gives now: all of the first batch that is used,
+    and of the n stored answers used so far about PROBES log2(1 + n / PROBES). ValueError where they differ: the log is
+    that of another model. A similar model may pass. Without, as for a target with random answers, its name is trusted.
     """
 
     def ask(x: np.ndarray) -> np.ndarray:
         answers = np.asarray(oracle.answer(x, len(x)))
         return answers.astype(np.min_scalar_type(oracle.num_classes)) if oracle.access == "label" else answers
 
-    def compare(x: np.ndarray, answers: np.ndarray) -> None:
-        chosen = np.unique(np.linspace(0, len(x) - 1, PROBES if log.replayed == 1 else PROBES // 4).astype(int))
+    def compare(x: np.ndarray, answers: np.ndarray, chosen: np.ndarray) -> None:
         log.probe(len(chosen))
         # Rounding may differ with the size of a batch.
         same = np.isclose(ask(x[chosen]), answers[chosen], rtol=1e-3).reshape(len(chosen), -1).all(1)
@@ -138,9 +136,12 @@ def logged(oracle: Oracle, log: store.AnswerLog, *, check: bool = True) -> Oracl
             )
 
     def answer_stored(x: np.ndarray) -> np.ndarray:
-        answers, stored = log.ask(x, ask)
-        if stored and check and log.replayed & (log.replayed - 1) == 0:  # 1, 2, 4, 8, ...
-            compare(x, answers)
+        before = log.replayed
+        answers, _ = log.ask(x, ask)
+        probes = _probes(log.replayed) - _probes(before)
+        chosen = _telling(answers, probes if before else len(x)) if check and log.replayed > before else ()
+        if len(chosen):
+            compare(x, answers, chosen)
         return answers
 
     def answer(x: Array, live: int) -> np.ndarray:
@@ -150,6 +151,29 @@ def logged(oracle: Oracle, log: store.AnswerLog, *, check: bool = True) -> Oracl
         return np.pad(answers, [(0, len(x) - live)] + [(0, 0)] * (answers.ndim - 1))
 
     return oracle._replace(answer=answer)
+
+
+def _probes(replayed: int) -> int:
+    """The number of comparisons due after so many stored answers: fewer and fewer of them, whatever a batch holds."""
+    return int(PROBES * np.log2(1 + replayed / PROBES))
+
+
+def _telling(answers: np.ndarray, count: int) -> np.ndarray:
+    """Indices of at most `count` answers of a batch: half of them labels unlike those before and after, half any.
+
+    The copies of a point follow one another, so such a label is often near the boundary, where similar models differ.
+    """
+    alone = np.zeros(len(answers), bool)
+    if answers.ndim == 1:
+        alone[1:-1] = (answers[1:-1] != answers[:-2]) & (answers[1:-1] != answers[2:])
+    first = _spread(np.flatnonzero(alone), count // 2)
+    others = _spread(np.setdiff1d(np.arange(len(answers)), first), count - len(first))
+    return np.sort(np.concatenate([first, others]))
+
+
+def _spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the indices, at equal steps."""
+    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)]
 
 
 def query_labels(oracle: Oracle, x: Array) -> np.ndarray:

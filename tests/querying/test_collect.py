@@ -189,7 +189,7 @@ def test_what_a_target_answered_before_it_failed_is_not_asked_again(name, datase
     resumed = collect.Collector(KEY, dataset, logs.target)(attack, 0, POINTS)
     assert same(resumed, whole)
     # Only the batch of at most eight rows in flight is put twice, and what compares the stored answers.
-    assert 0 < logs.failed <= 8 and 0 < logs.repeated <= 8 * np.log2(whole.queries.sum())
+    assert 0 < logs.failed <= 8 and 0 < logs.repeated <= 8 + oracle.PROBES * np.log2(1 + limit / oracle.PROBES)
     assert asked_before[0] + asked[0] == whole.queries.sum() + logs.failed + logs.repeated
 
 
@@ -235,8 +235,63 @@ def test_a_model_that_differs_only_in_a_later_batch_is_noticed(dataset, tmp_path
         if sign == 1:
             collect.Collector(KEY, dataset, logs.target)(attack, 0, POINTS)
         else:
-            with pytest.raises(ValueError, match=r"of 16 stored answers are not those of the target model"):
+            with pytest.raises(ValueError, match=r"of 32 stored answers are not those of the target model"):
                 collect.Collector(KEY, dataset, logs.target)(attack, 0, POINTS)
+
+
+def replayed(path, labels, changed, sizes):
+    """Stores labels of numbered queries in batches; which of them a target of `changed` labels is then asked."""
+    asked = []
+
+    def answer_all(labels, log):
+        def look_up(x):
+            asked.append(x[:, 0].astype(int))
+            return np.asarray(labels)[asked[-1]]
+
+        target = oracle.logged(oracle.function_oracle(look_up, 10, name="model", rows_per_call=1000), log)
+        ends = np.cumsum(sizes)
+        for start, end in zip(ends - sizes, ends, strict=True):
+            target.answer(np.arange(start, end, dtype=np.float32)[:, None], end - start)
+
+    answer_all(labels, store.AnswerLog(path))
+    asked.clear()
+    log = store.AnswerLog(path)
+    answer_all(changed, log)
+    assert log.probed == sum(map(len, asked))
+    return np.concatenate(asked)
+
+
+def test_the_whole_first_batch_and_a_shrinking_share_of_the_others_are_compared(tmp_path):
+    labels = np.zeros(5700, int)
+    many = replayed(tmp_path / "many", labels, labels, [700, *5 * [1000]])
+    np.testing.assert_array_equal(many[:700], np.arange(700))
+    due = [int(256 * np.log2(1 + n / 256)) for n in range(700, 5701, 1000)]
+    np.testing.assert_array_equal([np.sum(many // 100 >= 7), len(np.unique(many))], [due[-1] - due[0], len(many)])
+    one_by_one = replayed(tmp_path / "one by one", labels, labels, np.ones(5700, int))
+    np.testing.assert_array_equal(one_by_one[:100], np.arange(100))
+    assert due[-1] / 2 < len(one_by_one) <= due[-1] and one_by_one.max() > 5600
+
+
+@pytest.mark.parametrize("differs", [308, 2123])
+def test_a_model_that_differs_in_one_answer_is_noticed(differs, tmp_path):
+    """One of the first batch; or of a later one a label unlike those around it, as similar models differ."""
+    labels = np.eye(1, 3000, differs, dtype=int)[0]
+    with pytest.raises(ValueError, match="1 of [0-9]+ stored answers are not those of the target model"):
+        replayed(tmp_path / "log", labels, 0 * labels, 3 * [1000])
+
+
+def test_a_batch_that_was_put_twice_is_compared_once(tmp_path):
+    log, put = store.AnswerLog(tmp_path / "log"), []
+
+    def zeros(x):
+        put.append(len(x))
+        return np.zeros(len(x), int)
+
+    for _ in range(2):
+        log = store.AnswerLog(tmp_path / "log")
+        for _ in range(2):
+            oracle.logged(oracle.function_oracle(zeros, 2, name="model"), log).answer(np.zeros((9, 3), np.float32), 9)
+    assert put == [9, 9, 9] and log.probed == 9
 
 
 def test_a_log_in_no_folder_is_refused(dataset, tmp_path):
