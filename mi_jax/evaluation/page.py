@@ -1,18 +1,36 @@
 """The report page: one HTML file with findings, tables and figures, for a screen, a phone and paper."""
 
+import base64
 import html
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from mi_jax.evaluation import text
+from mi_jax.evaluation.exposed import Exposed, by_group, count_named, exposed_sentences, strongest
 from mi_jax.evaluation.findings import ACCESS, findings
+from mi_jax.evaluation.plots import image_png
 
 RATES = {"0.1": "10 %", "0.01": "1 %", "0.001": "0.1 %"}
 _SHORT = {
     "too coarse": "every threshold with a positive exceeds this rate, so that the TPR is 0.",
     "not resolvable": "one of so few non-members is already more than this rate.",
 }
+SHOWN, SHOWN_GROUPS = 20, 30  # exposed records, and classes or groups of them, that stand in the page
+_EXPOSED = (
+    "Strongest first, over all targets. Likelihood ratio: how many times likelier the answers are from a model trained "
+    "with the record. False positive rate: the probability that a model trained without this record gets so high a "
+    "score, estimated from shadow models. False discovery rate: the expected share of non-members in a list that ends "
+    "at this record (Benjamini and Hochberg), if these rates are right. In fact: whether the target was trained with "
+    "it. All points: exposed.csv."
+)
+_GROUPS = (
+    "Shares with exact 95 % intervals over points, of all targets together. False among named: non-members among the "
+    "named records."
+)
 _CAPTIONS = {
     "roc": "ROC curves. An attack with coarse scores attains few false positive rates: its curve begins at its first "
     "one, stays at the lower of two between them, and may run below the line of chance.",
@@ -28,6 +46,7 @@ th,td{vertical-align:top;overflow-wrap:break-word}td{font-variant-numeric:tabula
 table:not(.wide) td:last-child,.note{overflow-wrap:anywhere}
 .wide{width:100%}.wide th{vertical-align:bottom}.wide td:first-child{font-weight:600}
 figure{margin:1rem 0;break-inside:avoid}figcaption,.note{color:#555;font-size:.9rem}
+img{width:48px;height:48px;object-fit:contain;image-rendering:pixelated;vertical-align:middle}
 svg{max-width:100%;height:auto;display:block}.panels{display:flex;flex-wrap:wrap;gap:.5rem}
 @media screen and (max-width:800px){
 .wide tr:first-child{display:none}.wide tr,.wide td{display:block}.wide tr{margin-bottom:1rem}
@@ -38,18 +57,24 @@ svg{max-width:100%;height:auto;display:block}.panels{display:flex;flex-wrap:wrap
 @media print{
 @page{margin:14mm}body{font-size:10.5pt;margin:0;max-width:none;padding:0}table{font-size:8pt}
 th,td{padding:.15rem .35rem}tr,li,h2,h3,figure{break-inside:avoid}h1,h2,h3{break-after:avoid}
-.scores svg{max-width:32%}.roc svg{max-width:70%}
+.scores img{width:48px;height:48px;object-fit:contain;image-rendering:pixelated;vertical-align:middle}
+svg{max-width:32%}.roc img{width:48px;height:48px;object-fit:contain;image-rendering:pixelated;vertical-align:middle}
+svg{max-width:70%}
 }
 """
 
 
-def page(record: dict, figures: dict[str, Sequence[str]]) -> str:
-    """A self-contained HTML page. `figures`: "roc" and "scores" -> <svg> elements, which stand in it as they are."""
+def page(record: dict, figures: dict[str, Sequence[str]], exposed: Exposed | None = None) -> str:
+    """A self-contained HTML page. `figures`: "roc" and "scores" -> <svg> elements, which stand in it as they are.
+
+    `exposed`: the points of the `exposed.leading_records`; None: the page has no such section.
+    """
     title = f"Label-only membership audit: {record['config']['dataset']}"
     environment = record.get("environment") or {}
     sections = {
         "Findings": "<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings(record)) + "</ul>",
         "Attacks": _attacks(record),
+        "Exposed records": _exposed(exposed) if exposed else "",
         "What each attack chose and cost": _costs(record),
         "Figures": "".join(_figure(name, svgs) for name, svgs in figures.items()),
         "Threat model": _list(_threat_model(record)),
@@ -105,6 +130,68 @@ def _rate(entry: dict, fpr: str) -> str:
     return "too coarse" if text.too_coarse(entry, fpr) else text.percent(entry["tpr_at_fpr"][fpr])
 
 
+def _exposed(found: Exposed) -> str:
+    """What the names are worth, the first of them, and how many of each class and group."""
+    shown = [_exposed_cells(found, row) for row in strongest(found.rows, SHOWN)]
+    groups = [{"records": "all", **_group_cells(count_named(found.rows))}]
+    kinds = {"mislabelled": ("labelled correctly", "mislabelled"), "alone": ("not alone", "alone")}
+    for key, names in kinds.items():
+        groups += [{"records": names[one["value"]], **_group_cells(one)} for one in by_group(found.rows, key)]
+    notes = []
+    for key, name, plural in (("group", "group", "groups"), ("label", "class", "classes")):
+        lines = by_group(found.rows, key)
+        if len(lines) > SHOWN_GROUPS:
+            notes.append(f"The {SHOWN_GROUPS} of {len(lines):,} {plural} with the most named members.")
+            lines = sorted(lines, key=lambda one: -one["named_members"])[:SHOWN_GROUPS]
+        groups += [{"records": f"{name} {one['value']}", **_group_cells(one)} for one in lines]
+    said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in exposed_sentences(found))
+    notes = "".join(_note(note) for note in (_GROUPS, *notes))
+    return f"{said}{_table(shown, elements=('image',))}{_note(_EXPOSED)}{_table(groups)}{notes}"
+
+
+def _exposed_cells(found: Exposed, row: dict) -> dict[str, str]:
+    """One exposed record in words; `image` is an element."""
+    one_target, image = found.rows[-1]["target"] == 0, found.images.get(row["row"])
+    words = {None: "", True: "yes", False: "no"}
+    return {
+        "record": f"row {row['row']}",
+        "image": "" if image is None else _image(image, f"row {row['row']}, label {row['label']}"),
+        "target": "" if one_target else str(row["target"]),
+        "label": str(row["label"]),
+        "likelihood ratio": _power_of_ten(row["score"] / math.log(10)),
+        "false positive rate": _small_rate(row["false_positive_rate"]),
+        "false discovery rate": _small_rate(row["fdr"]),
+        "in fact": "member" if row["is_member"] else "non-member",
+        "mislabelled": words[row["mislabelled"]],
+        "alone": words[row["alone"]],
+        "group": row["group"] or "",
+    }
+
+
+def _power_of_ten(exponent: float) -> str:
+    return "> 10^6" if exponent > 6 else "< 10^-6" if exponent < -6 else f"10^{round(exponent, 1) + 0.0:.1f}"
+
+
+def _small_rate(rate: float) -> str:
+    return "< 0.0001 %" if rate < 1e-6 else f"{100 * rate:.3g} %"
+
+
+def _image(image: np.ndarray, words: str) -> str:
+    data = base64.b64encode(image_png(image)).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(words)}">'
+
+
+def _group_cells(counts: dict) -> dict[str, str]:
+    """What is named of one group of points, in words."""
+    cells = {}
+    for side, noun, share in (("members", "members", "tpr"), ("nonmembers", "non-members", "fpr")):
+        number = counts[f"named_{side}"]
+        cells[noun] = f"{counts[side]:,}"
+        cells[f"named {noun}"] = f"{number:,}: {text.percent(counts[share])}" if counts[share] else ""
+    proportion = counts["false_discovery_proportion"]
+    return cells | {"false among named": text.percent(proportion) if proportion else ""}
+
+
 def _costs(record: dict) -> str:
     """The table of what was chosen on shadow models, which points have no score, and where the queries went."""
     by_attack, rows = (record.get("queries") or {}).get("by_attack", {}), []
@@ -149,13 +236,19 @@ def _share(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.1f} %"
 
 
-def _table(rows: Sequence[dict[str, str]]) -> str:
-    """Rows of named cells as a table, without columns that are empty; a narrow screen shows a card for each row."""
+def _table(rows: Sequence[dict[str, str]], elements: Sequence[str] = ()) -> str:
+    """Rows of named cells as a table, without columns that are empty; a narrow screen shows a card for each row.
+
+    `elements`: the columns that are HTML already.
+    """
     head = [name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name) for row in rows)]
     cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     lines = "".join(
         "<tr>"
-        + "".join(f'<td data-label="{html.escape(name)}">{_cell(row.get(name, ""))}</td>' for name in head)
+        + "".join(
+            f'<td data-label="{html.escape(name)}">{(str if name in elements else _cell)(row.get(name, ""))}</td>'
+            for name in head
+        )
         + "</tr>"
         for row in rows
     )

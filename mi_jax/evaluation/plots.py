@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -178,6 +179,16 @@ def svg(figure: Figure) -> str:
         r' id="[a-z][a-z0-9.]*_\d+"| xmlns(:xlink)?="[^"]*"', "", element
     )  # two figures of a page would share ids
     return re.sub(r"\s*\n\s*", "\n", element).strip()
+
+
+def image_png(image: np.ndarray, *, longest: int = 96) -> bytes:
+    """A small PNG of one image [H W C] uint8 with 1, 3 or 4 channels; every k-th pixel of one longer than `longest`."""
+    step = -(-max(image.shape[:2]) // longest)
+    shown = image[::step, ::step]
+    shown = np.repeat(shown, 3, -1) if shown.shape[-1] == 1 else shown
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, shown, format="png", metadata={"Software": "mi_jax"})
+    return buffer.getvalue()
 
 
 def _tpr_at(rates: np.ndarray, scores: np.ndarray, is_member: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A run on disk: `report.json`, `scores.npz`, and the table, figures and page drawn from these two alone.
+"""A run on disk: `report.json`, `scores.npz`, and the table, figures, page and list drawn from these two alone.
 
 report.json is stable, since other programs read it. M = {"mean", "low", "high", "values"}: the mean over targets, its
 two-sided 95 % Student interval (null for a single target) and one value per target. I = {"mean", "low", "high"}: an
@@ -50,6 +50,13 @@ that every threshold with a positive exceeds that FPR, TPR and achieved FPR are 
 scores.npz: `rows`, `labels`, `is_member` [T 2n]; `attack/NAME/scores`, `attack/NAME/queries` [T 2n]; and for the
 shadow models `shadow/rows`, `shadow/labels`, `shadow/is_member`, `shadow/attack/NAME/scores` [T S*2n] (held out).
 A score is NaN where a cap left the point unfinished, and +inf where no query flipped the label.
+Of attacks that are calibrated per example, whose scores are log likelihood ratios, also
+`attack/NAME/false_positive_rate` [T 2n] in (0, 1]: the estimated probability that a model not trained with this very
+row gets so high a score; NaN where the point is unfinished. Optional, for the list of exposed records: `alone` [T 2n]
+bool, whether the row is an outlier; `group` [T 2n], text; `images` [M H W C] uint8 and their `image_rows` [M].
+
+exposed.csv stands beside them if a label-only attack has such rates: the columns `exposed.FIELDS`, one line for each
+finished point of each target, by target and false positive rate. See `exposed.exposed_records`.
 """
 
 import contextlib
@@ -64,14 +71,15 @@ import jax
 import numpy as np
 
 from mi_jax import store
-from mi_jax.evaluation import plots
+from mi_jax.evaluation import exposed, plots
 from mi_jax.evaluation.findings import findings
 from mi_jax.evaluation.page import page
 from mi_jax.evaluation.text import aligned, percent, table
 
-__all__ = ["FILES", "aligned", "draw", "findings", "jsonable", "percent", "read", "table", "write"]
+__all__ = ["EXPOSED", "FILES", "aligned", "draw", "findings", "jsonable", "percent", "read", "table", "write"]
 
 FILES = ("report.json", "scores.npz", "roc.png", "scores.png", "report.html")
+EXPOSED = "exposed.csv"  # only of runs with a per-example attack on labels
 # What figures, table and page need.
 _OF_RECORD = ("config/dataset", "config/num_shadows", "attacks", "models/train_accuracy", "models/test_accuracy")
 _OF_RECORD += ("models/flip_rate",)
@@ -80,8 +88,9 @@ _OF_ATTACK += ("tuned/threshold",)
 
 
 def write(folder: Path | str, record: dict, scores: dict[str, np.ndarray]) -> None:
-    """Writes the five files of a run, each completely or not at all; of any record of `audit.audit`.
+    """Writes the files of a run, each completely or not at all; of any record of `audit.audit`.
 
+    They are `FILES` and, with a per-example attack, `EXPOSED`; one that an earlier run left in the folder is removed.
     ValueError, before a file is written, for a record that lacks what a report needs or cannot be drawn.
     """
     buffer, text = io.BytesIO(), json.dumps(jsonable(record), indent=1, allow_nan=False)
@@ -90,6 +99,8 @@ def write(folder: Path | str, record: dict, scores: dict[str, np.ndarray]) -> No
     files = {"scores.npz": buffer.getvalue(), "report.json": (text + "\n").encode()}
     drawn = _drawings("record", *_loaded("record", files, "what audit.audit returns"))
     _write(Path(folder), files | drawn)
+    if EXPOSED not in drawn:
+        (Path(folder) / EXPOSED).unlink(missing_ok=True)
 
 
 def read(folder: Path | str) -> tuple[dict, dict[str, np.ndarray]]:
@@ -149,19 +160,21 @@ def _has(found: Any, path: str) -> bool:
 
 
 def draw(folder: Path | str, into: Path | str | None = None) -> dict:
-    """The record in `folder`; draws its figures and page into `into` (default: the same folder)."""
+    """The record in `folder`; draws its figures, page and list into `into` (default: the same folder)."""
     record, scores = read(folder)
     _write(Path(into or folder), _drawings(str(folder), record, scores))
     return record
 
 
 def _drawings(label: str, record: dict, scores: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """Figures and page by the names of their files."""
+    """Figures, page and the list of exposed records, if there is one, by the names of their files."""
     with _drawing(label):
         roc, panels = plots.roc_curves(record, scores), plots.score_histograms(record, scores)
         by_attack = [plots.svg(plots.score_histograms(record, scores, [name])) for name in record["attacks"]]
-        html = page(record, {"roc": [plots.svg(roc)], "scores": by_attack}).encode()
-        return {"roc.png": plots.png(roc), "scores.png": plots.png(panels), "report.html": html}
+        found = exposed.leading_records(record, scores)
+        html = page(record, {"roc": [plots.svg(roc)], "scores": by_attack}, found).encode()
+        drawn = {"roc.png": plots.png(roc), "scores.png": plots.png(panels), "report.html": html}
+        return drawn | ({EXPOSED: exposed.csv_bytes(found.rows)} if found else {})
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

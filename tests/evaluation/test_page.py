@@ -1,14 +1,19 @@
 """The report page: self-contained, complete, and readable on a phone and on paper."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
 import pytest
 
-from mi_jax.evaluation import metrics, page, report
+from mi_jax.evaluation import exposed, metrics, page, plots, report
 from mi_jax.evaluation.findings import findings
 from tests.evaluation.records import NAMES, modern, synthetic
+from tests.evaluation.test_exposed import calibrated
 
 
 class Page(HTMLParser):
@@ -131,6 +136,130 @@ def test_the_page_escapes_every_name():
     parsed, _ = page_of(record)
     assert "script" not in parsed.tags and parsed.text.count(evil) >= 12
     assert parsed.rows[1][0] == evil
+
+
+def exposed_page(spoil=lambda record, scores: None) -> tuple[Page, str, exposed.Exposed, dict]:
+    """The page of `calibrated()` with its exposed records, these, and the arrays."""
+    record, scores = calibrated()
+    spoil(record, scores)
+    found = exposed.leading_records(record, scores)
+    written = page.page(record, {}, found)
+    return Page(written), written, found, scores
+
+
+def table_of(parsed: Page, first: str) -> list[dict[str, str]]:
+    """The table whose first column has this name, as dicts."""
+    start = next(i for i, row in enumerate(parsed.rows) if row and row[0] == first)
+    head, lines = parsed.rows[start], parsed.rows[start + 1 :]
+    end = next((i for i, row in enumerate(lines) if len(row) != len(head)), len(lines))
+    return [dict(zip(head, row, strict=True)) for row in lines[:end]]
+
+
+def test_exposed_records_stand_after_the_attacks_strongest_first():
+    parsed, written, found, scores = exposed_page()
+    headings = re.findall("<h2>(.*?)</h2>", written)
+    assert headings[headings.index("Attacks") + 1] == "Exposed records"
+    for sentence in exposed.exposed_sentences(found):
+        assert sentence in parsed.text
+    shown = table_of(parsed, "record")
+    assert len(shown) == page.SHOWN
+    for cells, row in zip(shown, exposed.strongest(found.rows, page.SHOWN), strict=True):
+        t, i = np.argwhere(scores["rows"] == row["row"])[0]
+        is_member, alone = scores["is_member"][t, i], scores["alone"][t, i]
+        assert (cells["record"], cells["target"], cells["label"]) == (f"row {row['row']}", str(t), str(row["label"]))
+        assert cells["in fact"] == ("member" if is_member else "non-member")
+        assert (cells["alone"], cells["group"]) == ("yes" if alone else "no", scores["group"][t, i])
+        assert cells["mislabelled"] == ("no" if scores["attack/gap/scores"][t, i] else "yes")
+
+
+@pytest.mark.parametrize(
+    "score, p, ratio, rate",
+    [
+        (np.log(200), 0.5, "10^2.3", "50\u00a0%"),
+        (-0.01, 1.0, "10^0.0", "100\u00a0%"),
+        (14.0, 1e-5, "> 10^6", "0.001\u00a0%"),
+        (np.inf, 1e-6, "> 10^6", "0.0001\u00a0%"),
+        (-14.0, 1e-9, "< 10^-6", "< 0.0001\u00a0%"),
+    ],
+)
+def test_ratios_are_powers_of_ten_and_no_rate_is_shown_finer_than_it_can_be_known(score, p, ratio, rate):
+    def spoil(record, scores):
+        scores["attack/chosen/scores"][:], scores["attack/chosen/false_positive_rate"][:] = score, p
+
+    cells = table_of(exposed_page(spoil)[0], "record")[0]
+    assert (cells["likelihood ratio"], cells["false positive rate"], cells["false discovery rate"]) == (
+        ratio,
+        rate,
+        rate,
+    )
+
+
+def test_images_of_exposed_records_are_inside_the_page():
+    parsed, written, found, _ = exposed_page()
+    first = exposed.strongest(found.rows, page.SHOWN)
+    sources = re.findall('<img src="data:image/png;base64,([^"]*)" alt="([^"]*)">', written)
+    assert len(sources) == len(first) == parsed.tags.count("img") == len(parsed.addresses)
+    for (data, words), row in zip(sources, first, strict=True):
+        decoded = matplotlib.image.imread(io.BytesIO(base64.b64decode(data)))
+        np.testing.assert_array_equal(np.round(255 * decoded[..., :1]), found.images[row["row"]])
+        assert words == f"row {row['row']}, label {row['label']}"
+    assert "image" not in table_of(exposed_page(lambda record, scores: scores.pop("images").any() and
+                                                scores.pop("image_rows").any())[0], "record")[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (200, 100, 3), (97, 5, 4)])
+def test_an_image_is_small_and_keeps_its_pixels(shape):
+    image = np.random.default_rng(0).integers(1, 256, shape, np.uint8)
+    decoded = np.round(255 * matplotlib.image.imread(io.BytesIO(plots.image_png(image))))
+    step = -(-max(shape[:2]) // 96)
+    kept = image[::step, ::step]
+    np.testing.assert_array_equal(decoded[..., : shape[2]], kept)
+    assert max(kept.shape) <= 96 < max(shape[:2]) or step == 1
+
+
+def test_classes_and_groups_are_counted_and_many_are_cut_short():
+    parsed, _, found, _ = exposed_page()
+    lines = table_of(parsed, "records")
+    names = ["all", "labelled correctly", "mislabelled", "not alone", "alone", "group =1+1", "group Dalmatia"]
+    assert [line["records"] for line in lines] == names + [f"class {i}" for i in range(10)]
+    assert lines[0]["members"] == lines[0]["non-members"] == "60"
+    total = exposed.count_named(found.rows)
+    assert lines[0]["named members"].startswith(f"{total['named_members']}: ")
+    assert sum(int(line["named members"].partition(":")[0]) for line in lines[-10:]) == total["named_members"]
+
+    def spoil(record, scores):
+        scores["labels"] = scores["rows"] % 31
+
+    parsed, *_ = exposed_page(spoil)
+    shown = [int(line["named members"].partition(":")[0]) for line in table_of(parsed, "records")[-page.SHOWN_GROUPS :]]
+    assert shown == sorted(shown, reverse=True) and "The 30 of 31 classes with the most named members." in parsed.text
+
+
+def test_what_was_not_measured_of_exposed_records_has_no_column():
+    def spoil(record, scores):
+        for name in ("alone", "group", "images", "image_rows", "attack/gap/scores"):
+            del scores[name]
+        for name, array in scores.items():
+            scores[name] = array[:1]
+
+    parsed, *_ = exposed_page(spoil)
+    head = ["record", "label", "likelihood ratio", "false positive rate", "false discovery rate", "in fact"]
+    assert list(table_of(parsed, "record")[0]) == head
+    assert [line["records"] for line in table_of(parsed, "records")] == ["all", *(f"class {i}" for i in range(10))]
+
+
+def test_the_page_escapes_groups_and_attacks_of_exposed_records():
+    evil = "<script>\"x\"&'y'"
+
+    def spoil(record, scores):
+        scores["group"] = np.full(scores["rows"].shape, evil)
+        record["attacks"][evil] = record["attacks"].pop("chosen")
+        for what in ("scores", "false_positive_rate"):
+            scores[f"attack/{evil}/{what}"] = scores.pop(f"attack/chosen/{what}")
+
+    parsed, *_ = exposed_page(spoil)
+    assert "script" not in parsed.tags and table_of(parsed, "record")[0]["group"] == evil
+    assert f"{evil} names" in parsed.text and table_of(parsed, "records")[5]["records"] == f"group {evil}"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mi_jax.evaluation import plots, report
+from mi_jax.evaluation import exposed, plots, report
 from tests.evaluation.records import modern, synthetic
+from tests.evaluation.test_exposed import calibrated
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,35 @@ def test_redrawing_changes_neither_the_record_nor_a_byte_of_what_is_drawn(folder
 def test_a_run_may_be_drawn_into_another_folder(finished, tmp_path, blank):
     report.draw(finished, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "roc.png", "scores.png"]
+
+
+def test_a_per_example_attack_adds_the_list_of_exposed_records_and_redrawing_makes_it_again(tmp_path, blank):
+    record, scores = calibrated()
+    report.write(tmp_path, record, scores)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*report.FILES, report.EXPOSED])
+    before = {name: (tmp_path / name).read_bytes() for name in (report.EXPOSED, "report.html")}
+    assert before[report.EXPOSED] == exposed.csv_bytes(exposed.exposed_records(record, scores, "chosen"))
+    assert b"<h2>Exposed records</h2>" in before["report.html"]
+    (tmp_path / report.EXPOSED).unlink()
+    report.draw(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    report.draw(tmp_path, tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / report.EXPOSED).read_bytes() == before[report.EXPOSED]
+
+
+def test_the_list_of_another_run_does_not_stay_beside_a_run_without_one(tmp_path, blank):
+    report.write(tmp_path, *calibrated())
+    report.write(tmp_path, *modern())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(report.FILES)
+    assert b"Exposed records" not in (tmp_path / "report.html").read_bytes()
+
+
+def test_rates_that_are_no_probabilities_are_refused_before_a_file_is_written(tmp_path, blank):
+    record, scores = calibrated()
+    scores["attack/chosen/false_positive_rate"][0, 0] = 2
+    with pytest.raises(ValueError, match="^record: .*expected a vector of probabilities"):
+        report.write(tmp_path / "run", record, scores)
+    assert not (tmp_path / "run").exists()
 
 
 def test_files_can_be_read_by_others(finished):
