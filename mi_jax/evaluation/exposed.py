@@ -201,25 +201,22 @@ def by_group(rows: Sequence[dict], key: str) -> list[dict]:
 
 def exposed_sentences(found: Exposed) -> list[str]:
     """How many members are named and how many names are false; then a check of the estimated rates."""
-    counts, level = count_named(found.rows), f"a false discovery rate of at most {100 * found.level:g} %"
-    targets = counted(len({row["target"] for row in found.rows}), "target")
-    false, named = counts["named_nonmembers"], counts["named_members"] + counts["named_nonmembers"]
-    said = (
-        f"At {level}, {spoken(found.name)} names {counts['named_members']:,} of {counted(counts['members'], 'member')} "
-        f"of {targets}; {false:,} of the {counted(named, 'record')} it names "
-        f"({percent(counts['false_discovery_proportion'])}) {'is' if false == 1 else 'are'} in fact "
-        f"{'a non-member' if false == 1 else 'non-members'}."
-    )
-    if not named:
-        smallest = 100 * min(row["fdr"] for row in found.rows)
-        said = f"{spoken(found.name)} names no record of {targets} at {level}: the smallest it reaches is "
-        said += f"{smallest:.3g} %."
-    nonmembers = [row["false_positive_rate"] <= _CHECKED_RATE for row in found.rows if not row["is_member"]]
-    if not nonmembers:
+    counts, targets = count_named(found.rows), counted(len({row["target"] for row in found.rows}), "target")
+    true, false = counts["named_members"], counts["named_nonmembers"]
+    said = f"At a false discovery rate of at most {100 * found.level:g} %, the attack “{spoken(found.name)}” names "
+    if true + false:
+        said += f"{true:,} of {counted(counts['members'], 'member')} of {targets}; {false:,} of the "
+        said += f"{counted(true + false, 'record')} it names ({percent(counts['false_discovery_proportion'])}) "
+        said += "is in fact a non-member." if false == 1 else "are in fact non-members."
+    else:
+        smallest = min(row["fdr"] for row in found.rows)
+        said += f"no record of {targets}: the smallest it reaches is {100 * smallest:.3g} %."
+    low = [row["false_positive_rate"] <= _CHECKED_RATE for row in found.rows if not row["is_member"]]
+    if not low:
         return [said]
-    share = f"{sum(nonmembers):,} of {counted(len(nonmembers), 'non-member')}"
-    check = f"The estimated false positive rate is at most {100 * _CHECKED_RATE:g} % for {share} "
-    return [said, f"{check}({percent(_share(sum(nonmembers), len(nonmembers)))})."]
+    rate, share = f"{100 * _CHECKED_RATE:g} %", percent(_share(sum(low), len(low)))
+    check = f"The estimated false positive rate is at most {rate} for {sum(low):,} of "
+    return [said, f"{check}{counted(len(low), 'non-member')} ({share}); {rate} or less is expected."]
 
 
 def csv_bytes(rows: Sequence[dict]) -> bytes:

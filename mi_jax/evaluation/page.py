@@ -23,9 +23,9 @@ SHOWN, SHOWN_GROUPS = 20, 30  # exposed records, and classes or groups of them, 
 _EXPOSED = (
     "Strongest first, over all targets. Likelihood ratio: how many times likelier the answers are from a model trained "
     "with the record. False positive rate: the probability that a model trained without this record gets so high a "
-    "score, estimated from shadow models. False discovery rate: the expected share of non-members in a list that ends "
-    "at this record (Benjamini and Hochberg), if these rates are right. In fact: whether the target was trained with "
-    "it. All points: exposed.csv."
+    "score, estimated from shadow models. False discovery rate: the expected share of non-members in a list of this "
+    "target's points that ends here (Benjamini and Hochberg), if these rates are right. In fact: whether the target "
+    "was trained with it. All points: exposed.csv."
 )
 _GROUPS = (
     "Shares with exact 95 % intervals over points, of all targets together. False among named: non-members among the "
@@ -46,6 +46,7 @@ th,td{vertical-align:top;overflow-wrap:break-word}td{font-variant-numeric:tabula
 table:not(.wide) td:last-child,.note{overflow-wrap:anywhere}
 .wide{width:100%}.wide th{vertical-align:bottom}.wide td:first-child{font-weight:600}
 figure{margin:1rem 0;break-inside:avoid}figcaption,.note{color:#555;font-size:.9rem}
+h3+table{margin-top:.5rem}
 img{width:48px;height:48px;object-fit:contain;image-rendering:pixelated;vertical-align:middle}
 svg{max-width:100%;height:auto;display:block}.panels{display:flex;flex-wrap:wrap;gap:.5rem}
 @media screen and (max-width:800px){
@@ -57,9 +58,7 @@ svg{max-width:100%;height:auto;display:block}.panels{display:flex;flex-wrap:wrap
 @media print{
 @page{margin:14mm}body{font-size:10.5pt;margin:0;max-width:none;padding:0}table{font-size:8pt}
 th,td{padding:.15rem .35rem}tr,li,h2,h3,figure{break-inside:avoid}h1,h2,h3{break-after:avoid}
-.scores img{width:48px;height:48px;object-fit:contain;image-rendering:pixelated;vertical-align:middle}
-svg{max-width:32%}.roc img{width:48px;height:48px;object-fit:contain;image-rendering:pixelated;vertical-align:middle}
-svg{max-width:70%}
+.scores svg{max-width:32%}.roc svg{max-width:70%}img{width:32px;height:32px}
 }
 """
 
@@ -146,7 +145,9 @@ def _exposed(found: Exposed) -> str:
         groups += [{"records": f"{name} {one['value']}", **_group_cells(one)} for one in lines]
     said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in exposed_sentences(found))
     notes = "".join(_note(note) for note in (_GROUPS, *notes))
-    return f"{said}{_table(shown, elements=('image',))}{_note(_EXPOSED)}{_table(groups)}{notes}"
+    return (
+        f"{said}{_table(shown, elements=('image',))}{_note(_EXPOSED)}<h3>By class and group</h3>{_table(groups)}{notes}"
+    )
 
 
 def _exposed_cells(found: Exposed, row: dict) -> dict[str, str]:
@@ -154,7 +155,7 @@ def _exposed_cells(found: Exposed, row: dict) -> dict[str, str]:
     one_target, image = found.rows[-1]["target"] == 0, found.images.get(row["row"])
     words = {None: "", True: "yes", False: "no"}
     return {
-        "record": f"row {row['row']}",
+        "row": str(row["row"]),
         "image": "" if image is None else _image(image, f"row {row['row']}, label {row['label']}"),
         "target": "" if one_target else str(row["target"]),
         "label": str(row["label"]),
@@ -173,7 +174,7 @@ def _power_of_ten(exponent: float) -> str:
 
 
 def _small_rate(rate: float) -> str:
-    return "< 0.0001 %" if rate < 1e-6 else f"{100 * rate:.3g} %"
+    return "< 0.0001 %" if rate < 1e-6 else f"{100 * rate:.2g} %" if rate < 0.095 else f"{100 * rate:.0f} %"
 
 
 def _image(image: np.ndarray, words: str) -> str:

@@ -161,12 +161,12 @@ def test_exposed_records_stand_after_the_attacks_strongest_first():
     assert headings[headings.index("Attacks") + 1] == "Exposed records"
     for sentence in exposed.exposed_sentences(found):
         assert sentence in parsed.text
-    shown = table_of(parsed, "record")
+    shown = table_of(parsed, "row")
     assert len(shown) == page.SHOWN
     for cells, row in zip(shown, exposed.strongest(found.rows, page.SHOWN), strict=True):
         t, i = np.argwhere(scores["rows"] == row["row"])[0]
         is_member, alone = scores["is_member"][t, i], scores["alone"][t, i]
-        assert (cells["record"], cells["target"], cells["label"]) == (f"row {row['row']}", str(t), str(row["label"]))
+        assert [cells[key] for key in ("row", "target", "label")] == [str(row["row"]), str(t), str(row["label"])]
         assert cells["in fact"] == ("member" if is_member else "non-member")
         assert (cells["alone"], cells["group"]) == ("yes" if alone else "no", scores["group"][t, i])
         assert cells["mislabelled"] == ("no" if scores["attack/gap/scores"][t, i] else "yes")
@@ -186,7 +186,7 @@ def test_ratios_are_powers_of_ten_and_no_rate_is_shown_finer_than_it_can_be_know
     def spoil(record, scores):
         scores["attack/chosen/scores"][:], scores["attack/chosen/false_positive_rate"][:] = score, p
 
-    cells = table_of(exposed_page(spoil)[0], "record")[0]
+    cells = table_of(exposed_page(spoil)[0], "row")[0]
     assert (cells["likelihood ratio"], cells["false positive rate"], cells["false discovery rate"]) == (
         ratio,
         rate,
@@ -204,7 +204,7 @@ def test_images_of_exposed_records_are_inside_the_page():
         np.testing.assert_array_equal(np.round(255 * decoded[..., :1]), found.images[row["row"]])
         assert words == f"row {row['row']}, label {row['label']}"
     assert "image" not in table_of(exposed_page(lambda record, scores: scores.pop("images").any() and
-                                                scores.pop("image_rows").any())[0], "record")[0]  # fmt: skip
+                                                scores.pop("image_rows").any())[0], "row")[0]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (200, 100, 3), (97, 5, 4)])
@@ -243,8 +243,8 @@ def test_what_was_not_measured_of_exposed_records_has_no_column():
             scores[name] = array[:1]
 
     parsed, *_ = exposed_page(spoil)
-    head = ["record", "label", "likelihood ratio", "false positive rate", "false discovery rate", "in fact"]
-    assert list(table_of(parsed, "record")[0]) == head
+    head = ["row", "label", "likelihood ratio", "false positive rate", "false discovery rate", "in fact"]
+    assert list(table_of(parsed, "row")[0]) == head
     assert [line["records"] for line in table_of(parsed, "records")] == ["all", *(f"class {i}" for i in range(10))]
 
 
@@ -258,8 +258,8 @@ def test_the_page_escapes_groups_and_attacks_of_exposed_records():
             scores[f"attack/{evil}/{what}"] = scores.pop(f"attack/chosen/{what}")
 
     parsed, *_ = exposed_page(spoil)
-    assert "script" not in parsed.tags and table_of(parsed, "record")[0]["group"] == evil
-    assert f"{evil} names" in parsed.text and table_of(parsed, "records")[5]["records"] == f"group {evil}"
+    assert "script" not in parsed.tags and table_of(parsed, "row")[0]["group"] == evil
+    assert f"“{evil}” names" in parsed.text and table_of(parsed, "records")[5]["records"] == f"group {evil}"
 
 
 @pytest.mark.parametrize(
