@@ -91,6 +91,7 @@ class Collector:
     Answers are remembered, so that a model which serves several trials is asked once; `queries` counts what was put to
     each model. An oracle without a digest is not cached. `progress` is called with the queries made since its last
     call. A finished chunk counts as if all of its points were labelled correctly, so that the total is the planned one.
+    Where a target raises, a note at the exception says how many queries the attack had put, the round in flight as a whole.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Collector:
     ):
         self.key, self.dataset, self.target, self.cache, self.progress = key, dataset, target, cache, progress
         self.queries: dict[int, int] = {}  # put to each model
+        self._put: dict[str, int] = {}  # by each attack to all models, also where no answer came
         self._remembered: dict[tuple, tuple[Answers, Attack]] = {}
 
     def __call__(self, attack: Attack, k: int, points: Points, cap: int | None = None) -> Answers:
@@ -112,7 +114,12 @@ class Collector:
         if asked in self._remembered:
             self.progress(len(points.rows) * max_cost(self.dataset, attack))
             return self._remembered[asked][0]
-        answers = self._collect(attack, k, points, cap)
+        try:
+            answers = self._collect(attack, k, points, cap)
+        except Exception as error:
+            if put := self._put.get(attack.name):
+                error.add_note(f"{attack.name}: up to {put} queries put to all models so far, stored answers included")
+            raise
         self._remembered[asked] = answers, attack  # the attack too: a freed object's id may be that of another
         self.queries[k] = self.queries.get(k, 0) + int(answers.queries.sum())
         return answers
@@ -125,6 +132,7 @@ class Collector:
             def report(queries: int) -> None:
                 nonlocal reported
                 reported += queries
+                self._put[attack.name] = self._put.get(attack.name, 0) + queries
                 self.progress(queries)
 
             chunks.append(self._chunk(attack, k, points, rows, start, (cap, left), report))

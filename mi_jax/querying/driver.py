@@ -52,12 +52,9 @@ def query(
     (tested). Memory is bounded by the chunk: points_at_once x Q queries at a time. By default it is
     `sizes.POINTS`, or fewer where examples are so large that a round would exceed `sizes.ROUND_BYTES`.
 
-    A query is counted when it is put, whatever becomes of it. If the target raises, a note at the exception says how
-    many were put.
-
     `cap` bounds the total number of queries. A chunk that might exceed it is not begun: the points before it keep
-    their features, those of the rest are NaN and `finished` is False. `progress` is called with the queries made
-    since its last call.
+    their features, those of the rest are NaN and `finished` is False. `progress` is called with the queries put
+    since its last call, before they are answered: a query counts, whatever becomes of it.
 
     Raises ValueError, before the first query, for examples that are not numbers in [0, 1], labels that are not
     integers in 0..C-1, lengths that differ, and a perturbation that fails or returns another shape or dtype; and later
@@ -71,12 +68,7 @@ def query(
     count = _QueryCount(cap, progress or (lambda queries: None))
     measure, shape = measure_of(attack), attack_size(attack, x.shape[1:], oracle.num_classes)
     keys, chunk = _point_keys(key, jnp.asarray(rows, jnp.uint32)), points_at_once or default_points(shape, len(x))
-    call = _Call(oracle, attack, keys, x, y, chunk, count)
-    try:
-        return _query(call, measure, shape)
-    except Exception as error:
-        error.add_note(f"{attack.name}: {sum(count.phases.values())} queries were put in this call before it ended.")
-        raise
+    return _query(_Call(oracle, attack, keys, x, y, chunk, count), measure, shape)
 
 
 def _query(call: _Call, measure: Measure, shape: AttackSize) -> Answers:

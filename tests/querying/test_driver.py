@@ -395,11 +395,10 @@ def test_queries_are_counted_when_they_are_put():
         return np.zeros(len(x), int)
 
     x, _, rows = points(10)
-    with pytest.raises(ConnectionError) as error:
+    with pytest.raises(ConnectionError):
         driver.query(oracle.function_oracle(hang_up, C), ATTACKS["noise"], KEY, x, np.zeros(10, int), rows,
                      progress=counted.append)  # fmt: skip
     assert calls == [10, 250, 250] and sum(counted) == 510
-    assert error.value.__notes__ == ["test: 510 queries were put in this call before it ended."]
 
 
 @pytest.mark.parametrize(
