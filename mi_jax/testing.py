@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mi_jax.types import Perturbation
 
@@ -71,26 +72,39 @@ def check_perturbation(perturbation: Perturbation, example_shape: tuple[int, ...
     """Returns None if the perturbation keeps the contract of `types.Perturbation` for examples of that shape.
 
     The contract, checked on noise, on black and white noise, on all 0 and on all 1: `(key, x [*x]) -> [M *x]` with
-    M >= 1 the same throughout, float32 in and out, finite, in [0, 1]; the same key gives the same bits; under
-    `jit` and under `vmap` the values are the same to 1e-5.
+    M >= 1 the same throughout, float32 in and out, finite, in [0, 1], x first if it is among them; the same key gives
+    the same bits; under `jit` and under `vmap` the values are the same to 1e-5.
 
     Raises:
       ValueError: one line naming the perturbation, what it returned and what was expected.
     """
     name = getattr(perturbation, "__name__", repr(perturbation))
     x = _examples(tuple(example_shape))  # [4 *x]
-    keys = jax.random.split(jax.random.key(0), len(x))
-
-    plain = [_call(name, "called", perturbation, key, example) for key, example in zip(keys, x, strict=True)]
-    count = plain[0].shape[0] if plain[0].ndim else 0
-    for neighbours in plain:
-        _check_values(name, neighbours, (count, *example_shape))
-    plain = np.stack(plain)
+    keys, plain = check_neighbours(name, perturbation, x)
     again = _call(name, "called again", perturbation, keys[0], x[0])
     if not np.array_equal(again, plain[0]):
         raise ValueError(f"{name}: returned other values when called again with the same key, expected the same")
     _check_same(name, "inside jit", _call(name, "inside jit", jax.jit(perturbation), keys[0], x[0]), plain[0])
     _check_same(name, "under vmap", _call(name, "under vmap", jax.vmap(perturbation), keys, x), plain)
+
+
+def check_neighbours(name: str, perturbation: Perturbation, x: ArrayLike) -> tuple[jax.Array, np.ndarray]:
+    """Returns (keys [P], neighbours [P M *x]) of the examples x [P *x], after the checks that need no compilation.
+
+    Raises a one-line ValueError that begins with `name` for neighbours of another shape than [M *x] or dtype than
+    float32, not in [0, 1], or with the examples themselves in another place than the first.
+    """
+    x = jnp.asarray(x, jnp.float32)
+    keys = jax.random.split(jax.random.key(0), len(x))
+    plain = [_call(name, "called", perturbation, key, example) for key, example in zip(keys, x, strict=True)]
+    count = plain[0].shape[0] if plain[0].ndim else 0
+    for neighbours in plain:
+        _check_values(name, neighbours, (count, *x.shape[1:]))
+    plain = np.stack(plain)
+    same = np.isclose(plain, np.asarray(x)[:, None], rtol=0, atol=_TOLERANCE).all((0, *range(2, plain.ndim)))  # [M]
+    if same.any() and not same[0]:
+        raise ValueError(f"{name}: returned the example as number {same.argmax() + 1} of {count}, expected it first")
+    return keys, plain
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

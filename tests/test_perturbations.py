@@ -177,6 +177,10 @@ BROKEN = {
     "half precision": (lambda key, x: x[None].astype(jnp.float16), "returned float16 for a float32 example"),
     "above 1": (lambda key, x: x[None] + 0.5, r"returned values in \[0\.5\d*, 1\.4\d*\], expected values in \[0, 1\]"),
     "below 0": (lambda key, x: -x[None], r"returned values in \[-0\.99\d*, -0\.\d*\]"),
+    "example last": (
+        lambda key, x: jnp.stack([1 - x, x]),
+        "returned the example as number 2 of 2, expected it first",
+    ),
     "NaN": (lambda key, x: x[None] / x.sum(), "returned NaN or infinite values"),
     "a list": (lambda key, x: [x], "returned a list when called, expected one array"),
     "hidden state": (remembers(), "other values when called again with the same key"),

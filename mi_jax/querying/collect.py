@@ -91,7 +91,8 @@ class Collector:
     Answers are remembered, so that a model which serves several trials is asked once; `queries` counts what was put to
     each model. An oracle without a digest is not cached. `progress` is called with the queries made since its last
     call. A finished chunk counts as if all of its points were labelled correctly, so that the total is the planned one.
-    Where a target raises, a note at the exception says how many queries the attack had put, the round in flight as a whole.
+    Where a target raises, a note at the exception says how many queries the attack had put at most: with all of the
+    round in which it raised.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mi_jax import attacks, audit, data, store
+from mi_jax import attacks, audit, data, store, testing
 from mi_jax.data import splits
 from mi_jax.querying import sizes
 from mi_jax.querying.collect import Target, cache_by_model, check_cap
@@ -93,6 +93,7 @@ def _set_up(config: Config, names: tuple[str, ...], recipe: Recipe, *, reference
     split = draw_split(resolved, dataset, reference=reference)
     context = attacks.context_of(dataset, resolved.budget, _shadow_rows(split))
     _check_traced(resolved, context, defenses)
+    _check_added_perturbations(resolved, context, dataset)
     check_plan(resolved, dataset, split, context)
     return _Setup(resolved, dataset, split, model, recipe, names, defenses, context)
 
@@ -113,6 +114,14 @@ def _check_traced(config: Resolved, context: attacks.AttackContext, defenses: li
     for defense in defenses:
         if defense.augmentation is not None:
             jax.eval_shape(defense.augmentation, jax.random.key(0), example)
+
+
+def _check_added_perturbations(config: Resolved, context: attacks.AttackContext, dataset: Dataset) -> None:
+    """Calls every perturbation that is not of this package on a few rows; ValueError for what is no perturbation."""
+    for attack in itertools.chain(*(attacks.build(name, context) for name in config.attacks)):
+        if not f"{getattr(attack.neighbours, '__module__', '')}".startswith("mi_jax."):
+            name = f"perturbation {attack.settings.get('perturbation', f'of {attack.name}')}"
+            testing.check_neighbours(name, attack.neighbours, dataset.x[:4])
 
 
 def _train_group(setup: _Setup, group: list[int], out: Path | None) -> list[Study]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mi_jax import attacks, data, models, study
-from mi_jax.study import plugins, runs
+from mi_jax.study import plugins, runs, studies
 from mi_jax.study.config import Config
 from mi_jax.types import Recipe
 
@@ -138,6 +138,21 @@ def test_a_wrong_plugin_is_refused_in_one_line_and_changes_nothing(text, message
         plugins.load_plugins([str(file)])
     assert "\n" not in str(caught.value)
     assert {name: dict(entries) for name, entries in plugins.CATALOGUES.items()} == catalogues_as_before
+
+
+@pytest.mark.parametrize(
+    "returned, says",
+    [
+        ("jnp.stack([x, x + by])", r"returned values in \[0, 1.0375\], expected values in \[0, 1\]"),
+        ("jnp.stack([1 - x, x])", "returned the example as number 2 of 2, expected it first"),
+        ("jnp.stack([x, x / x.sum() * jnp.nan])", "returned NaN or infinite values, expected finite values"),
+    ],
+)
+def test_a_perturbation_of_a_plugin_is_called_before_anything_is_trained(file, monkeypatch, returned, says):
+    file.write_text(PLUGIN.replace("jnp.stack([x, jnp.clip(x + by, 0, 1)])", returned))
+    monkeypatch.setattr(studies.ensembles, "train_grid", None)
+    with pytest.raises(ValueError, match=f"^perturbation brightness 0.1: {says}$"):
+        study.prepare(Config(model="net", attacks=("gap", "brightness"), preset="smoke", plugin=(str(file),)))
 
 
 @pytest.mark.parametrize("name, reason", [("none.py", "No such file"), ("", "Is a directory")])
