@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,13 @@ def read_npz(path: Path) -> dict[str, Any]:
     Raises a one-line ValueError for a damaged file and for a file without x or y. Pickled objects are refused.
     """
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no zip archive, or cut off")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             damaged = stored.zip.testzip()  # NumPy may stop before the end of a member, where its checksum is
             if damaged:
                 raise ValueError(f"checksum of {damaged} does not match")
-            arrays: dict[str, Any] = {key: stored[key] for key in KEYS if key in stored}
+            arrays: dict[str, Any] = {key: _plain(stored, key) for key in KEYS if key in stored}
             names = ", ".join(stored.files) or "none"
     except Exception as error:  # zipfile and NumPy raise many types of exception for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -88,6 +91,15 @@ def read_npz(path: Path) -> dict[str, Any]:
         actual = f"{num_classes.dtype} {list(num_classes.shape)}"
         raise ValueError(f"{path}: num_classes is {actual}; expected one integer")
     return arrays if num_classes is None else arrays | {"num_classes": int(num_classes)}
+
+
+def _plain(stored: Any, key: str) -> np.ndarray:
+    try:
+        return stored[key]
+    except ValueError as error:
+        if "allow_pickle" in str(error):  # which nobody is to be told to set: unpickling can run code
+            raise ValueError(f"{key} holds Python objects, not numbers") from None
+        raise
 
 
 def write_entry(entry: Path, name: str, original: Original, folder: Path, files: Files) -> None:
