@@ -5,6 +5,8 @@ BENCH := .venv-bench
 RUN := $(VENV)/bin/python
 OUT ?=
 ARGS ?=
+$(foreach name,out args,$(if $(filter command,$(origin $(name))),\
+	$(error $(name)=$($(name)): expected upper case, as in make audit OUT=DIR ARGS="--flag=value")))
 # Tests of one file share compiled programs, so a file stays with one worker.
 PARALLEL ?= -n 2 --dist loadfile
 
@@ -23,7 +25,7 @@ help:
 	@echo "make lint | requirements | clean"
 
 audit: $(VENV)/.installed
-	@$(RUN) -m experiments.audit $(if $(OUT),--out="$(OUT)") $(ARGS)
+	@MI_JAX_OUT=OUT $(RUN) -m experiments.audit $(if $(OUT),--out="$(OUT)") $(ARGS)
 
 test: $(VENV)/.installed-tests
 	$(RUN) -m pytest $(PARALLEL)

@@ -201,7 +201,8 @@ def audit_from_flags() -> None:
         say_finished(folder)
         show(report.draw(folder), folder)
         return
-    with resumable(f"the same command with --out={folder} resumes"):
+    option = os.environ.get("MI_JAX_OUT", "--out")  # make sets it: there the option has another name
+    with resumable(f"the same command with {option}={folder} resumes"):
         record, scores = study.run(config, out=folder)
         finish(folder, record, scores)
 

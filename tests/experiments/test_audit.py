@@ -356,6 +356,25 @@ def test_images_of_ones_own_run_and_give_what_the_same_rows_give_by_name(runs, r
         assert same_bits(own[name], np.asarray(scores[name])), name
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_refuses_its_arguments_in_lower_case_and_names_its_own_where_it_is_stopped(run, tmp_path, monkeypatch):
+    for given in ("out=here", "args=--preset=smoke", "OUT=here"):
+        done = subprocess.run(["make", "-n", "audit", given], capture_output=True, text=True, cwd=REPOSITORY)
+        if given.startswith("OUT"):
+            assert done.returncode == 0 and "MI_JAX_OUT=OUT" in done.stdout and '--out="here"' in done.stdout
+        else:
+            assert done.returncode == 2 and done.stderr.count("\n") == 1
+            assert f"{given}: expected upper case, as in make audit OUT=DIR" in done.stderr
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "run", stop)
+    monkeypatch.setenv("MI_JAX_OUT", "OUT")
+    _, _, message = run("--preset=smoke", f"--out={tmp_path / 'out'}")
+    assert message.splitlines()[-1] == f"stopped; the same command with OUT={tmp_path / 'out'} resumes"
+
+
 def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bits(runs, run, tmp_path, monkeypatch):
     folder, *_ = runs
     out, written, put = tmp_path / "out", [], store.write_file
