@@ -1,5 +1,6 @@
-"""Targets with known decision boundaries, a query counter, and the contract check for your own perturbations."""
+"""Targets with known decision boundaries, a query counter, and checks of what users give: perturbations, counts."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -101,10 +102,21 @@ def check_neighbours(name: str, perturbation: Perturbation, x: ArrayLike) -> tup
     for neighbours in plain:
         _check_values(name, neighbours, (count, *x.shape[1:]))
     plain = np.stack(plain)
-    same = np.isclose(plain, np.asarray(x)[:, None], rtol=0, atol=_TOLERANCE).all((0, *range(2, plain.ndim)))  # [M]
-    if same.any() and not same[0]:
-        raise ValueError(f"{name}: returned the example as number {same.argmax() + 1} of {count}, expected it first")
+    same = np.isclose(plain, np.asarray(x)[:, None], rtol=0, atol=_TOLERANCE)
+    places = np.flatnonzero(same.all((0, *range(2, plain.ndim))))  # of the example, among its M neighbours
+    if len(places) and places[0] > 0:
+        raise ValueError(f"{name}: returned the example as number {places[0] + 1} of {count}, expected it first")
     return keys, plain
+
+
+def as_whole(value: Any) -> int | None:
+    """The value as an int; None if it is no whole number, as 2.0, True and "2" are none."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

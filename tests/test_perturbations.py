@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from mi_jax.perturbations import PERTURBATIONS, mirror_shift_cutout, only_itself, rotate, translate
-from mi_jax.testing import check_perturbation, constant_oracle, count_queries, linear_oracle, sphere_oracle
+from mi_jax.testing import as_whole, check_perturbation, constant_oracle, count_queries, linear_oracle, sphere_oracle
 
 KEY = jax.random.key(0)
 
@@ -232,6 +232,12 @@ def test_oracles_without_a_boundary_to_measure_are_refused():
     for radius in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="sphere_oracle: radius"):
             sphere_oracle(np.zeros(3), radius)
+
+
+def test_whole_numbers_are_integers_of_any_type_and_nothing_else():
+    assert [as_whole(value) for value in (3, -2, np.int64(3), np.uint8(7), np.array(5))] == [3, -2, 3, 7, 5]
+    wrong = (True, np.True_, 2.0, np.float32(2), "2", None, [2], np.array([2, 3]))
+    assert {as_whole(value) for value in wrong} == {None}
 
 
 def test_constant_oracle_never_changes_its_label():

@@ -1,11 +1,11 @@
 """Arrays as a checked `Dataset`: what every data set goes through before anything is trained on it."""
 
-import operator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mi_jax.testing import as_whole
 from mi_jax.types import Dataset
 
 MAX_CLASSES = 100_000  # an output layer of more is no classifier that an attack queries thousands of times
@@ -162,10 +162,7 @@ def _count_classes(name: str, y: np.ndarray) -> int:
 
 
 def _check_num_classes(name: str, y: np.ndarray, num_classes: Any) -> int:
-    try:
-        count = operator.index(num_classes)
-    except TypeError:
-        count = 0
+    count = as_whole(num_classes) or 0
     if not 2 <= count <= MAX_CLASSES:
         expected = f"expected an integer in 2..{MAX_CLASSES}"
         raise ValueError(f"{name}: num_classes is {num_classes!r}; {expected}")

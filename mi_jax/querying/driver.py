@@ -8,7 +8,7 @@ on the device.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 
 from mi_jax.querying.oracle import NAN_ANSWERED, Oracle, chunks, refuse_nan
 from mi_jax.querying.sizes import AttackSize, attack_size, default_points, measure_of
+from mi_jax.testing import as_whole
 from mi_jax.types import Answers, Array, Attack, Measure, Repeat, Round
 
 
@@ -63,8 +64,10 @@ def query(
     if oracle.access != attack.access:
         raise ValueError(f"attack {attack.name} needs {attack.access} access, the oracle grants {oracle.access}")
     x, y, rows = checked_points(x, y, rows, oracle.num_classes)
-    if points_at_once is not None and points_at_once < 1:
-        raise ValueError(f"points_at_once={points_at_once}: expected at least 1")
+    for name, value, least in (("points_at_once", points_at_once, 1), ("cap", cap, 0)):
+        whole = least if value is None else as_whole(value)
+        if whole is None or whole < least:
+            raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}")
     count = _QueryCount(cap, progress or (lambda queries: None))
     measure, shape = measure_of(attack), attack_size(attack, x.shape[1:], oracle.num_classes)
     keys, chunk = _point_keys(key, jnp.asarray(rows, jnp.uint32)), points_at_once or default_points(shape, len(x))
@@ -86,9 +89,21 @@ def _query(call: _Call, measure: Measure, shape: AttackSize) -> Answers:
     return Answers(features, queries, np.all(finished, axis=1), count.phases)
 
 
+def _as_array(name: str, values: Any) -> np.ndarray:
+    """Returns the values as an array of one axis or more; ValueError for a number, for None and for objects."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # lists of unequal lengths
+        array = np.array(None)
+    if array.ndim == 0 or array.dtype.kind == "O":
+        given = " ".join(repr(values).split())
+        raise ValueError(f"{name}: {given:.80}, expected an array of numbers, one or more for each example")
+    return array
+
+
 def checked_points(x: Array, y: Array, rows: Array, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns (x [P *x] floats, y [P] int32, rows [P]) as arrays, after the checks that `query` documents."""
-    x, y, rows = np.asarray(x), np.asarray(y), np.asarray(rows)
+    x, y, rows = (_as_array(name, values) for name, values in (("x", x), ("y", y), ("rows", rows)))
     if y.ndim != 1 or rows.ndim != 1:
         raise ValueError(
             f"y and rows of shapes {y.shape} and {rows.shape}: expected ({len(x)},), one of each for each x"
@@ -96,7 +111,7 @@ def checked_points(x: Array, y: Array, rows: Array, num_classes: int) -> tuple[n
     if x.ndim < 2 or not len(x) == len(y) == len(rows):
         raise ValueError(f"x, y and rows: {len(x)}, {len(y)} and {len(rows)} of them, expected as many of each")
     if not np.issubdtype(x.dtype, np.floating) or (x.size and not (x.min() >= 0 and x.max() <= 1)):  # NaN: neither
-        values = f"{x.dtype} {x.min()}..{x.max()}" if x.size else str(x.dtype)
+        values = f"{x.dtype} {x.min()}..{x.max()}" if x.size and x.dtype.kind in "iuf" else str(x.dtype)
         raise ValueError(f"x: {values}, expected floats in [0, 1], the range of every query")
     for name, values, limit in (("y", y, num_classes), ("rows", rows, 2**32)):
         if not np.issubdtype(values.dtype, np.integer):

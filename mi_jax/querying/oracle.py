@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mi_jax import store
+from mi_jax.testing import as_whole
 from mi_jax.types import Array, Defense, Model, Params
 
 # Every forward pass has one fixed, padded shape. XLA rounds differently for different batch sizes, so a score would
@@ -100,7 +101,7 @@ def function_oracle(
     if not callable(function):
         raise ValueError(f"function: a {type(function).__name__}, expected a function of rows x [B *x]")
     for what, value, least in (("num_classes", num_classes, 2), ("rows_per_call", rows_per_call, 1)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        if (as_whole(value) or 0) < least:  # least is above 0
             raise ValueError(f"{what}={value!r}: expected a whole number of at least {least}")
     check = _checked_labels if access == "label" else _checked_log_probabilities
 
@@ -125,7 +126,8 @@ def logged(oracle: Oracle, log: store.AnswerLog, *, check: bool = True) -> Oracl
         answers = np.asarray(oracle.answer(x, len(x)))
         return answers.astype(np.min_scalar_type(oracle.num_classes)) if oracle.access == "label" else answers
 
-    def compare(x: np.ndarray, answers: np.ndarray, chosen: np.ndarray) -> None:
+    def compare(x: np.ndarray, answers: np.ndarray, count: int) -> None:
+        chosen = _telling(answers, count)
         log.probe(len(chosen))
         # Rounding may differ with the size of a batch.
         same = np.isclose(ask(x[chosen]), answers[chosen], rtol=1e-3).reshape(len(chosen), -1).all(1)
@@ -138,10 +140,9 @@ def logged(oracle: Oracle, log: store.AnswerLog, *, check: bool = True) -> Oracl
     def answer_stored(x: np.ndarray) -> np.ndarray:
         before = log.replayed
         answers, _ = log.ask(x, ask)
-        probes = _probes(log.replayed) - _probes(before)
-        chosen = _telling(answers, probes if before else len(x)) if check and log.replayed > before else ()
-        if len(chosen):
-            compare(x, answers, chosen)
+        due = _probes(log.replayed) - _probes(before) if before else log.replayed
+        if check and due:
+            compare(x, answers, due)
         return answers
 
     def answer(x: Array, live: int) -> np.ndarray:

@@ -119,9 +119,10 @@ def _check_traced(config: Resolved, context: attacks.AttackContext, defenses: li
 def _check_added_perturbations(config: Resolved, context: attacks.AttackContext, dataset: Dataset) -> None:
     """Calls every perturbation that is not of this package on a few rows; ValueError for what is no perturbation."""
     for attack in itertools.chain(*(attacks.build(name, context) for name in config.attacks)):
-        if not f"{getattr(attack.neighbours, '__module__', '')}".startswith("mi_jax."):
+        neighbours = getattr(attack, "neighbours", None)
+        if neighbours is not None and not f"{getattr(neighbours, '__module__', '')}".startswith("mi_jax."):
             name = f"perturbation {attack.settings.get('perturbation', f'of {attack.name}')}"
-            testing.check_neighbours(name, attack.neighbours, dataset.x[:4])
+            testing.check_neighbours(name, neighbours, dataset.x[:4])
 
 
 def _train_group(setup: _Setup, group: list[int], out: Path | None) -> list[Study]:

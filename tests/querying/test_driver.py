@@ -279,13 +279,35 @@ def test_a_perturbation_of_wrong_shape_or_dtype_is_refused_before_anything_is_as
         (np.ones((2, 6, 6, 1)), np.zeros(2, int), np.array([0, -3]), r"rows: -3\.\.0"),
         (np.ones((2, 6, 6, 1)), np.zeros(2, int), np.array([0.0, 1]), "rows: float64, expected integers"),
         (np.ones(2), np.zeros(2, int), np.arange(2), "expected as many of each"),
+        (None, np.zeros(2, int), np.arange(2), "^x: None, expected an array of numbers"),
+        (0.5, np.zeros(2, int), np.arange(2), "^x: 0.5, expected an array of numbers"),
+        (
+            np.ones((2, 6)).astype(object),
+            np.zeros(2, int),
+            np.arange(2),
+            r"^x: array\(\[\[1.0, .* expected an array",
+        ),
+        ([[1.0], [1.0, 0.0]], np.zeros(2, int), np.arange(2), r"^x: \[\[1.0\], \[1.0, 0.0\]\], expected an array"),
+        (np.full((2, 6), "a"), np.zeros(2, int), np.arange(2), "^x: <U1, expected floats"),
+        (np.ones((2, 6)), None, np.arange(2), "^y: None, expected an array of numbers"),
+        (np.ones((2, 6)), 1, np.arange(2), "^y: 1, expected an array of numbers"),
+        (np.ones((2, 6)), [1, None], np.arange(2), r"^y: \[1, None\], expected an array of numbers"),
+        (np.ones((2, 6)), np.zeros(2, int), None, "^rows: None, expected an array of numbers"),
+        (np.ones((2, 6)), np.zeros(2, int), 3, "^rows: 3, expected an array of numbers"),
     ],
 )
 def test_points_that_are_none_are_refused_before_anything_is_asked(x, y, rows, says):
     counted, seen = testing.count_queries(testing.constant_oracle(0))
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says) as error:
         driver.query(oracle.function_oracle(counted, C), attack_of(measures.label_is_correct()), KEY, x, y, rows)
-    assert seen["queries"] == 0
+    assert seen["queries"] == 0 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"points_at_once": 0}, {"points_at_once": 2.5}, {"cap": -1}, {"cap": "9"}])
+def test_sizes_of_a_query_that_are_none_are_refused(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"^{name}={value!r}: expected a whole number of at least"):
+        driver.query(network_oracle(), ATTACKS["label"], KEY, *points(5), **options)
 
 
 def test_an_attack_gets_no_more_access_than_the_oracle_grants():
@@ -449,6 +471,7 @@ def test_nan_that_a_network_answers_inside_a_measure_is_refused():
         ({"function": 3}, "function: a int, expected a function of rows"),
         ({"num_classes": 2.5}, "num_classes=2.5: expected a whole number of at least 2"),
         ({"num_classes": None}, "num_classes=None"),
+        ({"num_classes": True}, "num_classes=True"),
         ({"rows_per_call": 0}, "rows_per_call=0: expected a whole number of at least 1"),
     ],
 )
