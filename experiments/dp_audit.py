@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from experiments import common
 from experiments.paper import records
 from mi_jax import cli, data, defenses, models, perturbations, privacy, training
-from mi_jax.attacks import catalogue, measures
+from mi_jax.attacks import one_threshold, measures
 from mi_jax.attacks.rays import ray_distance
 from mi_jax.evaluation import epsilon, metrics, plots
 from mi_jax.querying import driver, oracle
@@ -55,7 +55,7 @@ def label_only_attacks() -> dict[str, Attack]:
     """
     noise = measures.hit_rate(perturbations.gaussian_noise, 0.6, 100)._replace(gated=False)
     scores = {"label": measures.label_is_correct(), "noise": noise, "rays": ray_distance(100)}
-    alone, fit = perturbations.only_itself, catalogue.last_feature
+    alone, fit = perturbations.only_itself, one_threshold.last_feature
     return {name: Attack(name, "label", alone, measure, fit) for name, measure in scores.items()}
 
 

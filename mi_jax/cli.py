@@ -23,7 +23,7 @@ import mi_jax
 from mi_jax import data, store, study
 from mi_jax.evaluation import report
 from mi_jax.study import plugins
-from mi_jax.study.config import HELP, Config, resolve
+from mi_jax.study.config import HELP, Config, default_split, resolve
 
 flags.disclaim_key_flags()  # so that --help of a script lists these flags
 COMMANDS = ("audit",)
@@ -37,6 +37,7 @@ def define_flags() -> None:
     """Defines one absl flag for every field of Config."""
     for field in dataclasses.fields(Config):
         text, default = HELP[field.name], cast(Any, field.default)
+        default = None if field.name == "split" else default  # that of the data set
         if field.name == "attacks":
             flags.DEFINE_list(field.name, default, text)
         elif field.name == "plugin":
@@ -56,6 +57,7 @@ def config_from_flags() -> Config:
     values = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(Config)}
     if values["attacks"] is not None:
         values["attacks"] = tuple(values["attacks"])
+    values["split"] = values["split"] or default_split(values["dataset"], values["preset"])
     values["plugin"] = tuple(file for text in values["plugin"] for file in text.split(","))
     plugins.load_plugins(values["plugin"])
     return Config(**values)

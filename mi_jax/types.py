@@ -173,3 +173,58 @@ class Answers(NamedTuple):
     queries: np.ndarray  # [P] int64, every query, the gate's included
     finished: np.ndarray  # [P] bool; False once a cap on all queries was reached
     phases: dict[str, int] = {}  # queries by phase, over all points; "gate" is the first label of every copy
+
+
+class Reference(NamedTuple):
+    """What K models say about the points a target is attacked on, and which of them calibrate which point.
+
+    For every point as many models inside as outside; `splits.calibration_models` makes the masks. An offline attack has
+    no model inside.
+    """
+
+    features: np.ndarray  # [P K F] finite; anything where no mask is True
+    inside: np.ndarray  # [P K] bool, shadow models trained with the point
+    outside: np.ndarray  # [P K] bool, shadow models trained without it
+
+
+class Scored(NamedTuple):
+    """The scores of P points, each by the shadow models that were trained with and without that very point."""
+
+    score: np.ndarray  # [P] log likelihood ratio of being a member, or another number that rises with membership
+    false_positive_rate: np.ndarray  # [P] in [0, 1]: how often a model trained without the point scores as high
+
+
+class Pool(NamedTuple):
+    """Candidate questions about one example, the same for every model: kinds of copies and how many of each."""
+
+    kinds: tuple[str, ...]  # what each kind is, for the record
+    make: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...]  # of each kind: (key, x [*x]) -> [count *x]
+    counts: tuple[int, ...]
+
+
+class AnswerRates(NamedTuple):
+    """Logarithms of how often models of each side answer y, and anything else, to each question about each point."""
+
+    label_inside: np.ndarray  # [P Q]
+    other_inside: np.ndarray
+    label_outside: np.ndarray
+    other_outside: np.ndarray
+
+
+class PerExample(NamedTuple):
+    """An attack that judges every point by shadow models trained with and without that very point.
+
+    The shadow models answer all questions of a `pool`, or an attack's `statistic`, about the target's points. With a
+    pool, `choose` selects the questions that are put to the target, for each point its own.
+    """
+
+    name: str
+    access: str  # of the answers of the target
+    pool: Pool | None
+    statistic: Attack | None  # in place of a pool: its features are compared; its `fit` is not used
+    choose: Callable[[AnswerRates, Pool], np.ndarray] | None  # -> questions for the target [P m], best first
+    score: Callable[[np.ndarray, np.ndarray, Reference, Any], Scored]
+    # With a pool: (is y the answer [P m], questions [P m], reference, rates); else (features [P F], y [P], reference,
+    # None).
+    online: bool = True  # False: only models trained without the point are used
+    settings: dict[str, Any] = {}

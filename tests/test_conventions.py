@@ -28,6 +28,7 @@ FLOORS = (
     {"cli"},
     {"study"},
     {"audit"},
+    {"trials"},
     {"defenses"},
     {"training"},
     {"privacy"},

@@ -28,7 +28,7 @@ from absl import app, flags
 
 from experiments.benchmarks import workers
 from mi_jax import cli, environment, models, perturbations
-from mi_jax.attacks import catalogue, measures
+from mi_jax.attacks import one_threshold, measures
 from mi_jax.querying import driver, oracle, sizes
 from mi_jax.types import Attack
 
@@ -47,7 +47,7 @@ def targets():
 
 def attack(measure, neighbours=perturbations.only_itself) -> Attack:
     """An attack without a score."""
-    return Attack("benchmark", "label", neighbours, measure, catalogue.last_feature)
+    return Attack("benchmark", "label", neighbours, measure, one_threshold.last_feature)
 
 
 def seconds(function: Callable, *arguments) -> float:

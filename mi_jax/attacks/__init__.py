@@ -5,20 +5,18 @@
 `classifiers` the small models fitted on shadow models. `perturbation_attack` makes an attack of your own perturbation.
 """
 
-from mi_jax.attacks.catalogue import (
-    ATTACKS,
+from mi_jax.attacks.catalogue import ATTACKS, build, find
+from mi_jax.attacks.context import AttackContext, context_of, in_units
+from mi_jax.attacks.one_threshold import (
     FLIPS,
     MIXED_FLIPS,
     MIXED_SIGMAS,
     SIGMAS,
     TUNING_BUDGET,
-    build,
-    find,
     fixed_score,
     last_feature,
     perturbation_attack,
 )
-from mi_jax.attacks.context import AttackContext, context_of, in_units
 
 __all__ = [
     "ATTACKS",

@@ -1,6 +1,7 @@
 """What an attack knows of the data before the first query, and the units in which it therefore searches."""
 
 import operator
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mi_jax.perturbations import column_noise
 from mi_jax.types import Dataset, Measure, Repeat, Round
 
 _SMALLEST_RANGE = 1e-30  # of values that differ: the reciprocal of less may be infinite in float32
@@ -132,3 +134,21 @@ def _round_in_units(item: Round | Repeat) -> Round | Repeat:
         return jnp.clip(state.origin + item.ask(key, state.inner) * state.span, 0, 1)
 
     return item._replace(ask=ask, tell=lambda state, answers: state._replace(inner=item.tell(state.inner, answers)))
+
+
+def noise_in_units(context: AttackContext, settings: dict) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
+    """The noise (key, x [*x], count) -> [count *x] of these strengths: `p`, and `sigma` in units of the spread.
+
+    As in `in_units`, values stay within the attacker's range, which is shifted where x lies outside of it.
+    """
+    low, high = (np.asarray(bound, np.float32) for bound in (context.low, context.high))
+    strength = {name: np.float32(value) for name, value in settings.items()}
+    if "sigma" in strength:
+        strength["sigma"] = np.asarray(settings["sigma"] * context.spread / (high - low), np.float32)
+    noise = column_noise(context.binary)
+
+    def noisy(key: jax.Array, x: jax.Array, count: int) -> jax.Array:
+        inside = jnp.clip((x - low) / (high - low), 0, 1)
+        return jnp.clip(x - inside * (high - low) + noise(strength, key, inside, count) * (high - low), 0, 1)
+
+    return noisy

@@ -166,6 +166,39 @@ def shadow_overlap(split: Split) -> dict[str, float]:
     return shares
 
 
+def calibration_models(
+    split: Split, target: int, shadows: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (inside, outside) [P K] bool: the models that calibrate each of the rows [P] of a target.
+
+    `inside` are shadow models trained with the row, `outside` those trained without it, as many of both for every row;
+    the rest of the larger side is left out at random. This is the only place where calibrated attacks get models from,
+    because membership of the target must not be read from counts. In a split in which every row is a member of r of
+    these K models, the target included, every row gets min(r, K - r) - 1 models a side, whatever the target was trained
+    on. In other splits it is the smaller of the counts among the shadow models, which says nothing of the target where
+    models draw their members independently.
+
+    Raises ValueError for a row without a shadow model on each side.
+    """
+    models = np.array([target, *shadows])
+    member = np.stack([np.isin(rows, split.members[k]) for k in models], axis=1)  # [P 1+S]
+    total, within = member.sum(1), member[:, 1:]
+    fixed = len(np.unique(total)) == 1
+    count = np.minimum(total, len(models) - total) - 1 if fixed else np.minimum(within.sum(1), (~within).sum(1))
+    if count.min() < 1:
+        worst = np.argmin(count)
+        seen = f"{within[worst].sum()} of {len(shadows)} other models were trained with row {rows[worst]}"
+        expected = "expected some with and some without it, as split=balanced has with 5 shadow models or more"
+        raise ValueError(f"attacks that judge every point: model {target}, {seen}, {expected}")
+    # Drawn for the row, not its place, and for the pair of models and not for what they were trained on.
+    draws = np.stack([np.random.default_rng([int(row), int(target)]).random(len(split.members)) for row in rows])
+    sides = np.zeros((2, *draws.shape), bool)
+    for side, trained in zip(sides, (within, ~within), strict=True):
+        rank = np.argsort(np.argsort(np.where(trained, draws[:, shadows], 2.0), axis=1), axis=1)
+        side[:, shadows] = trained & (rank < count[:, None])
+    return sides[0], sides[1]
+
+
 def split_digest(split: Split) -> str:
     """Returns 16 hex digits that change with any row of the split."""
     sha = hashlib.sha256()

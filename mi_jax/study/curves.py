@@ -10,12 +10,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mi_jax import attacks, audit
-from mi_jax.attacks import catalogue, schedules
+from mi_jax import attacks
+from mi_jax.attacks import one_threshold, schedules
 from mi_jax.evaluation import metrics, paired
 from mi_jax.querying.collect import Collect, Collector, Points, select_points
 from mi_jax.study import runs
 from mi_jax.study.studies import Study
+from mi_jax.trials import Plan, choose, planned_queries, tune
 from mi_jax.types import Attack, Dataset
 
 COUNTS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 350, 500, 1000, 1500, 2500)  # queries of the checkpoints of noise and rays
@@ -48,7 +49,7 @@ def query_curve(study: Study, name: str, *, budget: int | None = None, num_point
     split = study.split._replace(trials=study.split.trials[:num_trials])
     points = [select_points(split, k, num_points or study.config.num_points) for k in range(len(split.members))]
     key = jax.random.fold_in(study.key, zlib.crc32(name.encode()))
-    total = audit.planned_queries(study.dataset, split, points, {name: plan.candidates})
+    total = planned_queries(Plan(study.dataset, split, points), {name: plan.candidates})
     with runs.ProgressBar(f"query curve, {name}", unit="query", total=total) as progress:
         collect = Collector(key, study.dataset, study.target, cache=study.cache, progress=progress.add)
         trials = [_trial_curve(key, collect, study.dataset, points, trial, plan) for trial in split.trials]
@@ -77,7 +78,9 @@ def _plan(name: str, context: attacks.AttackContext) -> _Plan:
 def _noise_read_at(attack: Attack, context: attacks.AttackContext, counts: tuple[int, ...]) -> Attack:
     """A noise attack whose features, with its full budget, are its hit rates after these numbers of queries."""
     full = (attack.full_budget or attack)._replace(settings=attack.settings | {"queries": counts})
-    return attack._replace(full_budget=full._replace(measure=catalogue.noisy_hit_rate(context, full.settings, counts)))
+    return attack._replace(
+        full_budget=full._replace(measure=one_threshold.noisy_hit_rate(context, full.settings, counts))
+    )
 
 
 def _trial_curve(
@@ -87,14 +90,14 @@ def _trial_curve(
     shadows, own = [points[k] for k in trial[1:]], points[trial[0]]
     y = np.concatenate([dataset.y[p.rows] for p in shadows])
     is_member = np.concatenate([p.is_member for p in shadows])
-    tuned, shadow_answers = audit.tune(key, collect, dataset, points, plan.candidates, trial[1:])
+    tuned, shadow_answers = tune(key, collect, dataset, points, plan.candidates, trial[1:])
     answers, checkpoints, correct = collect(tuned.attack, trial[0], own), [], []
     neighbours = answers.features.shape[1]  # each costs the query that finds misclassified points
     measured = (answers.queries - neighbours) / plan.queries[-1]  # [2n] neighbours that were measured
     for queries, column in zip(plan.queries, plan.columns, strict=True):
         at = (slice(None), slice(None), slice(column, column + 1))
         seen = [answer._replace(features=answer.features[at]) for answer in shadow_answers]
-        chosen = audit.choose(key, (tuned.attack,), [seen], y, is_member)
+        chosen = choose(key, (tuned.attack,), [seen], y, is_member)
         scores = chosen.score(answers.features[at], dataset.y[own.rows])
         accuracy = metrics.balanced_accuracy(scores, own.is_member, chosen.threshold)
         checkpoints.append({"queries": float(neighbours + (measured * queries).mean()), "balanced_accuracy": accuracy,

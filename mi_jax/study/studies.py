@@ -17,7 +17,7 @@ from mi_jax.querying import sizes
 from mi_jax.querying.collect import Target, cache_by_model, check_cap
 from mi_jax.study import ensembles, plugins, runs
 from mi_jax.study.config import Config, Resolved, check_plan, resolve
-from mi_jax.types import Attack, Dataset, Defense, Model, Params, Recipe, Split
+from mi_jax.types import Attack, Dataset, Defense, Model, Params, PerExample, Recipe, Split
 
 
 class Study(NamedTuple):
@@ -107,9 +107,14 @@ def _shadow_rows(split: Split) -> np.ndarray:
 def _check_traced(config: Resolved, context: attacks.AttackContext, defenses: list[Defense]) -> None:
     """Traces every attack and augmentation on the shape of an example; each raises ValueError for a wrong shape."""
     for attack in itertools.chain(*(attacks.build(name, context) for name in config.attacks)):
-        check_cap(attack, config.cap)
-        if attack.measure is not None:
-            sizes.max_queries(attack, context.example_shape, context.num_classes)
+        asked = attack.statistic if isinstance(attack, PerExample) else attack
+        if isinstance(attack, PerExample) and config.split != "balanced":
+            judges = f"attack {attack.name} judges every point by shadow models trained with and without it"
+            raise ValueError(f"split={config.split}: expected balanced, because {judges}")
+        if asked is not None:
+            check_cap(asked, config.cap)
+            if asked.measure is not None:
+                sizes.max_queries(asked, context.example_shape, context.num_classes)
     example = jax.ShapeDtypeStruct(context.example_shape, np.float32)
     for defense in defenses:
         if defense.augmentation is not None:
@@ -224,6 +229,7 @@ def attack(
             candidates,
             num_points=min(num_points or config.num_points, config.num_points),
             cap=config.cap,
+            tuning_shadows=config.tuning_shadows,
             allow_random_target=config.allow_random_target,
             cache=study.cache,
             progress=progress,

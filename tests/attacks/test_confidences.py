@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from mi_jax import attacks, defenses
-from mi_jax.attacks import catalogue
+from mi_jax.attacks import confidence
 from mi_jax.evaluation import metrics
 from mi_jax.querying import driver, oracle
 from mi_jax.types import Model
@@ -52,10 +52,10 @@ def test_the_logit_is_that_of_the_softmax_and_does_not_depend_on_the_order_of_cl
     z, y = rng.normal(size=(5, classes)) * scale, rng.integers(0, classes, 5)
     log = np.float32(special.log_softmax(z, axis=1))
     others = special.logsumexp(np.where(np.arange(classes) == y[:, None], -np.inf, z), axis=1)
-    ours = catalogue._logits(log, y)
+    ours = confidence.logits_of(log, y)
     np.testing.assert_allclose(ours, z[np.arange(5), y] - others, rtol=1e-5, atol=1e-5)
     order = rng.permutation(classes)
-    np.testing.assert_array_equal(catalogue._logits(log[:, order], order.argsort()[y]), ours)
+    np.testing.assert_array_equal(confidence.logits_of(log[:, order], order.argsort()[y]), ours)
 
 
 def test_probabilities_of_zero_and_one_give_infinite_scores_and_no_nan():

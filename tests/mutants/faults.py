@@ -49,7 +49,7 @@ FAULTS = (
           "best_of((candidates[0].full_budget",
           "The target is attacked with the first strength instead of the chosen one",
           "test_audit.py::test_the_strength_chosen_with_few_queries_is_the_one_that_attacks_the_target"),
-    Fault("attacks/catalogue.py",
+    Fault("attacks/one_threshold.py",
           "features[:, 0, -1])",
           "features[:, 0, 0])",
           "The score is the first checkpoint of a measure instead of the last",

@@ -1,0 +1,129 @@
+"""Chosen queries: which of many candidate questions are put to the target, and what its answers say.
+
+Shadow models answer the whole pool; their queries are free. For each point the questions are ranked by what one answer
+reveals: the Kullback-Leibler divergence between the answers of models trained with the point and of those trained
+without it. The target answers the first m. This supposes an attacker who can train on the candidates (online), or who
+at least trains models like the target (offline).
+
+A question asks whether the target labels a copy of the point y. How often models of one side do so is estimated twice
+and averaged on the log scale: by counting, smoothed by half a success and half a failure, and by the distribution of
+their margins (the logit of y less the largest other one), which an attacker knows of models of their own. Counts of
+few models tie, and know no rate below 1 in 2c; margins resolve both, but only as far as they are normal. Models that
+answer labels alone are counted.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import special
+
+from mi_jax.attacks.calibration import SHIFTS, Side, shrunk, side, student
+from mi_jax.types import AnswerRates, Pool, Reference, Scored
+
+# Answers of at most so many questions are summed as if independent; more are compared as a weighted share. Without
+# models inside, a share is compared with one side only, and the sum stays better for longer.
+SUMMED, SUMMED_OFFLINE = 10, 50
+_MARGIN = 0.5  # weight of the rate by margins; the rest is the rate by counts
+Choose = Callable[[AnswerRates, Pool], np.ndarray]
+
+
+def answer_rates(reference: Reference) -> AnswerRates:
+    """Returns the rates of the answers to all questions, from margins [P K Q]; margins of +-1 are labels alone.
+
+    Offline, a member's margin exceeds that of the models outside by one of SHIFTS standard deviations.
+    """
+    features, outside = reference.features, reference.outside
+    out, weight = side(features, outside), 0.0 if _labels_alone(reference) else _MARGIN
+    if not reference.inside.any():
+        z = _standardised(out, out)
+        shifted = special.log_ndtr(np.stack([z + np.reshape(SHIFTS, (-1, 1, 1)), -z - np.reshape(SHIFTS, (-1, 1, 1))]))
+        inside = special.logsumexp(shifted, axis=1) - np.log(len(SHIFTS))
+    else:
+        within = side(features, reference.inside)
+        inside = _mixed(weight, _standardised(within, out), _counted(features, reference.inside))
+        z = _standardised(out, within)
+    return AnswerRates(*(np.asarray(r, np.float32) for r in (*inside, *_mixed(weight, z, _counted(features, outside)))))
+
+
+def _labels_alone(reference: Reference) -> bool:
+    return bool((np.abs(reference.features[0][reference.outside[0]]) == 1).all())
+
+
+def _standardised(one: Side, other: Side) -> np.ndarray:
+    """The mean margin [P Q] in standard deviations, those of few models shrunk to the mean over questions and sides."""
+    pooled = (one.variance + other.variance).mean(1, keepdims=True) / 2
+    return one.mean / np.sqrt(shrunk(one, pooled) * (1 + 1 / one.count))
+
+
+def _counted(features: np.ndarray, models: np.ndarray) -> np.ndarray:
+    """The smoothed log rates [2 P Q] of the answer y and of others."""
+    hits, count = np.empty((len(features), features.shape[2])), models.sum(1)[:, None]
+    for point, used in enumerate(models):
+        hits[point] = (features[point, used] > 0).sum(0)
+    return np.log(np.stack([hits + 0.5, count - hits + 0.5]) / (count + 1))
+
+
+def _mixed(weight: float, z: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    return weight * special.log_ndtr(np.stack([z, -z])) + (1 - weight) * counted
+
+
+def divergence(rates: AnswerRates) -> np.ndarray:
+    """Returns what one answer reveals [P Q]: the divergence of its distribution inside from that outside."""
+    label = np.exp(rates.label_inside) * (rates.label_inside - rates.label_outside)
+    return label + np.exp(rates.other_inside) * (rates.other_inside - rates.other_outside)
+
+
+def choose_best(number: int) -> Choose:
+    """Returns a `choose` for `types.PerExample`: the `number` questions of a point that reveal most, best first."""
+
+    def choose(rates: AnswerRates, pool: Pool) -> np.ndarray:
+        del pool
+        return np.argsort(-divergence(rates), axis=1, kind="stable")[:, :number]
+
+    return choose
+
+
+def choose_kind(number: int, kinds: tuple[int, ...]) -> Choose:
+    """Returns a `choose` that takes the first `number` questions of one kind of the pool, for all points the same.
+
+    Of several kinds it is the one whose questions reveal most on average over all points, then the next one.
+    """
+
+    def choose(rates: AnswerRates, pool: Pool) -> np.ndarray:
+        value, ends = divergence(rates).mean(0), np.cumsum(pool.counts)
+        spans = [np.arange(ends[kind] - pool.counts[kind], ends[kind]) for kind in kinds]
+        best_first = sorted(spans, key=lambda span: -value[span].mean())
+        return np.tile(np.concatenate(best_first)[:number], (len(rates.label_inside), 1))
+
+    return choose
+
+
+def score_answers(answers: np.ndarray, order: np.ndarray, reference: Reference, rates: AnswerRates) -> Scored:
+    """Returns the scores of points by whether the target answers y [P m] (bool) to the questions `order` [P m].
+
+    Up to SUMMED answers their log ratios are added. This takes answers for independent, which matters little for few,
+    and keeps scores apart that a share would tie. More answers are a share, weighted by what each question reveals,
+    whose logit is compared with that of the shadow models' answers to the same questions (`calibration.student`).
+    Measured in docs/chosen_queries.md. The rate outside is that of the answer itself if it is one, else of `student`.
+    """
+    m, inside_any = answers.shape[1], bool(reference.inside.any())
+    taken = AnswerRates(*(np.take_along_axis(rate, order, 1).astype(float) for rate in rates))
+    label, other = taken.label_inside - taken.label_outside, taken.other_inside - taken.other_outside
+    shadow = np.take_along_axis(reference.features, order[:, None], 2) > 0  # [P K m]
+    weights = np.maximum(label - other, 1e-6)
+    weights = weights / weights.sum(1, keepdims=True) * m
+
+    def summed(bits: np.ndarray) -> np.ndarray:  # [P K m] -> [P K]
+        return (bits @ (label - other)[..., None])[..., 0] + other.sum(1, keepdims=True)
+
+    def share(bits: np.ndarray) -> np.ndarray:
+        hits = (bits @ weights[..., None])[..., 0]
+        return np.log((hits + 0.5) / (m - hits + 0.5))
+
+    few = m <= (SUMMED if inside_any else SUMMED_OFFLINE)
+    statistic, asked = summed if few else share, answers[:, None]
+    compared = student(statistic(asked)[:, 0], reference._replace(features=statistic(shadow)[..., None]))
+    if not few:
+        return compared
+    alone = np.where(answers[:, 0], np.exp(taken.label_outside[:, 0]), 1.0)
+    return Scored(summed(asked)[:, 0], alone if m == 1 else compared.false_positive_rate)

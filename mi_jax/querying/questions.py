@@ -1,0 +1,130 @@
+"""Puts the questions of a pool to models: all of them to shadow models, those chosen for each point to the target."""
+
+import json
+from collections.abc import Callable
+from functools import cached_property, partial
+
+import jax
+import numpy as np
+
+from mi_jax import store
+from mi_jax.attacks import pools
+from mi_jax.querying.collect import Target
+from mi_jax.querying.oracle import Oracle, arrays_digest, chunks, refuse_nan
+from mi_jax.querying.sizes import POINTS, ROUND_BYTES
+from mi_jax.types import Answers, Dataset, Pool
+
+_LARGEST = 1e3  # of a margin: a probability of 0 has none
+
+
+class Questioner:
+    """Questions and answers about rows of a data set; `queries` counts what was put to each model.
+
+    Shadow models are the attacker's own, so their margins are read where they answer probabilities: the logit of the
+    label y less the largest other one. Models that answer labels alone have margins of +-1. The answers are remembered:
+    a model that serves several trials is asked once.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        target: Target,
+        num_models: int,
+        *,
+        cache: store.Cache = store.no_cache,
+        progress: Callable[[int], None] = lambda queries: None,
+    ):
+        self.dataset, self.target, self.cache, self.progress = dataset, target, cache, progress
+        self.queries: dict[int, int] = {}
+        self._num_models = num_models
+        self._remembered: dict[tuple, tuple[np.ndarray, set[int]]] = {}
+
+    def margins(self, pool: Pool, models: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The margins [P K Q] of these models for all questions about the rows [P]; 0 for models not asked so far."""
+        Q, key = sum(pool.counts), (pool, rows.tobytes())
+        if key not in self._remembered:
+            self._remembered[key] = np.zeros((len(rows), self._num_models, Q), np.float32), set()
+        features, known = self._remembered[key]
+        oracles = {k: self.target(k, "confidence") for k in map(int, models) if k not in known}
+        for _, live, indices in self._chunks(pool, len(rows)) if oracles else ():
+            questions = _Questions(pool, self.dataset.x[rows[indices]])
+            for k, oracle in oracles.items():
+                ask = partial(self._ask, oracle, questions, rows[indices[:live]])
+                features[indices[:live], k] = self._cached(pool, k, oracle, rows[indices[:live]], ask)["margins"]
+                self.queries[k] = self.queries.get(k, 0) + live * Q
+                self.progress(live * Q)
+        known.update(oracles)
+        return features
+
+    def answers(self, pool: Pool, k: int, rows: np.ndarray, order: np.ndarray, cap: int | None = None) -> Answers:
+        """Whether model k labels the questions `order` [P m] about the rows y, as features [P 1 m] of 0 and 1.
+
+        Points beyond `cap` queries, in the order of rows, are not asked and have features NaN.
+        """
+        oracle, m = self.target(k, "label"), order.shape[1]
+        features = np.full((len(rows), 1, m), np.nan, np.float32)
+        allowed = len(rows) if cap is None else min(len(rows), cap // m)
+        for _, live, indices in self._chunks(pool, allowed):
+            x, y = self.dataset.x[rows[indices]], self.dataset.y[rows[indices[:live]]]
+            asked = _selected(pool, x, order[indices]).reshape(-1, *x.shape[1:])
+            self.queries[k] = self.queries.get(k, 0) + live * m
+            labels = np.asarray(oracle.answer(asked, live * m))[: live * m]
+            refuse_nan(labels)
+            features[indices[:live], 0] = labels.reshape(live, m) == y[:, None]
+            self.progress(live * m)
+        finished = np.arange(len(rows)) < allowed
+        return Answers(features, np.where(finished, m, 0).astype(np.int64), finished, {"questions": allowed * m})
+
+    def _chunks(self, pool: Pool, points: int):
+        """Chunks of points whose questions fit in ROUND_BYTES."""
+        size = sum(pool.counts) * self.dataset.x[:1].astype(np.float32).nbytes
+        at_once = max(1, min(POINTS, ROUND_BYTES // size))
+        while at_once > 1 and at_once // 2 >= points:
+            at_once //= 2
+        return chunks(points, at_once)
+
+    def _ask(self, oracle: Oracle, questions: "_Questions", rows: np.ndarray) -> store.Entry:
+        asked = questions.all
+        live, Q = len(rows), asked.shape[1]
+        answers = np.asarray(oracle.answer(asked.reshape(-1, *asked.shape[2:]), live * Q))[: live * Q]
+        refuse_nan(answers)
+        return {"margins": _margins(answers.reshape(live, Q, *answers.shape[1:]), self.dataset.y[rows])}
+
+    def _cached(self, pool: Pool, k: int, oracle: Oracle, rows: np.ndarray, ask: Callable) -> store.Entry:
+        """The entry of a model and a chunk; a model without a digest is not cached."""
+        if oracle.digest is None:
+            return ask()
+        code = json.dumps([pool.kinds, pool.counts, store.describe_code(pool.make), oracle.access, oracle.digest])
+        digest = arrays_digest((code,), (rows, self.dataset.x[rows], self.dataset.y[rows]))
+        return self.cache(f"pool-model-{k}-points-{digest}", ask)
+
+
+class _Questions:
+    """All questions about some examples, made when the first model is asked."""
+
+    def __init__(self, pool: Pool, x: np.ndarray):
+        self.pool, self.x = pool, x
+
+    @cached_property
+    def all(self) -> jax.Array:
+        return _every(self.pool, self.x)  # [P Q *x]
+
+
+def _margins(answers: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Margins [P Q] of log-probabilities [P Q C], or +-1 of labels [P Q]."""
+    if answers.ndim == 2:
+        return np.where(answers == y[:, None], 1, -1).astype(np.float32)
+    is_label = np.arange(answers.shape[2]) == y[:, None, None]
+    of_label = np.where(is_label, answers, -np.inf).max(2)
+    margins = of_label - np.where(is_label, -np.inf, answers).max(2)
+    return np.nan_to_num(margins, nan=0.0, posinf=_LARGEST, neginf=-_LARGEST).clip(-_LARGEST, _LARGEST)
+
+
+@partial(jax.jit, static_argnums=0)
+def _every(pool, x):
+    return jax.vmap(partial(pools.questions, pool))(x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _selected(pool, x, order):
+    return jax.vmap(lambda x, order: pools.questions(pool, x)[order])(x, order)

@@ -1,0 +1,132 @@
+"""Attacks that judge every point of a target by shadow models trained with and without that very point.
+
+A few shadow models stand in for the target: each is attacked like it, with the other shadow models and without a query
+to the target. Their scores choose the threshold, and the estimated false positive rates of their non-members correct
+those of the target, because questions that were chosen for what they reveal reveal less on another model.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from mi_jax.attacks import chosen
+from mi_jax.data import splits
+from mi_jax.evaluation import metrics
+from mi_jax.querying.collect import Collect, Points
+from mi_jax.querying.questions import Questioner
+from mi_jax.trials.one_threshold import Trial
+from mi_jax.types import AnswerRates, Answers, Dataset, PerExample, Reference, Scored, Split
+
+STAND_INS = 3  # shadow models that stand in for the target
+
+
+class _Judged(NamedTuple):
+    """A model that is attacked: the target, or a shadow model in its place."""
+
+    model: int
+    reference: Reference
+    rates: AnswerRates | None
+
+
+def run_trials(
+    attacks: dict[str, PerExample],
+    collect: Callable[[str], Collect],
+    questioner: Questioner,
+    dataset: Dataset,
+    split: Split,
+    points: list[Points],
+    trial: np.ndarray,
+    cap: int | None,
+) -> dict[str, Trial]:
+    """The results of attacks with one pool, or of one attack with a statistic, on the target trial[0], by their names.
+
+    `collect(name)` collects the statistic of an attack. ValueError for a trial in which a row has no shadow model
+    trained with it, or none trained without it.
+    """
+    target, shadows = trial[0], trial[1:]
+    rows, place = np.unique(points[target].rows, return_inverse=True)
+    judged: dict[bool, list[_Judged]] = {}
+    results = {}
+    for name, attack in attacks.items():
+        if attack.online not in judged:
+            features = _features(attack, collect(name), questioner, shadows, rows, len(split.members))
+            judged[attack.online] = list(_judge(attack, features, split, trial, rows))
+        results[name] = _run(attack, collect(name), questioner, dataset, split, rows, judged[attack.online], cap, place)
+    return results
+
+
+def _features(attack: PerExample, collect: Collect, questioner: Questioner, shadows, rows, num_models) -> np.ndarray:
+    """The features [P K F] of the shadow models."""
+    if attack.pool is not None:
+        return questioner.margins(attack.pool, shadows, rows)
+    assert attack.statistic is not None
+    asked = Points(rows, np.zeros(len(rows), bool))
+    by_model = {int(k): collect(attack.statistic, k, asked).features for k in shadows}
+    features = np.zeros((len(rows), num_models, next(iter(by_model.values()))[0].size), np.float32)
+    for k, values in by_model.items():
+        features[:, k] = values.reshape(len(rows), -1)
+    return features
+
+
+def _judge(attack: PerExample, features: np.ndarray, split: Split, trial: np.ndarray, rows: np.ndarray):
+    """The target and its stand-ins, each with the shadow models that calibrate it."""
+    shadows = trial[1:]
+    for model in trial[: 1 + min(STAND_INS, len(shadows))]:
+        others = shadows[shadows != model]
+        inside, outside = splits.calibration_models(split, model, others, rows)
+        reference = Reference(features, inside if attack.online else np.zeros_like(inside), outside)
+        yield _Judged(model, reference, None if attack.pool is None else chosen.answer_rates(reference))
+
+
+def _run(attack: PerExample, collect, questioner, dataset, split, rows, judged: list[_Judged], cap, place) -> Trial:
+    (target, *stand_ins), y = judged, dataset.y[rows]
+    is_member = [np.isin(rows, split.members[one.model]) for one in stand_ins]
+    scored = [_score(attack, one, one.reference.features[:, one.model], y) for one in stand_ins]
+    scores, members = np.concatenate([one.score for one in scored]), np.concatenate(is_member)
+    null = np.concatenate([one.false_positive_rate[~inside] for one, inside in zip(scored, is_member, strict=True)])
+    if attack.pool is None:
+        answers = collect(attack.statistic, target.model, Points(rows, np.zeros(len(rows), bool)), cap)
+        features = answers.features.reshape(len(rows), -1)
+    else:
+        answers = questioner.answers(attack.pool, int(target.model), rows, _order(attack, target), cap)
+        features = answers.features[:, 0]
+    result = _score(attack, target, np.where(np.isnan(features), 0, features), y, asked=True)
+    rate = corrected_rate(result.false_positive_rate, null)
+    result = [np.where(answers.finished, values, np.nan)[place] for values in (result.score, rate)]
+    answers = Answers(answers.features[place], answers.queries[place], answers.finished[place], answers.phases)
+    threshold = metrics.best_threshold(scores, members)
+    return Trial(attack, threshold, _accuracy(scored, is_member), scores, None, answers, *result)
+
+
+def _order(attack: PerExample, one: _Judged) -> np.ndarray:
+    assert attack.choose is not None and one.rates is not None
+    return attack.choose(one.rates, attack.pool)
+
+
+def _score(attack: PerExample, one: _Judged, features: np.ndarray, y: np.ndarray, *, asked: bool = False) -> Scored:
+    """The scores of a model by its features [P F]: with a pool those of all questions, or of those it was `asked`."""
+    if attack.pool is None:
+        return attack.score(features, y, one.reference, None)
+    order = _order(attack, one)
+    answers = features > 0 if asked else np.take_along_axis(features, order, 1) > 0
+    return attack.score(answers, order, one.reference, one.rates)
+
+
+def _accuracy(scored: list[Scored], is_member: list[np.ndarray]) -> float:
+    """The balanced accuracy on each stand-in at the threshold that is best on the others, or on itself if alone."""
+    accuracies = []
+    for i, (one, members) in enumerate(zip(scored, is_member, strict=True)):
+        others = [j for j in range(len(scored)) if j != i] or [i]
+        seen = np.concatenate([scored[j].score for j in others]), np.concatenate([is_member[j] for j in others])
+        accuracies.append(metrics.balanced_accuracy(one.score, members, metrics.best_threshold(*seen)))
+    return float(np.mean(accuracies))
+
+
+def corrected_rate(rate: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Returns how often a non-member has a rate at most as large as each of `rate`, by those in `null`; never 0.
+
+    (1 + the number of `null` at or below) / (1 + all): a conformal p-value, valid for a non-member that is exchangeable
+    with those of `null`, whatever the rates are worth.
+    """
+    return (1 + np.searchsorted(np.sort(null), rate, side="right")) / (1 + len(null))
