@@ -187,7 +187,7 @@ class Reference(NamedTuple):
     outside: np.ndarray  # [P K] bool, shadow models trained without it
 
 
-class Scored(NamedTuple):
+class PointScores(NamedTuple):
     """The scores of P points, each by the shadow models that were trained with and without that very point."""
 
     score: np.ndarray  # [P] log likelihood ratio of being a member, or another number that rises with membership
@@ -223,7 +223,7 @@ class PerExample(NamedTuple):
     pool: Pool | None
     statistic: Attack | None  # in place of a pool: its features are compared; its `fit` is not used
     choose: Callable[[AnswerRates, Pool], np.ndarray] | None  # -> questions for the target [P m], best first
-    score: Callable[[np.ndarray, np.ndarray, Reference, Any], Scored]
+    score: Callable[[np.ndarray, np.ndarray, Reference, Any], PointScores]
     # With a pool: (is y the answer [P m], questions [P m], reference, rates); else (features [P F], y [P], reference,
     # None).
     online: bool = True  # False: only models trained without the point are used

@@ -17,7 +17,7 @@ import numpy as np
 from mi_jax.attacks import calibration, chosen, one_threshold, pools
 from mi_jax.attacks.confidence import logits_of
 from mi_jax.attacks.context import AttackContext
-from mi_jax.types import AnswerRates, Attack, PerExample, Reference, Scored
+from mi_jax.types import AnswerRates, Attack, PerExample, PointScores, Reference
 
 
 def calibrated_label(context: AttackContext) -> tuple[PerExample, ...]:
@@ -77,7 +77,7 @@ def calibrated_rays(context: AttackContext) -> tuple[PerExample, ...]:
 
 
 def _distance(name: str, statistic: Attack) -> tuple[PerExample, ...]:
-    def score(features: np.ndarray, y: np.ndarray, reference: Reference, rates: None) -> Scored:
+    def score(features: np.ndarray, y: np.ndarray, reference: Reference, rates: None) -> PointScores:
         del y, rates
         last = reference._replace(features=reference.features[..., -1:])  # of several checkpoints the last
         return calibration.hurdle(features[:, -1], last)
@@ -96,7 +96,7 @@ def lira_offline(context: AttackContext) -> tuple[PerExample, ...]:
 
 
 def _confidence(name: str, context: AttackContext, *, online: bool) -> tuple[PerExample, ...]:
-    def score(features: np.ndarray, y: np.ndarray, reference: Reference, rates: None) -> Scored:
+    def score(features: np.ndarray, y: np.ndarray, reference: Reference, rates: None) -> PointScores:
         del rates
         logits = logits_of(reference.features, y)[..., None]
         return calibration.student(logits_of(features, y), reference._replace(features=logits))
@@ -112,14 +112,14 @@ def rmia(context: AttackContext) -> tuple[PerExample, ...]:
     points have the same others, so that their count ranks points as the ratio itself does, which is the score here.
     """
 
-    def score(features: np.ndarray, y: np.ndarray, reference: Reference, rates: None) -> Scored:
+    def score(features: np.ndarray, y: np.ndarray, reference: Reference, rates: None) -> PointScores:
         del rates
         logits = logits_of(reference.features, y)  # [P K]
         used = reference.inside | reference.outside
         typical = (_sigmoid(logits) * used).sum(1) / used.sum(1)
         ratio = np.log(_sigmoid(logits_of(features, y))) - np.log(typical)
         rate = calibration.student(logits_of(features, y), reference._replace(features=logits[..., None]))
-        return Scored(ratio, rate.false_positive_rate)
+        return PointScores(ratio, rate.false_positive_rate)
 
     statistic = one_threshold.confidence_threshold(context)[0]
     return (PerExample("rmia", "confidence", None, statistic, None, score),)
@@ -139,7 +139,7 @@ def dhattack(context: AttackContext) -> tuple[PerExample, ...]:
     """
     pool, number = pools.line(context, context.budget), context.budget
 
-    def score(answers: np.ndarray, order: np.ndarray, reference: Reference, rates: AnswerRates) -> Scored:
+    def score(answers: np.ndarray, order: np.ndarray, reference: Reference, rates: AnswerRates) -> PointScores:
         del order, rates
         shadow = _line_logit(reference.features > 0)[..., None]
         return calibration.student(_line_logit(answers), reference._replace(features=shadow))

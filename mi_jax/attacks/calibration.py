@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 
-from mi_jax.types import Reference, Scored
+from mi_jax.types import PointScores, Reference
 
 PRIOR = 31  # models that the mean variance over points counts for
 SHIFTS = (1.0, 2.0, 3.0)  # standard deviations by which a member may exceed a non-member, equally likely
@@ -49,7 +49,7 @@ def shrunk(one: Side, pooled: np.ndarray) -> np.ndarray:
     return np.maximum((one.count * one.variance + PRIOR * pooled) / (one.count + PRIOR), least)
 
 
-def student(value: np.ndarray, reference: Reference, *, typical: float = 0.0) -> Scored:
+def student(value: np.ndarray, reference: Reference, *, typical: float = 0.0) -> PointScores:
     """Returns the log likelihood ratio of a statistic [P] against features [P K 1], and its rate outside.
 
     The statistic should be roughly normal over models: a logit, the logarithm of a distance. `typical` is the number
@@ -76,7 +76,7 @@ def student(value: np.ndarray, reference: Reference, *, typical: float = 0.0) ->
     else:
         shifted = [stats.t.logpdf(z - shift, degrees) for shift in SHIFTS]
         inside = special.logsumexp(shifted, axis=0) - np.log(len(SHIFTS) * scale)
-    return Scored(inside - outside, stats.t.sf(z, degrees))
+    return PointScores(inside - outside, stats.t.sf(z, degrees))
 
 
 def _mean_over_points(one: Side) -> np.ndarray:
@@ -84,7 +84,7 @@ def _mean_over_points(one: Side) -> np.ndarray:
     return (one.count * one.mean).sum(0, keepdims=True) / np.maximum(one.count.sum(), 1)
 
 
-def hurdle(value: np.ndarray, reference: Reference) -> Scored:
+def hurdle(value: np.ndarray, reference: Reference) -> PointScores:
     """Returns the log likelihood ratio of a distance [P] to the decision boundary, 0 where the target mislabels.
 
     Two parts: whether the point is labelled correctly, with smoothed rates of both sides; and if it is, the logarithm
@@ -106,4 +106,4 @@ def hurdle(value: np.ndarray, reference: Reference) -> Scored:
     known = Reference(logarithm(distances)[..., None], reference.inside & correct, reference.outside & correct)
     distance = student(logarithm(value), known, typical=1.0)
     score = np.where(value > 0, np.log(inside / outside) + distance.score, np.log((1 - inside) / (1 - outside)))
-    return Scored(score, np.where(value > 0, outside * distance.false_positive_rate, 1.0))
+    return PointScores(score, np.where(value > 0, outside * distance.false_positive_rate, 1.0))

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import special
 
 from mi_jax.attacks.calibration import SHIFTS, Side, shrunk, side, student
-from mi_jax.types import AnswerRates, Pool, Reference, Scored
+from mi_jax.types import AnswerRates, PointScores, Pool, Reference
 
 # Answers of at most so many questions are summed as if independent; more are compared as a weighted share. Without
 # models inside, a share is compared with one side only, and the sum stays better for longer.
@@ -98,7 +98,7 @@ def choose_kind(number: int, kinds: tuple[int, ...]) -> Choose:
     return choose
 
 
-def score_answers(answers: np.ndarray, order: np.ndarray, reference: Reference, rates: AnswerRates) -> Scored:
+def score_answers(answers: np.ndarray, order: np.ndarray, reference: Reference, rates: AnswerRates) -> PointScores:
     """Returns the scores of points by whether the target answers y [P m] (bool) to the questions `order` [P m].
 
     Up to SUMMED answers their log ratios are added. This takes answers for independent, which matters little for few,
@@ -126,4 +126,4 @@ def score_answers(answers: np.ndarray, order: np.ndarray, reference: Reference, 
     if not few:
         return compared
     alone = np.where(answers[:, 0], np.exp(taken.label_outside[:, 0]), 1.0)
-    return Scored(summed(asked)[:, 0], alone if m == 1 else compared.false_positive_rate)
+    return PointScores(summed(asked)[:, 0], alone if m == 1 else compared.false_positive_rate)

@@ -16,7 +16,7 @@ from mi_jax.evaluation import metrics
 from mi_jax.querying.collect import Collect, Points
 from mi_jax.querying.questions import Questioner
 from mi_jax.trials.one_threshold import Trial
-from mi_jax.types import AnswerRates, Answers, Dataset, PerExample, Reference, Scored, Split
+from mi_jax.types import AnswerRates, Answers, Dataset, PerExample, PointScores, Reference, Split
 
 STAND_INS = 3  # shadow models that stand in for the target
 
@@ -104,7 +104,9 @@ def _order(attack: PerExample, one: _Judged) -> np.ndarray:
     return attack.choose(one.rates, attack.pool)
 
 
-def _score(attack: PerExample, one: _Judged, features: np.ndarray, y: np.ndarray, *, asked: bool = False) -> Scored:
+def _score(
+    attack: PerExample, one: _Judged, features: np.ndarray, y: np.ndarray, *, asked: bool = False
+) -> PointScores:
     """The scores of a model by its features [P F]: with a pool those of all questions, or of those it was `asked`."""
     if attack.pool is None:
         return attack.score(features, y, one.reference, None)
@@ -113,7 +115,7 @@ def _score(attack: PerExample, one: _Judged, features: np.ndarray, y: np.ndarray
     return attack.score(answers, order, one.reference, one.rates)
 
 
-def _accuracy(scored: list[Scored], is_member: list[np.ndarray]) -> float:
+def _accuracy(scored: list[PointScores], is_member: list[np.ndarray]) -> float:
     """The balanced accuracy on each stand-in at the threshold that is best on the others, or on itself if alone."""
     accuracies = []
     for i, (one, members) in enumerate(zip(scored, is_member, strict=True)):
