@@ -63,7 +63,7 @@ def student(value: np.ndarray, reference: Reference, *, typical: float = 0.0) ->
         """(deviation of `value`, its scale, degrees of freedom), each [P]."""
         one = side(reference.features, models)
         weight, several = one.count + typical, one.count > 1
-        pooled = one.variance.mean(where=several) if several.any() else np.float64(1)
+        pooled = np.asarray(one.variance.mean(where=several) if several.any() else 1.0)
         centre = (one.count * one.mean + typical * _mean_over_points(one)) / weight
         scale = np.sqrt(shrunk(one, pooled) * (1 + 1 / weight))[:, 0]
         return (value - centre[:, 0]) / scale, scale, one.count[:, 0] + PRIOR

@@ -6,17 +6,18 @@ one as calibrated_NAME. NAME:BUDGET is an attack with a budget of its own, as ch
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from mi_jax import perturbations
 from mi_jax.attacks import calibrated, one_threshold
 from mi_jax.attacks.context import AttackContext
 from mi_jax.types import Attack, PerExample
 
-Make = Callable[[AttackContext], tuple[Attack, ...] | tuple[PerExample, ...]]
+Make = Callable[[AttackContext], tuple[Any, ...]]  # one or more Attacks, or one PerExample
 
 
-def build(name: str, context: AttackContext) -> tuple[Attack, ...] | tuple[PerExample, ...]:
-    """The candidates of attack `name`; more than one where a strength is tuned on shadow models.
+def build(name: str, context: AttackContext) -> tuple[Any, ...]:
+    """The candidates of attack `name`: Attacks, several where a strength is tuned on shadow models, or one PerExample.
 
     Raises ValueError for an unknown name, and where the function of that name raises or returns no candidates.
     """

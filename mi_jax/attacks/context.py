@@ -142,9 +142,8 @@ def noise_in_units(context: AttackContext, settings: dict) -> Callable[[jax.Arra
     As in `in_units`, values stay within the attacker's range, which is shifted where x lies outside of it.
     """
     low, high = (np.asarray(bound, np.float32) for bound in (context.low, context.high))
-    strength = {name: np.float32(value) for name, value in settings.items()}
-    if "sigma" in strength:
-        strength["sigma"] = np.asarray(settings["sigma"] * context.spread / (high - low), np.float32)
+    units = {"p": 1.0, "sigma": context.spread / (high - low)}
+    strength = {name: np.asarray(value * units[name], np.float32) for name, value in settings.items()}
     noise = column_noise(context.binary)
 
     def noisy(key: jax.Array, x: jax.Array, count: int) -> jax.Array:

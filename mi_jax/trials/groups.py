@@ -1,8 +1,8 @@
 """All trials of an audit: which attacks run together, what they cost, and how they run."""
 
 import zlib
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from mi_jax.trials import one_threshold, per_example
 from mi_jax.trials.one_threshold import TUNING_POINTS, Trial
 from mi_jax.types import Attack, Dataset, PerExample, Split
 
-Candidates = tuple[Attack, ...] | tuple[PerExample, ...]
+Candidates = Mapping[str, tuple[Any, ...]]  # name -> what `attacks.build` returns: Attacks, or one PerExample
 
 
 class Plan(NamedTuple):
@@ -31,7 +31,7 @@ class Plan(NamedTuple):
         return self.split.trials[:, : None if self.tuning_shadows is None else 1 + self.tuning_shadows]
 
 
-def group_attacks(attacks: dict[str, Candidates]) -> list[list[str]]:
+def group_attacks(attacks: Candidates) -> list[list[str]]:
     """Names of attacks that run together: those on the same pool, which models answer once; else each alone."""
     groups: dict[object, list[str]] = {}
     for name, candidates in attacks.items():
@@ -40,7 +40,7 @@ def group_attacks(attacks: dict[str, Candidates]) -> list[list[str]]:
     return list(groups.values())
 
 
-def planned_queries(plan: Plan, attacks: dict[str, Candidates]) -> int:
+def planned_queries(plan: Plan, attacks: Candidates) -> int:
     """The number of queries of these attacks if every point is labelled correctly; a shared pool is counted once."""
     total, pools = 0, set()
     for candidates in attacks.values():
@@ -77,7 +77,7 @@ def _planned_with_threshold(plan: Plan, candidates: tuple[Attack, ...]) -> int:
 def run_group(
     key: jax.Array,
     plan: Plan,
-    attacks: dict[str, Candidates],
+    attacks: Candidates,
     target: Target,
     cache: store.Cache,
     report: Callable[[int], None],

@@ -91,16 +91,16 @@ def _run(attack: PerExample, collect, questioner, dataset, split, rows, judged: 
     else:
         answers = questioner.answers(attack.pool, int(target.model), rows, _order(attack, target), cap)
         features = answers.features[:, 0]
-    result = _score(attack, target, np.where(np.isnan(features), 0, features), y, asked=True)
+    result = _score(attack, target, np.where(np.isnan(features), 0, features), y, True)
     rate = corrected_rate(result.false_positive_rate, null)
-    result = [np.where(answers.finished, values, np.nan)[place] for values in (result.score, rate)]
+    score, rate = (np.where(answers.finished, values, np.nan)[place] for values in (result.score, rate))
     answers = Answers(answers.features[place], answers.queries[place], answers.finished[place], answers.phases)
     threshold = metrics.best_threshold(scores, members)
-    return Trial(attack, threshold, _accuracy(scored, is_member), scores, None, answers, *result)
+    return Trial(attack, threshold, _accuracy(scored, is_member), scores, None, answers, score, rate)
 
 
 def _order(attack: PerExample, one: _Judged) -> np.ndarray:
-    assert attack.choose is not None and one.rates is not None
+    assert attack.choose is not None and one.rates is not None and attack.pool is not None
     return attack.choose(one.rates, attack.pool)
 
 
