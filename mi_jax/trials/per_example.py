@@ -104,9 +104,7 @@ def _order(attack: PerExample, one: _Judged) -> np.ndarray:
     return attack.choose(one.rates, attack.pool)
 
 
-def _score(
-    attack: PerExample, one: _Judged, features: np.ndarray, y: np.ndarray, *, asked: bool = False
-) -> PointScores:
+def _score(attack: PerExample, one: _Judged, features: np.ndarray, y: np.ndarray, asked: bool = False) -> PointScores:
     """The scores of a model by its features [P F]: with a pool those of all questions, or of those it was `asked`."""
     if attack.pool is None:
         return attack.score(features, y, one.reference, None)

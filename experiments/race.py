@@ -1,0 +1,130 @@
+"""Which attack names members with how few queries: TPR at low false positive rates against queries of the target.
+
+Artefact: report.json, scores.npz (not committed), race.png and race.json in --out (default results/records/race-DATASET):
+          TPR at 1 and .1 % FPR of every attack at every budget, with intervals over targets, and pooled.
+Command:  python -m experiments.race --dataset=digits
+          python -m experiments.race --dataset=location30
+          python -m experiments.race --dataset=cifar10
+          python -m experiments.race --dataset=adult
+          --preset=smoke shows in seconds that it runs.
+Settings: SETTINGS: one balanced ensemble each; all shadow models answer the whole pool, whose queries cost nothing.
+          Queries that train a surrogate are on a line of their own.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from experiments import common
+from mi_jax import store, study
+from mi_jax.evaluation import plots, report
+from mi_jax.evaluation.text import spoken
+from mi_jax.study.config import Config
+
+BUDGETS = (1, 2, 5, 10, 25, 50, 250)
+LINES = ("chosen", "chosen_offline", "calibrated_noise")
+ATTACKS = (
+    *("gap", "noise", "calibrated_label", "lira", "lira_offline", "rmia"),
+    *(f"{name}:{budget}" for name in LINES for budget in BUDGETS),
+    *("dhattack:5", "dhattack:25"),
+)
+SETTINGS = {
+    "digits": {"n_train": 400, "model": "mlp"},
+    "location30": {"n_train": 1200, "model": "mlp2"},
+    "adult": {"n_train": 500, "model": "mlp2"},
+    "cifar10": {"n_train": 500, "model": "cnn", "num_shadows": 31, "num_targets": 16},
+}
+SHARED = {"split": "balanced", "num_shadows": 63, "num_targets": 16, "tuning_shadows": 4, "budget": 250}
+SMOKE = {"n_train": 40, "num_shadows": 7, "num_targets": 2, "budget": 20}
+RATES = {"0.01": "1 %", "0.001": "0.1 %"}
+STYLES = {"gap": ("o", "0.5"), "noise": ("s", "0.5"), "calibrated_label": ("D", "#0072B2"), "lira": ("*", "#D55E00"),
+          "lira_offline": ("*", "#E69F00"), "rmia": ("P", "#D55E00")}  # fmt: skip
+
+
+def main() -> None:
+    """Runs the attacks and writes record and figure."""
+    preset = flags.FLAGS.preset
+    given = {f.name: getattr(flags.FLAGS, f.name) for f in dataclasses.fields(Config) if flags.FLAGS[f.name].present}
+    name = flags.FLAGS.dataset
+    settings = SHARED | SETTINGS.get(name, {}) | {"attacks": ATTACKS} | (SMOKE if preset == "smoke" else {})
+    attacks = {"attacks": tuple(given["attacks"])} if given.get("attacks") else {}
+    config = Config(**{"dataset": name} | settings | given | attacks)
+    folder = Path(flags.FLAGS.out or f"results/records/race-{name.replace(':', '-')}-{preset}")
+    record, scores = study.run(config, out=folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = summarise(record, scores)
+    store.write_file(folder / "race.json", (json.dumps(report.jsonable(summary), indent=1) + "\n").encode())
+    store.write_file(folder / "race.png", plots.png(draw(summary)))
+    store.write_file(folder / "scores.npz", store.npz_bytes(scores))
+    store.remove(folder / "cache" / record["environment"]["run_digest"])
+    print(table(summary))
+
+
+def summarise(record: dict, scores: dict[str, np.ndarray]) -> dict:
+    """What the figure is drawn from: a row for each attack."""
+    rows = [
+        {
+            "attack": name,
+            "queries": entry["queries_per_example"],
+            "auc": entry["auc"],
+            "tpr_at_fpr": entry["tpr_at_fpr"],
+            "pooled": {fpr: pooled_tpr(scores, name, float(fpr)) for fpr in entry["tpr_at_fpr"]},
+        }
+        for name, entry in record["attacks"].items()
+    ]
+    kept = {key: record[key] for key in ("config", "environment", "split_digest", "models", "queries", "seconds")}
+    return kept | {"rows": rows}
+
+
+def pooled_tpr(scores: dict[str, np.ndarray], name: str, fpr: float) -> float | None:
+    """The TPR of all targets' points at one threshold over their pooled non-members; None: too few to resolve it."""
+    from mi_jax.evaluation import metrics
+
+    flat, members = scores[f"attack/{name}/scores"].ravel(), scores["is_member"].ravel()
+    found = metrics.tpr_at_fpr(flat[~np.isnan(flat)], members[~np.isnan(flat)], fpr)
+    return found and found[0]
+
+
+def draw(summary: dict) -> Figure:
+    """TPR at 1 and .1 % FPR against queries of the target for one point, all on one scale."""
+    figure, axes = plots.subplots(1, len(RATES), figsize=(8.4, 3.6))
+    for axis, (fpr, title) in zip(axes, RATES.items(), strict=True):
+        lines: dict[str, list[tuple]] = {}
+        for row in summary["rows"]:
+            family = row["attack"].partition(":")[0]
+            rate = row["tpr_at_fpr"][fpr]
+            mean, low, high = (rate["mean"], rate["low"], rate["high"]) if rate else (row["pooled"][fpr], None, None)
+            if mean is not None:
+                lines.setdefault(family, []).append((row["queries"], 100 * mean, low, high))
+        for i, (family, points) in enumerate(lines.items()):
+            points.sort(key=lambda point: point[0])
+            x, y = [p[0] for p in points], [p[1] for p in points]
+            marker, colour = STYLES.get(family, (".", plots.COLOURS[i % len(plots.COLOURS)]))
+            axis.plot(x, y, marker=marker, color=colour, lw=1.4, label=spoken(family))
+            if all(p[2] is not None for p in points):
+                axis.fill_between(
+                    x, [100 * p[2] for p in points], [100 * p[3] for p in points], color=colour, alpha=0.12
+                )
+        axis.set(xscale="log", xlabel="queries of the target for one point", title=f"at {title} false positives")
+    axes[0].set_ylabel("members named, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    return figure
+
+
+def table(summary: dict) -> str:
+    """The rows as plain text."""
+    cells = [["attack", "queries", "AUC", *(f"TPR at {title}" for title in RATES.values()), "pooled at .1 %"]]
+    for row in summary["rows"]:
+        pooled = row["pooled"]["0.001"]
+        cells.append([row["attack"], f"{row['queries']:.1f}", f"{row['auc']['mean']:.3f}",
+                      *(report.percent(row["tpr_at_fpr"][fpr]) for fpr in RATES),
+                      "" if pooled is None else f"{100 * pooled:.1f} %"])  # fmt: skip
+    return report.aligned(cells)
+
+
+if __name__ == "__main__":
+    common.run(main)
