@@ -227,4 +227,6 @@ class PerExample(NamedTuple):
     # With a pool: (is y the answer [P m], questions [P m], reference, rates); else (features [P F], y [P], reference,
     # None).
     online: bool = True  # False: only models trained without the point are used
+    stop: Callable[[np.ndarray, np.ndarray, AnswerRates], np.ndarray] | None = None
+    # (is y the answer [P r], questions [P m], rates) -> points [P] that need no further question; None: all are put
     settings: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mi_jax.attacks import calibration, chosen, one_threshold, pools
+from mi_jax.attacks import calibration, chosen, one_threshold, pools, sequential
 from mi_jax.attacks.confidence import logits_of
 from mi_jax.attacks.context import AttackContext
 from mi_jax.types import AnswerRates, Attack, PerExample, PointScores, Reference
@@ -60,10 +60,19 @@ def chosen_offline(context: AttackContext) -> tuple[PerExample, ...]:
     return _chosen("chosen_offline", context, online=False)
 
 
+def chosen_sequential(context: AttackContext) -> tuple[PerExample, ...]:
+    """Chosen queries, one by one until the likelihood ratio of a point is decided, at most `budget` of them."""
+    (attack,) = _chosen("chosen_sequential", context, online=True)
+    low, high = sequential.bounds()
+    settings = {"queries": context.budget, "non-member below": low, "member above": high}
+    score, stop = sequential.score_until_decided, sequential.decided
+    return (attack._replace(score=score, stop=stop, settings=settings),)
+
+
 def _chosen(name: str, context: AttackContext, *, online: bool) -> tuple[PerExample, ...]:
     pool = pools.pool_of(context, budget=context.budget)
     choose, settings = chosen.choose_best(context.budget), {"queries": context.budget, "of": sum(pool.counts)}
-    return (PerExample(name, "label", pool, None, choose, chosen.score_answers, online, settings),)
+    return (PerExample(name, "label", pool, None, choose, chosen.score_answers, online, settings=settings),)
 
 
 def calibrated_boundary(context: AttackContext) -> tuple[PerExample, ...]:
@@ -145,7 +154,7 @@ def dhattack(context: AttackContext) -> tuple[PerExample, ...]:
         return calibration.student(_line_logit(answers), reference._replace(features=shadow))
 
     choose = chosen.choose_kind(number, (0,))
-    return (PerExample("dhattack", "label", pool, None, choose, score, False, {"queries": number}),)
+    return (PerExample("dhattack", "label", pool, None, choose, score, False, settings={"queries": number}),)
 
 
 def _line_logit(is_label: np.ndarray) -> np.ndarray:

@@ -71,6 +71,7 @@ ATTACKS: dict[str, Make] = {
     "calibrated_rays": calibrated.calibrated_rays,
     "chosen": calibrated.chosen_queries,
     "chosen_offline": calibrated.chosen_offline,
+    "chosen_sequential": calibrated.chosen_sequential,
     "dhattack": calibrated.dhattack,
     "confidence_threshold": one_threshold.confidence_threshold,
     "confidence_network": one_threshold.confidence_network,

@@ -14,6 +14,7 @@ from mi_jax.querying.oracle import Oracle, arrays_digest, chunks, refuse_nan
 from mi_jax.querying.sizes import POINTS, ROUND_BYTES
 from mi_jax.types import Answers, Dataset, Pool
 
+Stop = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _LARGEST = 1e3  # of a margin: a probability of 0 has none
 
 
@@ -56,24 +57,43 @@ class Questioner:
         known.update(oracles)
         return features
 
-    def answers(self, pool: Pool, k: int, rows: np.ndarray, order: np.ndarray, cap: int | None = None) -> Answers:
+    def answers(
+        self, pool: Pool, k: int, rows: np.ndarray, order: np.ndarray, cap: int | None = None, stop: Stop | None = None
+    ) -> Answers:
         """Whether model k labels the questions `order` [P m] about the rows y, as features [P 1 m] of 0 and 1.
 
-        Points beyond `cap` queries, in the order of rows, are not asked and have features NaN.
+        With `stop`, the questions of a point are put one by one until `stop(answers [p r], indices [p])` is True of
+        it; those not put are 0. Points beyond `cap` queries, in the order of rows, are not asked and have features NaN.
         """
         oracle, m = self.target(k, "label"), order.shape[1]
-        features = np.full((len(rows), 1, m), np.nan, np.float32)
+        features, queries = np.full((len(rows), 1, m), np.nan, np.float32), np.zeros(len(rows), np.int64)
         allowed = len(rows) if cap is None else min(len(rows), cap // m)
         for _, live, indices in self._chunks(pool, allowed):
-            x, y = self.dataset.x[rows[indices]], self.dataset.y[rows[indices[:live]]]
-            asked = _selected(pool, x, order[indices]).reshape(-1, *x.shape[1:])
-            self.queries[k] = self.queries.get(k, 0) + live * m
-            labels = np.asarray(oracle.answer(asked, live * m))[: live * m]
-            refuse_nan(labels)
-            features[indices[:live], 0] = labels.reshape(live, m) == y[:, None]
-            self.progress(live * m)
+            x, y = self.dataset.x[rows[indices]], self.dataset.y[rows[indices]]
+            asked, put = _selected(pool, x, order[indices]), indices[:live]  # asked [p m *x]
+            features[put, 0], queries[put] = 0, m
+            if stop is None:
+                features[put, 0] = self._put(oracle, k, asked, live) == y[:live, None]
+                continue
+            active = np.arange(live)
+            for r in range(m):
+                padded = np.resize(active, len(indices))  # one shape, the active points first
+                labels = self._put(oracle, k, asked[padded, r : r + 1], len(active))
+                features[put[active], 0, r], queries[put[active]] = labels[:, 0] == y[active], r + 1
+                active = active[~stop(features[put[active], 0, : r + 1] > 0, put[active])]
+                if not len(active):
+                    break
         finished = np.arange(len(rows)) < allowed
-        return Answers(features, np.where(finished, m, 0).astype(np.int64), finished, {"questions": allowed * m})
+        return Answers(features, queries, finished, {"questions": int(queries.sum())})
+
+    def _put(self, oracle: Oracle, k: int, asked: jax.Array, live: int) -> np.ndarray:
+        """The labels [live m] of the first `live` of the questions [p m *x]."""
+        m = asked.shape[1]
+        self.queries[k] = self.queries.get(k, 0) + live * m
+        labels = np.asarray(oracle.answer(asked.reshape(-1, *asked.shape[2:]), live * m))[: live * m]
+        refuse_nan(labels)
+        self.progress(live * m)
+        return labels.reshape(live, m)
 
     def _chunks(self, pool: Pool, points: int):
         """Chunks of points whose questions fit in ROUND_BYTES."""

@@ -89,7 +89,9 @@ def _run(attack: PerExample, collect, questioner, dataset, split, rows, judged: 
         answers = collect(attack.statistic, target.model, Points(rows, np.zeros(len(rows), bool)), cap)
         features = answers.features.reshape(len(rows), -1)
     else:
-        answers = questioner.answers(attack.pool, int(target.model), rows, _order(attack, target), cap)
+        stop, order = attack.stop, _order(attack, target)
+        rule = stop and (lambda answers, points: stop(answers, order[points], _at(target.rates, points)))
+        answers = questioner.answers(attack.pool, int(target.model), rows, order, cap, rule)
         features = answers.features[:, 0]
     result = _score(attack, target, np.where(np.isnan(features), 0, features), y, True)
     rate = corrected_rate(result.false_positive_rate, null)
@@ -102,6 +104,11 @@ def _run(attack: PerExample, collect, questioner, dataset, split, rows, judged: 
 def _order(attack: PerExample, one: _Judged) -> np.ndarray:
     assert attack.choose is not None and one.rates is not None and attack.pool is not None
     return attack.choose(one.rates, attack.pool)
+
+
+def _at(rates: AnswerRates | None, points: np.ndarray) -> AnswerRates:
+    assert rates is not None
+    return AnswerRates(*(rate[points] for rate in rates))
 
 
 def _score(attack: PerExample, one: _Judged, features: np.ndarray, y: np.ndarray, asked: bool = False) -> PointScores:
