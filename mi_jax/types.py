@@ -211,22 +211,34 @@ class AnswerRates(NamedTuple):
     other_outside: np.ndarray
 
 
+class Crafters(NamedTuple):
+    """Models of the attacker whose gradients craft questions. None is a target, or calibrates what it crafts."""
+
+    apply: Callable[..., jax.Array]  # (params, x [B *x]) -> logits [B C]
+    params: Params  # [C ...] shadow models
+    inside: np.ndarray  # [P C] bool, those trained with a point, as many as outside; the rest are not used for it
+    outside: np.ndarray  # [P C] bool
+    surrogates: Params | None  # [V ...] models trained on rows that are not attacked; None: there are none
+
+
 class PerExample(NamedTuple):
     """An attack that judges every point by shadow models trained with and without that very point.
 
-    The shadow models answer all questions of a `pool`, or an attack's `statistic`, about the target's points. With a
-    pool, `choose` selects the questions that are put to the target, for each point its own.
+    The shadow models answer all questions of a `pool`, and those that `craft` makes, or an attack's `statistic`, about
+    the target's points. `choose` selects the questions that are put to the target, for each point its own.
     """
 
     name: str
     access: str  # of the answers of the target
     pool: Pool | None
     statistic: Attack | None  # in place of a pool: its features are compared; its `fit` is not used
-    choose: Callable[[AnswerRates, Pool], np.ndarray] | None  # -> questions for the target [P m], best first
+    choose: Callable[[AnswerRates, Pool | None], np.ndarray] | None  # -> questions for the target [P m], best first
     score: Callable[[np.ndarray, np.ndarray, Reference, Any], PointScores]
     # With a pool: (is y the answer [P m], questions [P m], reference, rates); else (features [P F], y [P], reference,
     # None).
     online: bool = True  # False: only models trained without the point are used
+    craft: Callable[[Crafters, np.ndarray, np.ndarray], np.ndarray] | None = None
+    # (models, x [P *x], y [P]) -> [P R *x], which follow the questions of the pool
     stop: Callable[[np.ndarray, np.ndarray, AnswerRates], np.ndarray] | None = None
     # (is y the answer [P r], questions [P m], rates) -> points [P] that need no further question; None: all are put
     settings: dict[str, Any] = {}

@@ -7,6 +7,7 @@
 
 from mi_jax.attacks.catalogue import ATTACKS, build, find
 from mi_jax.attacks.context import AttackContext, context_of, in_units
+from mi_jax.attacks.crafted import NEED_SURROGATES, SURROGATES
 from mi_jax.attacks.one_threshold import (
     FLIPS,
     MIXED_FLIPS,
@@ -23,7 +24,9 @@ __all__ = [
     "FLIPS",
     "MIXED_FLIPS",
     "MIXED_SIGMAS",
+    "NEED_SURROGATES",
     "SIGMAS",
+    "SURROGATES",
     "TUNING_BUDGET",
     "AttackContext",
     "build",

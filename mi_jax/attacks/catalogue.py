@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mi_jax import perturbations
-from mi_jax.attacks import calibrated, one_threshold
+from mi_jax.attacks import calibrated, crafted, one_threshold
 from mi_jax.attacks.context import AttackContext
 from mi_jax.types import Attack, PerExample
 
@@ -72,7 +72,13 @@ ATTACKS: dict[str, Make] = {
     "chosen": calibrated.chosen_queries,
     "chosen_offline": calibrated.chosen_offline,
     "chosen_sequential": calibrated.chosen_sequential,
+    "chosen_crafted": crafted.chosen_crafted,
     "dhattack": calibrated.dhattack,
+    "oslo": crafted.oslo,
+    "calibrated_oslo": crafted.calibrated_oslo,
+    "yoqo": crafted.yoqo,
+    "yoqo_offline": crafted.yoqo_offline,
+    "calibrated_yoqo": crafted.calibrated_yoqo,
     "confidence_threshold": one_threshold.confidence_threshold,
     "confidence_network": one_threshold.confidence_network,
     "lira": calibrated.lira,

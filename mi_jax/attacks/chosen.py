@@ -24,7 +24,7 @@ from mi_jax.types import AnswerRates, PointScores, Pool, Reference
 # models inside, a share is compared with one side only, and the sum stays better for longer.
 SUMMED, SUMMED_OFFLINE = 10, 50
 _MARGIN = 0.5  # weight of the rate by margins; the rest is the rate by counts
-Choose = Callable[[AnswerRates, Pool], np.ndarray]
+Choose = Callable[[AnswerRates, Pool | None], np.ndarray]
 
 
 def answer_rates(reference: Reference) -> AnswerRates:
@@ -76,7 +76,7 @@ def divergence(rates: AnswerRates) -> np.ndarray:
 def choose_best(number: int) -> Choose:
     """Returns a `choose` for `types.PerExample`: the `number` questions of a point that reveal most, best first."""
 
-    def choose(rates: AnswerRates, pool: Pool) -> np.ndarray:
+    def choose(rates: AnswerRates, pool: Pool | None) -> np.ndarray:
         del pool
         return np.argsort(-divergence(rates), axis=1, kind="stable")[:, :number]
 
@@ -89,13 +89,20 @@ def choose_kind(number: int, kinds: tuple[int, ...]) -> Choose:
     Of several kinds it is the one whose questions reveal most on average over all points, then the next one.
     """
 
-    def choose(rates: AnswerRates, pool: Pool) -> np.ndarray:
+    def choose(rates: AnswerRates, pool: Pool | None) -> np.ndarray:
+        assert pool is not None
         value, ends = divergence(rates).mean(0), np.cumsum(pool.counts)
         spans = [np.arange(ends[kind] - pool.counts[kind], ends[kind]) for kind in kinds]
         best_first = sorted(spans, key=lambda span: -value[span].mean())
         return np.tile(np.concatenate(best_first)[:number], (len(rates.label_inside), 1))
 
     return choose
+
+
+def choose_all(rates: AnswerRates, pool: Pool | None) -> np.ndarray:
+    """Returns all questions in their order: those that were crafted for a point."""
+    del pool
+    return np.tile(np.arange(rates.label_inside.shape[1]), (len(rates.label_inside), 1))
 
 
 def score_answers(answers: np.ndarray, order: np.ndarray, reference: Reference, rates: AnswerRates) -> PointScores:

@@ -21,12 +21,14 @@ POOL_SIGMAS = {"range": (0.05, 0.1, 0.2), "standard deviation": (0.25, 0.5, 1.0)
 _SHARED_KEY = 0
 
 
-def pool_of(context: AttackContext, families: tuple[str, ...] | None = None, *, budget: int = 1) -> Pool:
+def pool_of(
+    context: AttackContext, families: tuple[str, ...] | None = None, *, budget: int = 1, copies: int | None = None
+) -> Pool:
     """Returns the pool: the example itself, then the neighbours of `families` of PERTURBATIONS, then noisy copies.
 
     `families` None: those of a single key that suit examples of this shape, each at its default strength, and noise of
     three strengths. Named families come at every strength of their grid, and without noise. There are at least COPIES
-    of each strength of noise, or more where a third of `budget` is.
+    of each strength of noise, or more where a third of `budget` is; `copies` is another number, for named families too.
     """
     kinds, make, counts = ["itself"], [perturbations.only_itself], [1]
     for name in perturbations.PERTURBATIONS if families is None else families:
@@ -35,8 +37,8 @@ def pool_of(context: AttackContext, families: tuple[str, ...] | None = None, *, 
             function = _first_left_out(family.make(strength))
             if number := _number_of(function, context, optional=families is None):
                 kinds, make, counts = [*kinds, f"{name} {strength}"], [*make, function], [*counts, number]
-    if families is None:
-        copies = max(COPIES, -(-budget // 3))
+    if families is None or copies:
+        copies = copies or max(COPIES, -(-budget // 3))
         for kind, function in _noises(context, copies):
             kinds, make, counts = [*kinds, kind], [*make, function], [*counts, copies]
     return Pool(tuple(kinds), tuple(make), tuple(counts))

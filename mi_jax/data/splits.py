@@ -58,7 +58,10 @@ def swap(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows: int
     return Split(members, nonmembers, reference, np.arange(2 * num_targets, dtype=np.int32).reshape(num_targets, 2))
 
 
-def balanced(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows: int, num_reference: int = 0) -> Split:
+def balanced(
+    seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows: int, num_reference: int = 0,
+    num_surrogates: int = 0,
+) -> Split:  # fmt: skip
     """Returns trials among K = num_shadows + 1 models on the same 2n rows; each row is a member of half the models.
 
     Every model has n members, and the other n rows as non-members. Each of the first `num_targets` models is the
@@ -72,6 +75,9 @@ def balanced(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows:
     a given member of the target, K/2 on a given non-member, so counting them reveals membership. The threat model is
     an attacker who trains on the candidates but does not count. Trials share models and rows: a confidence interval
     over trials covers these models and rows only.
+
+    With `num_surrogates`, as many models follow that are in no trial: each is trained on n of the remaining rows, drawn
+    for itself, with n others as its non-members. No row that is attacked is among them.
 
     Raises ValueError for an even num_shadows, and for more targets than models.
     Source: the splits of LiRA (Carlini et al. 2022, arXiv 2112.03570). Deviation: pairs give exactly n members.
@@ -87,7 +93,15 @@ def balanced(seed: int, num_rows: int, n: int, *, num_targets: int, num_shadows:
     _check_shared(num_rows, n, num_targets, K, num_reference)
     models = np.arange(K, dtype=np.int32)
     trials = np.stack([np.concatenate([[t], np.delete(models, t)]) for t in range(num_targets)]).astype(np.int32)
-    return Split(*_shared(np.random.default_rng(seed), num_rows, n, K, num_reference), trials)
+    members, nonmembers, reference = _shared(np.random.default_rng(seed), num_rows, n, K, num_reference)
+    if num_surrogates:
+        rest = np.setdiff1d(np.arange(num_rows, dtype=np.int32), np.concatenate([members[0], nonmembers[0]]))
+        _check_rows(len(rest), n, 2 * n, "members and non-members of a surrogate", len(rest) // 2)
+        rng = np.random.default_rng([seed, K])
+        drawn = np.stack([rng.permutation(rest)[: 2 * n] for _ in range(num_surrogates)])
+        members, nonmembers = np.concatenate([members, drawn[:, :n]]), np.concatenate([nonmembers, drawn[:, n:]])
+        reference = np.resize(reference, (len(members), reference.shape[1]))
+    return Split(members, nonmembers, reference, trials)
 
 
 def check_split(split: Split, num_rows: int) -> Split:
@@ -197,6 +211,17 @@ def calibration_models(
         rank = np.argsort(np.argsort(np.where(trained, draws[:, shadows], 2.0), axis=1), axis=1)
         side[:, shadows] = trained & (rank < count[:, None])
     return sides[0], sides[1]
+
+
+def even_sides(split: Split, models: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (inside, outside) [P C] bool: of these models as many trained with each of the rows [P] as without it.
+
+    Each is the smaller of the two counts, and none where all models are on one side. The rest is left out in order.
+    """
+    member = np.stack([np.isin(rows, split.members[k]) for k in models], axis=1)
+    count = np.minimum(member.sum(1), (~member).sum(1))[:, None]
+    inside, outside = (side & (np.cumsum(side, axis=1) <= count) for side in (member, ~member))
+    return inside, outside
 
 
 def split_digest(split: Split) -> str:

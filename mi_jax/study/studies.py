@@ -187,6 +187,8 @@ def draw_split(config: Resolved, dataset: Dataset, *, reference: bool) -> Split:
     rows, n = len(dataset.x), config.n_train
     left = rows // 2 - 2 * n if config.split == "disjoint" else (rows - 2 * n) // (config.num_shadows + 1)
     counts = {"num_targets": config.num_targets, "num_shadows": config.num_shadows}
+    if config.split == "balanced" and any(name in attacks.NEED_SURROGATES for name in config.attacks):
+        counts["num_surrogates"] = attacks.SURROGATES
     num_reference = max(1, min(n, left)) if reference else 0
     return splits.SPLITS[config.split](config.seed, rows, n, num_reference=num_reference, **counts)
 

@@ -11,6 +11,7 @@ from mi_jax import store
 from mi_jax.querying.collect import Collector, Points, Target, max_cost
 from mi_jax.querying.questions import Questioner
 from mi_jax.trials import one_threshold, per_example
+from mi_jax.trials.asking import Asking
 from mi_jax.trials.one_threshold import TUNING_POINTS, Trial
 from mi_jax.types import Attack, Dataset, PerExample, Split
 
@@ -32,11 +33,12 @@ class Plan(NamedTuple):
 
 
 def group_attacks(attacks: Candidates) -> list[list[str]]:
-    """Names of attacks that run together: those on the same pool, which models answer once; else each alone."""
+    """Names of attacks that run together: those on the same questions, which models answer once; else each alone."""
     groups: dict[object, list[str]] = {}
     for name, candidates in attacks.items():
-        pool = candidates[0].pool if isinstance(candidates[0], PerExample) else None
-        groups.setdefault(name if pool is None else pool, []).append(name)
+        first = candidates[0]
+        asks = isinstance(first, PerExample) and first.statistic is None
+        groups.setdefault((first.pool or first.craft) if asks else name, []).append(name)
     return list(groups.values())
 
 
@@ -48,18 +50,15 @@ def planned_queries(plan: Plan, attacks: Candidates) -> int:
         if not isinstance(first, PerExample):
             total += _planned_with_threshold(plan, candidates)
             continue
-        rows = sum(len(plan.points[trial[0]].rows) for trial in plan.split.trials)
-        per_model = len(plan.points[plan.split.trials[0, 0]].rows)
-        shadows = per_model * len(np.unique(plan.split.trials[:, 1:]))
-        if first.pool is None:
-            assert first.statistic is not None
-            targets = rows if set(plan.split.trials[:, 0]) - set(plan.split.trials[:, 1:].ravel()) else 0
-            total += max_cost(plan.dataset, first.statistic) * (targets + shadows)
-        else:
-            total += (
-                rows * first.settings.get("queries", 1) + (first.pool not in pools) * sum(first.pool.counts) * shadows
-            )
-            pools.add(first.pool)
+        rows = len(plan.points[plan.split.trials[0, 0]].rows)
+        targets, models = plan.split.trials[:, 0], np.unique(plan.split.trials[:, 1:])
+        if first.statistic is not None:  # what was asked in an earlier trial counts again, as a collector reports it
+            total += rows * plan.split.trials.size * max_cost(plan.dataset, first.statistic)
+            continue
+        total += rows * len(targets) * first.settings.get("queries", 1)
+        if first.pool not in pools:
+            total += rows * len(models) * (sum(first.pool.counts) if first.pool else first.settings["queries"])
+            pools |= {first.pool} if first.pool else set()
     return total
 
 
@@ -87,13 +86,12 @@ def run_group(
     keys = {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in attacks}
     collectors = {name: Collector(keys[name], dataset, target, cache=cache, progress=report) for name in attacks}
     questioner = Questioner(dataset, target, len(split.members), cache=cache, progress=report)
+    asking = Asking(dataset, split, target, collectors, questioner)
     trials: dict[str, list[Trial]] = {name: [] for name in attacks}
     judged = {name: candidates[0] for name, candidates in attacks.items() if isinstance(candidates[0], PerExample)}
     for trial, few in zip(split.trials, plan.tuning_trials(), strict=True):
         if judged:
-            of_trial = per_example.run_trials(
-                judged, collectors.__getitem__, questioner, dataset, split, plan.points, trial, plan.cap
-            )
+            of_trial = per_example.run_trials(judged, asking, plan.points, trial, plan.cap)
         else:
             of_trial = {
                 name: one_threshold.run_trial(

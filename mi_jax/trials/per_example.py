@@ -5,7 +5,7 @@ to the target. Their scores choose the threshold, and the estimated false positi
 those of the target, because questions that were chosen for what they reveal reveal less on another model.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +13,11 @@ import numpy as np
 from mi_jax.attacks import chosen
 from mi_jax.data import splits
 from mi_jax.evaluation import metrics
-from mi_jax.querying.collect import Collect, Points
-from mi_jax.querying.questions import Questioner
+from mi_jax.querying.collect import Points
+from mi_jax.querying.questions import Questions
+from mi_jax.trials.asking import Asking
 from mi_jax.trials.one_threshold import Trial
-from mi_jax.types import AnswerRates, Answers, Dataset, PerExample, PointScores, Reference, Split
+from mi_jax.types import AnswerRates, Answers, PerExample, PointScores, Reference, Split
 
 STAND_INS = 3  # shadow models that stand in for the target
 
@@ -30,40 +31,31 @@ class _Judged(NamedTuple):
 
 
 def run_trials(
-    attacks: dict[str, PerExample],
-    collect: Callable[[str], Collect],
-    questioner: Questioner,
-    dataset: Dataset,
-    split: Split,
-    points: list[Points],
-    trial: np.ndarray,
-    cap: int | None,
+    attacks: Mapping[str, PerExample], asking: Asking, points: list[Points], trial: np.ndarray, cap: int | None
 ) -> dict[str, Trial]:
-    """The results of attacks with one pool, or of one attack with a statistic, on the target trial[0], by their names.
+    """The results of attacks with one pool, or of one attack alone, on the target trial[0], by their names.
 
-    `collect(name)` collects the statistic of an attack. ValueError for a trial in which a row has no shadow model
-    trained with it, or none trained without it.
+    ValueError for a trial in which a row has no shadow model trained with it, or none trained without it.
     """
-    target, shadows = trial[0], trial[1:]
-    rows, place = np.unique(points[target].rows, return_inverse=True)
-    judged: dict[bool, list[_Judged]] = {}
+    rows, place = np.unique(points[trial[0]].rows, return_inverse=True)
+    judged: dict[tuple, list[_Judged]] = {}
     results = {}
     for name, attack in attacks.items():
-        if attack.online not in judged:
-            features = _features(attack, collect(name), questioner, shadows, rows, len(split.members))
-            judged[attack.online] = list(_judge(attack, features, split, trial, rows))
-        results[name] = _run(attack, collect(name), questioner, dataset, split, rows, judged[attack.online], cap, place)
+        questions, calibrating = asking.questions(attack, rows, trial)
+        same = attack.online, attack.craft  # for attacks that differ in choice and score alone
+        if same not in judged:
+            features = _features(name, attack, asking, questions, calibrating, rows)
+            judged[same] = list(_judge(attack, features, asking.split, calibrating, rows))
+        results[name] = _run(name, attack, asking, questions, rows, judged[same], cap, place)
     return results
 
 
-def _features(attack: PerExample, collect: Collect, questioner: Questioner, shadows, rows, num_models) -> np.ndarray:
+def _features(name: str, attack: PerExample, asking: Asking, questions: Questions | None, trial, rows) -> np.ndarray:
     """The features [P K F] of the shadow models."""
-    if attack.pool is not None:
-        return questioner.margins(attack.pool, shadows, rows)
-    assert attack.statistic is not None
-    asked = Points(rows, np.zeros(len(rows), bool))
-    by_model = {int(k): collect(attack.statistic, k, asked).features for k in shadows}
-    features = np.zeros((len(rows), num_models, next(iter(by_model.values()))[0].size), np.float32)
+    if questions is not None:
+        return asking.questioner.margins(questions, trial[1:])
+    by_model = {int(k): asking.statistic(name, attack, k, rows).features for k in trial[1:]}
+    features = np.zeros((len(rows), len(asking.split.members), next(iter(by_model.values()))[0].size), np.float32)
     for k, values in by_model.items():
         features[:, k] = values.reshape(len(rows), -1)
     return features
@@ -76,22 +68,22 @@ def _judge(attack: PerExample, features: np.ndarray, split: Split, trial: np.nda
         others = shadows[shadows != model]
         inside, outside = splits.calibration_models(split, model, others, rows)
         reference = Reference(features, inside if attack.online else np.zeros_like(inside), outside)
-        yield _Judged(model, reference, None if attack.pool is None else chosen.answer_rates(reference))
+        yield _Judged(model, reference, None if attack.statistic else chosen.answer_rates(reference))
 
 
-def _run(attack: PerExample, collect, questioner, dataset, split, rows, judged: list[_Judged], cap, place) -> Trial:
-    (target, *stand_ins), y = judged, dataset.y[rows]
-    is_member = [np.isin(rows, split.members[one.model]) for one in stand_ins]
+def _run(name: str, attack: PerExample, asking: Asking, questions: Questions | None, rows, judged, cap, place) -> Trial:
+    (target, *stand_ins), y = judged, asking.dataset.y[rows]
+    is_member = [np.isin(rows, asking.split.members[one.model]) for one in stand_ins]
     scored = [_score(attack, one, one.reference.features[:, one.model], y) for one in stand_ins]
     scores, members = np.concatenate([one.score for one in scored]), np.concatenate(is_member)
     null = np.concatenate([one.false_positive_rate[~inside] for one, inside in zip(scored, is_member, strict=True)])
-    if attack.pool is None:
-        answers = collect(attack.statistic, target.model, Points(rows, np.zeros(len(rows), bool)), cap)
+    if questions is None:
+        answers = asking.statistic(name, attack, target.model, rows, cap)
         features = answers.features.reshape(len(rows), -1)
     else:
         stop, order = attack.stop, _order(attack, target)
         rule = stop and (lambda answers, points: stop(answers, order[points], _at(target.rates, points)))
-        answers = questioner.answers(attack.pool, int(target.model), rows, order, cap, rule)
+        answers = asking.questioner.answers(questions, int(target.model), order, cap, rule)
         features = answers.features[:, 0]
     result = _score(attack, target, np.where(np.isnan(features), 0, features), y, True)
     rate = corrected_rate(result.false_positive_rate, null)
@@ -102,7 +94,7 @@ def _run(attack: PerExample, collect, questioner, dataset, split, rows, judged: 
 
 
 def _order(attack: PerExample, one: _Judged) -> np.ndarray:
-    assert attack.choose is not None and one.rates is not None and attack.pool is not None
+    assert attack.choose is not None and one.rates is not None
     return attack.choose(one.rates, attack.pool)
 
 
@@ -113,7 +105,7 @@ def _at(rates: AnswerRates | None, points: np.ndarray) -> AnswerRates:
 
 def _score(attack: PerExample, one: _Judged, features: np.ndarray, y: np.ndarray, asked: bool = False) -> PointScores:
     """The scores of a model by its features [P F]: with a pool those of all questions, or of those it was `asked`."""
-    if attack.pool is None:
+    if attack.statistic is not None:
         return attack.score(features, y, one.reference, None)
     order = _order(attack, one)
     answers = features > 0 if asked else np.take_along_axis(features, order, 1) > 0

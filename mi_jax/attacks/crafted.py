@@ -1,0 +1,117 @@
+"""Attacks whose questions are crafted for each point with gradients of shadow models, and judged like other questions.
+
+OSLO and YOQO as published decide by the label alone; their calibrated forms compare it with the labels of the shadow
+models that did not craft the question. `chosen_crafted` adds crafted copies to the pool of chosen queries.
+"""
+
+from functools import lru_cache, partial
+
+import jax
+import numpy as np
+
+from mi_jax.attacks import chosen, crafting, pools
+from mi_jax.attacks.context import AttackContext
+from mi_jax.types import AnswerRates, Crafters, PerExample, PointScores, Reference
+
+SURROGATES, SOURCES = 10, 7  # models that OSLO needs, trained on other rows; so many of them give gradients
+NEED_SURROGATES = ("oslo", "calibrated_oslo")
+COPIES = 8  # crafted from each strength of noise
+
+
+def yoqo(context: AttackContext) -> tuple[PerExample, ...]:
+    """YOQO online: member iff one crafted copy is labelled y."""
+    return (_crafted("yoqo", _yoqo(_mask(context), True), 1)._replace(score=_votes),)
+
+
+def yoqo_offline(context: AttackContext) -> tuple[PerExample, ...]:
+    """YOQO with models trained without the point alone."""
+    return (_crafted("yoqo_offline", _yoqo(_mask(context), False), 1)._replace(score=_votes, online=False),)
+
+
+def calibrated_yoqo(context: AttackContext) -> tuple[PerExample, ...]:
+    """The question of YOQO online, beside how other shadow models answer it."""
+    return (_crafted("calibrated_yoqo", _yoqo(_mask(context), True), 1),)
+
+
+def oslo(context: AttackContext) -> tuple[PerExample, ...]:
+    """OSLO at five thresholds, one query each: by how many the label stays y, for its full ROC."""
+    return (_crafted("oslo", _oslo(_mask(context)), 5)._replace(score=_votes),)
+
+
+def calibrated_oslo(context: AttackContext) -> tuple[PerExample, ...]:
+    """The five questions of OSLO, beside how shadow models answer them."""
+    return (_crafted("calibrated_oslo", _oslo(_mask(context)), 5),)
+
+
+def chosen_crafted(context: AttackContext) -> tuple[PerExample, ...]:
+    """Chosen queries of a pool with copies that a few gradient steps move towards telling members apart."""
+    pool = pools.pool_of(context, budget=context.budget)
+    starts = pools.pool_of(context, (), copies=COPIES)
+    craft = _towards_difference(starts, _mask(context))
+    number = sum(pool.counts) + sum(starts.counts)
+    settings = {"queries": context.budget, "of": number, "crafted": sum(starts.counts)}
+    choose = chosen.choose_best(context.budget)
+    return (
+        PerExample("chosen_crafted", "label", pool, None, choose, chosen.score_answers, settings=settings, craft=craft),
+    )
+
+
+def _crafted(name: str, craft, number: int) -> PerExample:
+    settings = {"queries": number}
+    return PerExample(
+        name, "label", None, None, chosen.choose_all, chosen.score_answers, settings=settings, craft=craft
+    )
+
+
+def _mask(context: AttackContext) -> bytes | None:
+    return None if context.binary is None else np.asarray(context.binary, bool).tobytes()
+
+
+def _binary(mask: bytes | None) -> np.ndarray | None:
+    return None if mask is None else np.frombuffer(mask, bool)
+
+
+def _votes(answers: np.ndarray, order: np.ndarray, reference: Reference, rates: AnswerRates) -> PointScores:
+    """The number of questions answered y, and the rate of the last of them outside, which is the lowest of a path."""
+    del order, reference
+    votes = crafting.oslo_score(answers)
+    last = np.take_along_axis(rates.label_outside, np.maximum(votes - 1, 0)[:, None], 1)[:, 0]
+    return PointScores(votes.astype(float), np.where(votes > 0, np.exp(last), 1.0))
+
+
+@lru_cache
+def _yoqo(mask: bytes | None, online: bool):
+    def craft(models: Crafters, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        use = models.inside | models.outside
+        made = crafting.yoqo(models.apply, models.params, models.inside, use, x, y, online=online, binary=_binary(mask))
+        return made[:, None]
+
+    return craft
+
+
+@lru_cache
+def _oslo(mask: bytes | None):
+    def craft(models: Crafters, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if models.surrogates is None:
+            raise ValueError(
+                f"attack oslo: no models trained on rows that are not attacked, expected {SURROGATES} "
+                "(--num_surrogates, which needs as many rows as a target's beyond those attacked)"
+            )
+        source, validation = (
+            jax.tree.map(lambda leaf, part=part: leaf[part], models.surrogates)
+            for part in (slice(None, SOURCES), slice(SOURCES, None))
+        )
+        return crafting.oslo(models.apply, source, validation, x, y, binary=_binary(mask))
+
+    return craft
+
+
+@lru_cache
+def _towards_difference(starts, mask: bytes | None):
+    make = jax.jit(jax.vmap(partial(pools.questions, starts)))
+
+    def craft(models: Crafters, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        start, use = np.asarray(make(x)), models.inside | models.outside
+        return crafting.craft(models.apply, models.params, models.inside, use, start, y, binary=_binary(mask))
+
+    return craft
