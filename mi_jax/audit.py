@@ -63,6 +63,8 @@ def audit(
     points = [select_points(split, k, num_points) for k in range(len(split.members))]
     _check_points(points, split)
     plan = Plan(dataset, split, points, tuning_shadows, cap)
+    groups = [{name: attacks[name] for name in names} for names in group_attacks(attacks)]
+    planned = [planned_queries(plan, group) for group in groups]
     logs = AnswerLogs(target, dataset.num_classes, None if answers is None else Path(answers), allow_random_target)
     scores = _point_arrays(dataset, split, points)
     models, queries = target_accuracies(dataset, split, logs.target, points)
@@ -72,12 +74,10 @@ def audit(
     record |= {"split_digest": splits.split_digest(split), "split": _split_record(split), "models": models}
     record |= {"attacks": {}, "queries": {"by_attack": {}}}
     seconds: dict[str, float] = {}
-    for names in group_attacks(attacks):
-        started, group = time.perf_counter(), {name: attacks[name] for name in names}
-        label = (
-            f"{', '.join(names)} ({', '.join(str(list(attacks).index(name) + 1) for name in names)} of {len(attacks)})"
-        )
-        report = _reporter(progress, planned_queries(plan, group), label)
+    for group, queries_planned in zip(groups, planned, strict=True):
+        started, numbers = time.perf_counter(), [str(list(attacks).index(name) + 1) for name in group]
+        label = f"{', '.join(group)} ({', '.join(numbers)} of {len(attacks)})"
+        report = _reporter(progress, queries_planned, label)
         trials, shadow = run_group(key, plan, group, logs.target, cache, report)
         for name, of_attack in trials.items():
             record["attacks"][name] = _attack_entry(of_attack, scores["is_member"], cap)
