@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from experiments import common
 from experiments.paper import records
 from mi_jax import cli, data, defenses, models, perturbations, privacy, training
-from mi_jax.attacks import one_threshold, measures
+from mi_jax.attacks import measures, one_threshold
 from mi_jax.attacks.rays import ray_distance
 from mi_jax.evaluation import epsilon, metrics, plots
 from mi_jax.querying import driver, oracle

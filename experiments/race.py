@@ -1,7 +1,7 @@
 """Which attack names members with how few queries: TPR at low false positive rates against queries of the target.
 
-Artefact: race.png, race.json and scores.npz (not committed) in --out (default results/records/race-DATASET-PRESET): TPR at
-          1 and .1 % FPR of every attack at every budget, with intervals over targets, and pooled.
+Artefact: race.png, race.json and scores.npz (not committed) in --out (default results/records/race-DATASET-PRESET):
+          TPR at 1 and .1 % FPR of every attack at every budget, with intervals over targets, and pooled.
 Command:  python -m experiments.race --dataset=digits
           python -m experiments.race --dataset=location30
           python -m experiments.race --dataset=cifar10

@@ -28,7 +28,7 @@ from absl import app, flags
 
 from experiments.benchmarks import workers
 from mi_jax import cli, environment, models, perturbations
-from mi_jax.attacks import one_threshold, measures
+from mi_jax.attacks import measures, one_threshold
 from mi_jax.querying import driver, oracle, sizes
 from mi_jax.types import Attack
 

@@ -24,6 +24,7 @@ from mi_jax.types import AnswerRates, PointScores, Pool, Reference
 # models inside, a share is compared with one side only, and the sum stays better for longer.
 SUMMED, SUMMED_OFFLINE = 10, 50
 _MARGIN = 0.5  # weight of the rate by margins; the rest is the rate by counts
+_AT_ONCE = 64  # points whose answers are held once more
 Choose = Callable[[AnswerRates, Pool | None], np.ndarray]
 
 
@@ -113,24 +114,34 @@ def score_answers(answers: np.ndarray, order: np.ndarray, reference: Reference, 
     whose logit is compared with that of the shadow models' answers to the same questions (`calibration.student`).
     Measured in docs/chosen_queries.md. The rate outside is that of the answer itself if it is one, else of `student`.
     """
-    m, inside_any = answers.shape[1], bool(reference.inside.any())
     taken = AnswerRates(*(np.take_along_axis(rate, order, 1).astype(float) for rate in rates))
     label, other = taken.label_inside - taken.label_outside, taken.other_inside - taken.other_outside
-    shadow = np.take_along_axis(reference.features, order[:, None], 2) > 0  # [P K m]
-    weights = np.maximum(label - other, 1e-6)
-    weights = weights / weights.sum(1, keepdims=True) * m
+    m = answers.shape[1]
+    few = m <= (SUMMED if reference.inside.any() else SUMMED_OFFLINE)
+    weights = label - other
+    if not few:
+        weights = np.maximum(weights, 1e-6)
+        weights = weights / weights.sum(1, keepdims=True) * m
 
-    def summed(bits: np.ndarray) -> np.ndarray:  # [P K m] -> [P K]
-        return (bits @ (label - other)[..., None])[..., 0] + other.sum(1, keepdims=True)
-
-    def share(bits: np.ndarray) -> np.ndarray:
-        hits = (bits @ weights[..., None])[..., 0]
+    def statistic(hits: np.ndarray) -> np.ndarray:  # weighted numbers of answers y [P ...]
+        if few:
+            return hits + other.sum(1).reshape(-1, *[1] * (hits.ndim - 1))
         return np.log((hits + 0.5) / (m - hits + 0.5))
 
-    few = m <= (SUMMED if inside_any else SUMMED_OFFLINE)
-    statistic, asked = summed if few else share, answers[:, None]
-    compared = student(statistic(asked)[:, 0], reference._replace(features=statistic(shadow)[..., None]))
+    own = statistic((answers * weights).sum(1))
+    shadow = statistic(_weighted_hits(reference.features, order, weights))
+    compared = student(own, reference._replace(features=shadow[..., None]))
     if not few:
         return compared
     alone = np.where(answers[:, 0], np.exp(taken.label_outside[:, 0]), 1.0)
-    return PointScores(summed(asked)[:, 0], alone if m == 1 else compared.false_positive_rate)
+    return PointScores(own, alone if m == 1 else compared.false_positive_rate)
+
+
+def _weighted_hits(features: np.ndarray, order: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The sums [P K] of the weights [P m] of the questions [P m] that each model answers y."""
+    hits = np.empty(features.shape[:2])
+    for start in range(0, len(features), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        bits = np.take_along_axis(features[part], order[part, None], 2) > 0
+        hits[part] = (bits.astype(np.float32) @ weights[part, :, None].astype(np.float32))[..., 0]
+    return hits
