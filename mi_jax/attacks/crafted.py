@@ -16,6 +16,7 @@ from mi_jax.types import AnswerRates, Crafters, PerExample, PointScores, Referen
 SURROGATES, SOURCES = 10, 7  # models that OSLO needs, trained on other rows; so many of them give gradients
 NEED_SURROGATES = ("oslo", "calibrated_oslo")
 COPIES = 8  # crafted from each strength of noise
+NEIGHBOURS, SHARES = 2, (0.2, 0.3, 0.4, 0.5, 0.6)  # rows of other classes, and how far towards each a question lies
 
 
 def yoqo(context: AttackContext) -> tuple[PerExample, ...]:
@@ -44,12 +45,14 @@ def calibrated_oslo(context: AttackContext) -> tuple[PerExample, ...]:
 
 
 def chosen_crafted(context: AttackContext) -> tuple[PerExample, ...]:
-    """Chosen queries of a pool with copies that a few gradient steps move towards telling members apart."""
+    """Chosen queries of a pool, of copies that a few gradient steps move towards telling members apart, and of points
+    on the way to the nearest rows of other classes, where a decision boundary must be crossed.
+    """
     pool = pools.pool_of(context, budget=context.budget)
     starts = pools.pool_of(context, (), copies=COPIES)
     craft = _towards_difference(starts, _mask(context))
-    number = sum(pool.counts) + sum(starts.counts)
-    settings = {"queries": context.budget, "of": number, "crafted": sum(starts.counts)}
+    crafted = sum(starts.counts) + NEIGHBOURS * len(SHARES)
+    settings = {"queries": context.budget, "of": sum(pool.counts) + crafted, "crafted": crafted}
     choose = chosen.choose_best(context.budget)
     return (
         PerExample("chosen_crafted", "label", pool, None, choose, chosen.score_answers, settings=settings, craft=craft),
@@ -112,6 +115,28 @@ def _towards_difference(starts, mask: bytes | None):
 
     def craft(models: Crafters, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         start, use = np.asarray(make(x)), models.inside | models.outside
-        return crafting.craft(models.apply, models.params, models.inside, use, start, y, binary=_binary(mask))
+        moved = crafting.craft(models.apply, models.params, models.inside, use, start, y, binary=_binary(mask))
+        return np.concatenate([moved, between(x, y, _binary(mask))], axis=1)
 
     return craft
+
+
+def between(x: np.ndarray, y: np.ndarray, binary: np.ndarray | None) -> np.ndarray:
+    """Returns the points [P R *x] at SHARES of the way from each x [P *x] to the nearest rows that have another label.
+
+    The nearest are those of x itself, in L2. A binary column takes the value of the other row from a share on that is
+    drawn for the column. Where no row has another label, all points are x.
+    """
+    flat = x.reshape(len(x), -1)
+    squares, made = (flat**2).sum(1), np.empty((len(x), NEIGHBOURS * len(SHARES), *x.shape[1:]), np.float32)
+    when = np.random.default_rng(0).random(x.shape[1:])
+    for point in range(len(x)):
+        distance = np.where(y == y[point], np.inf, squares - 2 * flat @ flat[point])
+        nearest = np.argsort(distance, kind="stable")[:NEIGHBOURS]
+        ends = x[np.where(np.isfinite(distance[nearest]), nearest, point)]
+        for i, share in enumerate(SHARES):
+            moved = x[point] + share * (ends - x[point])
+            if binary is not None:
+                moved = np.where(binary, np.where(when < share, ends, x[point]), moved)
+            made[point, i * NEIGHBOURS : (i + 1) * NEIGHBOURS] = moved
+    return made
