@@ -19,6 +19,7 @@ from mi_jax.types import PointScores, Reference
 PRIOR = 31  # models that the mean variance over points counts for
 SHIFTS = (1.0, 2.0, 3.0)  # standard deviations by which a member may exceed a non-member, equally likely
 _LEAST_VARIANCE = 1e-6  # relative to the mean square of all features
+_LARGEST_DEVIATION = 1e6
 _AT_ONCE = 64  # points whose features are held once more
 
 
@@ -54,6 +55,7 @@ def student(value: np.ndarray, reference: Reference, *, typical: float = 0.0) ->
 
     The statistic should be roughly normal over models: a logit, the logarithm of a distance. `typical` is the number
     of models that the mean of a side over all points counts for: above 0 where some points have no model on a side.
+    Without models inside, the score rises with the statistic, however large.
 
     Source: LiRA (Carlini et al. 2022, arXiv 2112.03570), whose statistic is the logit of a confidence. Deviations:
     shrunk variances and Student's likelihood; LiRA has normal ones, of each point or, with few models, of all.
@@ -69,14 +71,20 @@ def student(value: np.ndarray, reference: Reference, *, typical: float = 0.0) ->
         return (value - centre[:, 0]) / scale, scale, one.count[:, 0] + PRIOR
 
     z, scale, degrees = standardised(reference.outside)
+    if not reference.inside.any():
+        normal = _normal_score(z, degrees)[:, None]
+        shifted = special.logsumexp(normal * SHIFTS - np.square(SHIFTS) / 2, axis=1) - np.log(len(SHIFTS))
+        return PointScores(shifted, stats.t.sf(z, degrees))
     outside = stats.t.logpdf(z, degrees) - np.log(scale)
-    if reference.inside.any():
-        within, width, of_members = standardised(reference.inside)
-        inside = stats.t.logpdf(within, of_members) - np.log(width)
-    else:
-        shifted = [stats.t.logpdf(z - shift, degrees) for shift in SHIFTS]
-        inside = special.logsumexp(shifted, axis=0) - np.log(len(SHIFTS) * scale)
+    within, width, of_members = standardised(reference.inside)
+    inside = stats.t.logpdf(within, of_members) - np.log(width)
     return PointScores(inside - outside, stats.t.sf(z, degrees))
+
+
+def _normal_score(z: np.ndarray, degrees: np.ndarray) -> np.ndarray:
+    """The normal deviate with the tail probability of Student's z: the ratio of two shifted t falls again beyond 8."""
+    tail = stats.t.logsf(np.minimum(np.abs(z), _LARGEST_DEVIATION), degrees)
+    return np.sign(z) * -special.ndtri_exp(tail)
 
 
 def _mean_over_points(one: Side) -> np.ndarray:
