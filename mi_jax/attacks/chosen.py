@@ -75,11 +75,17 @@ def divergence(rates: AnswerRates) -> np.ndarray:
 
 
 def choose_best(number: int) -> Choose:
-    """Returns a `choose` for `types.PerExample`: the `number` questions of a point that reveal most, best first."""
+    """Returns a `choose` for `types.PerExample`: the `number` questions of a point that reveal most, best first.
+
+    Up to SUMMED questions only the answer y counts, the term of the divergence that names members; more are compared as
+    a share, to which every answer contributes.
+    """
 
     def choose(rates: AnswerRates, pool: Pool | None) -> np.ndarray:
         del pool
-        return np.argsort(-divergence(rates), axis=1, kind="stable")[:, :number]
+        label = np.exp(rates.label_inside) * (rates.label_inside - rates.label_outside)
+        value = label if number <= SUMMED else divergence(rates)
+        return np.argsort(-value, axis=1, kind="stable")[:, :number]
 
     return choose
 

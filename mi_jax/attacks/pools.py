@@ -14,7 +14,7 @@ from mi_jax import perturbations
 from mi_jax.attacks.context import AttackContext, noise_in_units
 from mi_jax.types import Pool
 
-COPIES = 96  # noisy copies of each strength, or as many as are put to a target if these are more
+COPIES = 160  # noisy copies of each strength, or as many as are put to a target if these are more
 # Three strengths of noise: shadow models show which suits a point. Bits: the expected number of flips in a row.
 POOL_FLIPS = (3, 10, 20)
 POOL_SIGMAS = {"range": (0.05, 0.1, 0.2), "standard deviation": (0.25, 0.5, 1.0)}
