@@ -11,6 +11,7 @@ Settings: one balanced ensemble of 32 models for each defense, 8 of them targets
           defense. Location: 400 members and as many non-members of each target.
 """
 
+import itertools
 import json
 
 from absl import flags
@@ -25,9 +26,7 @@ from mi_jax.study.config import Config
 ATTACKS = ("gap", "chosen:5", "chosen:25", "lira")
 NAMED_BY = "chosen:25"
 SHARED = {"split": "balanced", "num_shadows": 31, "num_targets": 8, "budget": 25, "attacks": ATTACKS}
-# One strength of each defense first: a run that is stopped has seen every kind.
-FIRST = ("none", "memguard:0.001", "dropout:0.5", "dropout:0.8", "l2:0.1", "l2:1", "dp_adam:8", "dp_sgd:8",
-         "adversarial:2", "l1:0.001", "dp_adam:110", "ldl:0.1", "ldl:0.02", "augmentation:1")  # fmt: skip
+ANSWERS = ("none", "memguard", "top_k", "rounding", "ldl", "ldl_fresh")  # defenses that leave training as it is
 PRESETS = {
     "smoke": {"digits": ({"n_train": 40, "num_shadows": 7, "num_targets": 2}, ("none", "l2:1"))},
     "cpu": {
@@ -43,22 +42,28 @@ def main() -> None:
     presets, given, folder = common.parse_preset(PRESETS, "exposed_defenses", no_defense="--defenses names them")
     for name in common.select_datasets(presets):
         changes, grid = presets[name]
-        chosen = flags.FLAGS.defenses or sorted(grid, key=lambda one: one not in FIRST)
+        chosen = flags.FLAGS.defenses or grid
         config, out = Config(**{"dataset": name} | SHARED | changes | given), folder / name
         file = out / "record.json"
         record = json.loads(file.read_text()) if file.exists() else {"config": {"dataset": name}, "defenses": {}}
-        for defense in chosen:
-            if defense not in record["defenses"]:
-                record["defenses"][defense] = measure(config, defense)
+        missing = [defense for defense in chosen if defense not in record["defenses"]]
+        for _, group in itertools.groupby(sorted(missing, key=trained_with), key=trained_with):
+            for prepared in study.prepare_grid(config, tuple(group)):
+                record["defenses"][prepared.config.defense] = measure(prepared)
                 records.write(out, record, differs=DIFFERS, exposed=draw)
         print(table(record))
 
 
-def measure(config: Config, defense: str) -> dict:
+def trained_with(defense: str) -> tuple[bool, str]:
+    """A key for defenses that train together: those that change answers alone, first, or strengths of one defense."""
+    kind = defense.partition(":")[0]
+    return (kind not in ANSWERS, "" if kind in ANSWERS else defense if "+" in defense else kind)
+
+
+def measure(prepared: study.Study) -> dict:
     """The entry of one defense."""
-    (prepared,) = study.prepare_grid(config, (defense,))
     candidates = {name: attacks.build(name, prepared.context) for name in ATTACKS}
-    record, scores = study.attack(prepared, candidates, title=defense)
+    record, scores = study.attack(prepared, candidates, title=prepared.config.defense)
     rows = exposed.exposed_records(record, scores, NAMED_BY)
     kept = ("balanced_accuracy", "auc", "tpr_at_fpr", "queries_per_example")
     return {
