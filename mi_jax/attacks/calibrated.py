@@ -107,8 +107,8 @@ def lira_offline(context: AttackContext) -> tuple[PerExample, ...]:
 def _confidence(name: str, context: AttackContext, *, online: bool) -> tuple[PerExample, ...]:
     def score(features: np.ndarray, y: np.ndarray, reference: Reference, rates: None) -> PointScores:
         del rates
-        logits = logits_of(reference.features, y)[..., None]
-        return calibration.student(logits_of(features, y), reference._replace(features=logits))
+        logits, own = _finite_logits(features, reference, y)
+        return calibration.student(own, reference._replace(features=logits[..., None]))
 
     statistic = one_threshold.confidence_threshold(context)[0]
     return (PerExample(name, "confidence", None, statistic, None, score, online),)
@@ -123,15 +123,27 @@ def rmia(context: AttackContext) -> tuple[PerExample, ...]:
 
     def score(features: np.ndarray, y: np.ndarray, reference: Reference, rates: None) -> PointScores:
         del rates
-        logits = logits_of(reference.features, y)  # [P K]
+        logits, own = _finite_logits(features, reference, y)  # [P K], [P]
         used = reference.inside | reference.outside
         typical = (_sigmoid(logits) * used).sum(1) / used.sum(1)
-        ratio = np.log(_sigmoid(logits_of(features, y))) - np.log(typical)
-        rate = calibration.student(logits_of(features, y), reference._replace(features=logits[..., None]))
+        ratio = np.log(_sigmoid(own)) - np.log(typical)
+        rate = calibration.student(own, reference._replace(features=logits[..., None]))
         return PointScores(ratio, rate.false_positive_rate)
 
     statistic = one_threshold.confidence_threshold(context)[0]
     return (PerExample("rmia", "confidence", None, statistic, None, score),)
+
+
+def _finite_logits(features: np.ndarray, reference: Reference, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of shadow models [P K] and of the target [P]; a probability of 0 or 1 has the nearest finite one.
+
+    Defenses answer such probabilities, votes for example.
+    """
+    logits = logits_of(reference.features, y)
+    finite = logits[np.isfinite(logits) & (reference.inside | reference.outside)]
+    low, high = (finite.min(), finite.max()) if finite.size else (-1.0, 1.0)
+    shadow, own = (np.nan_to_num(one, nan=0.0, posinf=high, neginf=low) for one in (logits, logits_of(features, y)))
+    return shadow, own
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
