@@ -167,3 +167,84 @@ def test_shadow_overlap_is_the_share_of_the_targets_rows_that_shadow_models_were
     assert overlap["swap"] == overlap["balanced"] == {"members": 0, "nonmembers": 1}
     half = SPLIT._replace(members=np.concatenate([SPLIT.members[:1], SPLIT.members[:1], SPLIT.members[2:]]))
     assert splits.shadow_overlap(half) == {"members": 0.5, "nonmembers": 0}
+
+
+BALANCED = splits.balanced(0, 100, 50, num_targets=8, num_shadows=7)
+
+
+def rows_of(split: Split, k: int) -> np.ndarray:
+    return np.sort(np.concatenate([split.members[k], split.nonmembers[k]]))
+
+
+@pytest.mark.parametrize("target", range(8))
+def test_as_many_models_calibrate_a_row_from_either_side_whatever_the_target_was_trained_on(target):
+    rows, shadows = rows_of(BALANCED, target), BALANCED.trials[target, 1:]
+    inside, outside = splits.calibration_models(BALANCED, target, shadows, rows)
+    assert inside.shape == outside.shape == (100, 8)
+    np.testing.assert_array_equal(inside.sum(1), 3)  # of 3 shadow models with the row of a member, 4 of a non-member
+    np.testing.assert_array_equal(outside.sum(1), 3)
+    trained = np.stack([np.isin(rows, members) for members in BALANCED.members], axis=1)
+    assert not (inside & ~trained).any() and not (outside & trained).any()
+    assert not inside[:, target].any() and not outside[:, target].any()
+
+
+def test_the_model_left_out_of_the_larger_side_is_drawn_for_each_row_and_by_chance():
+    split = splits.balanced(0, 2000, 1000, num_targets=1, num_shadows=7)
+    rows = rows_of(split, 0)
+    inside, outside = splits.calibration_models(split, 0, split.trials[0, 1:], rows)
+    left_out = ~(inside | outside)[:, 1:]
+    np.testing.assert_array_equal(left_out.sum(1), 1)
+    low, high = stats.binom.ppf([1e-5, 1 - 1e-5], 2000, 1 / 7)
+    assert ((low <= left_out.sum(0)) & (left_out.sum(0) <= high)).all()
+
+
+def test_what_calibrates_a_row_does_not_change_with_other_rows_or_their_order():
+    rows, shadows = rows_of(BALANCED, 2), BALANCED.trials[2, 1:]
+    whole = splits.calibration_models(BALANCED, 2, shadows, rows)
+    order = np.random.default_rng(0).permutation(100)[:30]
+    for some, every in zip(splits.calibration_models(BALANCED, 2, shadows, rows[order]), whole, strict=True):
+        np.testing.assert_array_equal(some, every[order])
+
+
+def test_only_the_given_shadow_models_calibrate():
+    rows, shadows = rows_of(BALANCED, 0), np.array([2, 3, 5, 6, 7])
+    inside, outside = splits.calibration_models(BALANCED, 0, shadows, rows[:20])
+    assert not inside[:, [0, 1, 4]].any() and not outside[:, [0, 1, 4]].any()
+    np.testing.assert_array_equal(inside.sum(1), outside.sum(1))
+
+
+def test_models_that_draw_their_members_independently_calibrate_as_many_as_the_smaller_side_has():
+    rng = np.random.default_rng(3)
+    members = np.stack([rng.permutation(60)[:30] for _ in range(9)])
+    others = np.stack([np.setdiff1d(np.arange(60), own) for own in members])
+    split = Split(members, others, members[:, :0], np.arange(9)[None])
+    inside, outside = splits.calibration_models(split, 0, np.arange(1, 9), np.arange(60))
+    trained = np.stack([np.isin(np.arange(60), own) for own in members[1:]], axis=1).sum(1)
+    np.testing.assert_array_equal(inside.sum(1), np.minimum(trained, 8 - trained))
+    np.testing.assert_array_equal(outside.sum(1), inside.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        (splits.disjoint(0, 100, 10, num_targets=1, num_shadows=3), "0 of 3 other models were trained with row"),
+        (splits.swap(0, 100, 10, num_targets=1, num_shadows=1), "[01] of 1 other models were trained with row"),
+        (splits.balanced(0, 100, 10, num_targets=1, num_shadows=1), "expected some with and some without it"),
+        (splits.balanced(0, 100, 10, num_targets=1, num_shadows=3)._replace(trials=np.array([[0, 1]])), "model 0"),
+    ],
+)
+def test_rows_without_shadow_models_on_both_sides_are_refused_in_one_line(split, says):
+    with pytest.raises(ValueError, match=says) as refused:
+        splits.calibration_models(split, 0, split.trials[0, 1:], rows_of(split, 0))
+    assert "\n" not in str(refused.value)
+
+
+def test_even_sides_are_as_many_models_with_a_row_as_without_it():
+    models, rows = np.array([1, 4, 5, 7]), rows_of(BALANCED, 0)
+    inside, outside = splits.even_sides(BALANCED, models, rows)
+    trained = np.stack([np.isin(rows, BALANCED.members[k]) for k in models], axis=1)
+    for point in range(100):
+        of_side = [np.flatnonzero(trained[point]), np.flatnonzero(~trained[point])]
+        count = min(map(len, of_side))
+        assert np.flatnonzero(inside[point]).tolist() == of_side[0][:count].tolist()
+        assert np.flatnonzero(outside[point]).tolist() == of_side[1][:count].tolist()
