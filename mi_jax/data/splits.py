@@ -187,17 +187,17 @@ def calibration_models(
 
     `inside` are shadow models trained with the row, `outside` those trained without it, as many of both for every row;
     the rest of the larger side is left out at random. This is the only place where calibrated attacks get models from,
-    because membership of the target must not be read from counts. In a split in which every row is a member of r of
-    these K models, the target included, every row gets min(r, K - r) - 1 models a side, whatever the target was trained
-    on. In other splits it is the smaller of the counts among the shadow models, which says nothing of the target where
-    models draw their members independently.
+    because membership of the target must not be read from counts. Where every row is a member of equally many models of
+    the trials, as in `balanced`, a row with r of the m models given here, the target included, gets min(r, m - r) - 1 a
+    side: r follows from the other models, whatever the target was trained on. In other splits it is the smaller of the
+    counts among the shadow models, which says nothing of the target where models draw their members independently.
 
     Raises ValueError for a row without a shadow model on each side.
     """
     models = np.array([target, *shadows])
     member = np.stack([np.isin(rows, split.members[k]) for k in models], axis=1)  # [P 1+S]
     total, within = member.sum(1), member[:, 1:]
-    fixed = len(np.unique(total)) == 1
+    fixed = len(np.unique(sum(np.isin(rows, split.members[k]).astype(int) for k in np.unique(split.trials)))) == 1
     count = np.minimum(total, len(models) - total) - 1 if fixed else np.minimum(within.sum(1), (~within).sum(1))
     if count.min() < 1:
         worst = np.argmin(count)
