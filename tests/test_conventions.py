@@ -39,7 +39,7 @@ FLOORS = (
     {"randomness"},
     {"types"},
 )
-MAX_LINES, MAX_NAMES, MAX_FUNCTION = 310, 18, 40
+MAX_LINES, MAX_NAMES, MAX_FUNCTION = 310, 19, 40
 # Declared, although nothing of ours imports it -> why.
 ONLY_DECLARED = {"importlib-resources": "tensorflow-datasets imports it without declaring it"}
 # The same function in several places -> why one name is right.
@@ -48,6 +48,8 @@ SAME_NAME = {
     "read_rows": "each source reads its original",
     "init": "the state of a measure before its first query",
     "main": "a command",
+    "perturbation_family": "an attack with one threshold for all points, and one that judges every point",
+    **dict.fromkeys(("oslo", "yoqo"), "the crafting of questions, and the attack that puts them"),
 }
 # Put together from parts, so that this file does not find itself.
 UNFINISHED = re.compile(r"\b(" + "TO" + "DO|FIX" + r"ME)\b")
