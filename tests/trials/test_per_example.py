@@ -130,6 +130,17 @@ def test_queries_to_choose_from_beat_one_label_and_probabilities_beat_labels(dig
     assert auc["lira"] > auc["chosen:5"] > auc["calibrated_label"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_rates_of_a_target_are_counted_among_the_non_members_of_its_stand_ins(digits, audited, name):
+    _, is_member = pooled(digits[1], {name: audited[name]})
+    rate = np.concatenate([trial.false_positive_rate for trial in audited[name]])
+    ranks = rate * (1 + N)  # one stand-in, which has N non-members
+    np.testing.assert_allclose(ranks, np.round(ranks), atol=1e-6)
+    assert ranks.min() >= 1 and ranks.max() <= 1 + N
+    for level in (0.02, 0.1):  # T N non-members, compared with as many; of half of them models differ by more
+        assert np.mean(rate[~is_member] <= level) < level + ONE_IN_A_THOUSAND * np.sqrt(2 * level * (1 - level) / N / T)
+
+
 def test_no_attack_finds_anything_with_the_membership_of_other_models(digits):
     dataset, split, model, params, cache = digits
     other = memberships_of_other_models(split)
