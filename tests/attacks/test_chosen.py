@@ -94,6 +94,20 @@ def test_the_question_that_members_alone_answer_is_put_first_and_the_rest_in_ord
     np.testing.assert_array_equal(order, [[6, 0], [2, 3], [0, 7]])
 
 
+def test_few_questions_are_those_whose_answer_y_names_members_and_many_those_of_which_either_answer_reveals():
+    inside, outside = RNG.uniform(0.05, 0.95, (2, 6, 40))
+    rates = rates_of(inside, outside)
+    few, many = (chosen.choose_best(number)(rates, None) for number in (chosen.SUMMED, chosen.SUMMED + 1))
+    term = inside * np.log(inside / outside)
+    np.testing.assert_array_equal(few, np.argsort(-term, axis=1)[:, : chosen.SUMMED])
+    np.testing.assert_array_equal(many, np.argsort(-chosen.divergence(rates), axis=1)[:, : chosen.SUMMED + 1])
+
+
+def test_questions_crafted_for_a_point_are_all_put_in_their_order():
+    rates = rates_of(*RNG.uniform(0.05, 0.95, (2, 3, 5)))
+    np.testing.assert_array_equal(chosen.choose_all(rates, None), [[0, 1, 2, 3, 4]] * 3)
+
+
 def test_no_question_is_put_twice():
     inside, outside = RNG.uniform(0.05, 0.95, (2, 4, 8))
     order = chosen.choose_best(8)(rates_of(inside, outside), POOL)

@@ -1,1 +1,1 @@
-"""Do the tests notice a fault? Forty are planted, one at a time (`make mutants`)."""
+"""Do the tests notice a fault? More than fifty are planted, one at a time (`make mutants`)."""
