@@ -14,7 +14,9 @@ import numpy as np
 
 from mi_jax import environment, store
 from mi_jax.data import check_dataset, describe, splits
-from mi_jax.evaluation import entries
+from mi_jax.data.outliers import GAMMA, outliers
+from mi_jax.evaluation import entries, exposed
+from mi_jax.evaluation.page import SHOWN
 from mi_jax.querying.accuracies import refuse_random_targets, target_accuracies
 from mi_jax.querying.collect import AnswerLogs, Points, Target, select_points
 from mi_jax.trials import Plan, Trial, group_attacks, planned_queries, run_group
@@ -31,6 +33,7 @@ def audit(
     num_points: int | None = None,
     cap: int | None = None,
     tuning_shadows: int | None = None,
+    groups: np.ndarray | None = None,
     allow_random_target: bool = False,
     cache: store.Cache = store.no_cache,
     answers: Path | str | None = None,
@@ -41,7 +44,8 @@ def audit(
     `target(k, access)` is model k as an oracle (as a `WhiteBox` for "gradient"). `attacks` maps names to candidates
     (`attacks.build`). `num_points` is the largest number of members, and of non-members, attacked of each model (None:
     all). `tuning_shadows` is the largest number of shadow models that an attack with one threshold is tuned on (None:
-    all); attacks that judge every point use all. `cap` is the largest number of queries of an attack to one target;
+    all); attacks that judge every point use all. `groups` [N] (text) are subgroups of the rows, for exposed records.
+    `cap` is the largest number of queries of an attack to one target;
     points beyond it have score NaN and no number but `finished` includes them. `progress` is called with an attack's
     queries so far, those planned if every point is labelled correctly, and its name.
 
@@ -63,8 +67,8 @@ def audit(
     points = [select_points(split, k, num_points) for k in range(len(split.members))]
     _check_points(points, split)
     plan = Plan(dataset, split, points, tuning_shadows, cap)
-    groups = [{name: attacks[name] for name in names} for names in group_attacks(attacks)]
-    planned = [planned_queries(plan, group) for group in groups]
+    together = [{name: attacks[name] for name in names} for names in group_attacks(attacks)]
+    planned = [planned_queries(plan, group) for group in together]
     logs = AnswerLogs(target, dataset.num_classes, None if answers is None else Path(answers), allow_random_target)
     scores = _point_arrays(dataset, split, points)
     models, queries = target_accuracies(dataset, split, logs.target, points)
@@ -74,9 +78,10 @@ def audit(
     record |= {"split_digest": splits.split_digest(split), "split": _split_record(split), "models": models}
     record |= {"attacks": {}, "queries": {"by_attack": {}}}
     seconds: dict[str, float] = {}
-    for group, queries_planned in zip(groups, planned, strict=True):
-        started, numbers = time.perf_counter(), [str(list(attacks).index(name) + 1) for name in group]
-        label = f"{', '.join(group)} ({', '.join(numbers)} of {len(attacks)})"
+    for group, queries_planned in zip(together, planned, strict=True):
+        started, first = time.perf_counter(), next(iter(group))
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        label = f"{first}{more} ({list(attacks).index(first) + 1} of {len(attacks)})"
         report = _reporter(progress, queries_planned, label)
         trials, shadow = run_group(key, plan, group, logs.target, cache, report)
         for name, of_attack in trials.items():
@@ -90,6 +95,9 @@ def audit(
     record["queries"] |= queries | {"repeated": logs.repeated, "failed": logs.failed}
     record["queries"]["total"] = entries.all_queries(record)
     entries.add_gain_over_gap(record, scores)
+    if exposed.leading_attack(record, scores) is not None:
+        scores |= _about_points(dataset, scores["rows"], groups)
+        scores |= _images(dataset, record, scores)
     return record | {"environment": environment.environment(), "seconds": seconds}, scores
 
 
@@ -153,6 +161,24 @@ def _point_arrays(dataset: Dataset, split: Split, points: list[Points]) -> dict[
         members = np.stack([np.concatenate([points[k].is_member for k in trial[columns]]) for trial in split.trials])
         arrays |= {f"{prefix}rows": rows, f"{prefix}labels": dataset.y[rows], f"{prefix}is_member": members}
     return arrays
+
+
+def _about_points(dataset: Dataset, rows: np.ndarray, groups: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Of the attacked points [T 2n]: which are alone among all attacked rows, and their groups."""
+    attacked, arrays = np.unique(rows), {}
+    if len(attacked) > 2 * GAMMA:
+        is_outlier, _ = outliers(dataset.x[attacked].reshape(len(attacked), -1))
+        arrays["alone"] = is_outlier[np.searchsorted(attacked, rows)]
+    return arrays | ({} if groups is None else {"group": np.asarray(groups, str)[rows]})
+
+
+def _images(dataset: Dataset, record: dict, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The images of the records that the report shows, where data are images."""
+    found = exposed.leading_records(record, scores)
+    if dataset.binary is not None or dataset.x.ndim != 4 or found is None:
+        return {}
+    rows = np.unique([row["row"] for row in exposed.strongest(found.rows, SHOWN)])
+    return {"image_rows": rows, "images": np.round(255 * dataset.x[rows]).astype(np.uint8)}
 
 
 def _score_arrays(name: str, trials: list[Trial]) -> dict[str, np.ndarray]:

@@ -1,17 +1,18 @@
 """Entries of a record that follow from scores and answers: what `audit.audit` writes about each attack."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
 from mi_jax.evaluation import metrics, paired
-from mi_jax.types import Answers, Attack
+from mi_jax.types import Answers, Attack, PerExample
 
 FPRS = (0.1, 0.01, 0.001)
 
 
 def attack_entry(
-    attack: Attack, answers: list[Answers], scores: np.ndarray, is_member: np.ndarray, tuned: dict
+    attack: Attack | PerExample, answers: list[Answers], scores: np.ndarray, is_member: np.ndarray, tuned: dict
 ) -> dict:
     """The entry of one attack in report.json; every number is a mean over targets with its interval.
 
@@ -29,6 +30,7 @@ def attack_entry(
     never_flipped = float(np.mean([np.isposinf(one.features[..., -1]).all(1) for one in answers]))
     return {
         "access": attack.access,
+        **_judges(attack),
         "points": scores.shape[1] // 2,
         "queries_per_example": float(np.mean([one.queries.mean() for one in answers])),
         "phases": dict(sum((Counter(one.phases) for one in answers), Counter())),
@@ -37,13 +39,59 @@ def attack_entry(
         "auc": metrics.summary([metrics.auc(s, m) for s, m in pairs]),
         "tpr_at_fpr": tpr,
         "achieved_fpr": achieved,
+        "pooled": {str(fpr): pooled_rate(scores[finished], is_member[finished], fpr) for fpr in FPRS},
         "finished": float(finished.mean()),
         **({"never_flipped": never_flipped} if never_flipped else {}),
+        **(_judged(attack) if isinstance(attack, PerExample) else {}),
         "tuned": tuned,
     }
 
 
-def at_edge(chosen: Attack, candidates: tuple[Attack, ...]) -> str | None:
+def _judged(attack: PerExample) -> dict:
+    """What an entry of an attack that judges every point says besides."""
+    pool = attack.pool and {"kinds": list(attack.pool.kinds), "counts": list(attack.pool.counts)}
+    return {"every_point": {"online": attack.online, "pool": pool}}
+
+
+def pooled_rate(scores: np.ndarray, is_member: np.ndarray, fpr: float) -> dict | None:
+    """The TPR of the points [P] of all targets at one threshold, {"mean", "low", "high", "fpr"}; None: not resolvable.
+
+    The interval is the exact one for as many independent members. Targets of one ensemble share rows, so it is about
+    these rows, and somewhat too narrow.
+    """
+    found = metrics.tpr_at_fpr(scores, is_member, fpr)
+    if found is None:
+        return None
+    members = int(is_member.sum())
+    low, high = metrics.clopper_pearson(round(found[0] * members), members)
+    return {"mean": found[0], "low": low, "high": high, "fpr": found[1]}
+
+
+def _judges(attack: Attack | PerExample) -> dict:
+    """What an attack that judges every point by itself says of its kind; nothing of an attack with one threshold."""
+    if isinstance(attack, Attack):
+        return {}
+    pool = attack.pool and {"kinds": list(attack.pool.kinds), "counts": list(attack.pool.counts)}
+    return {"judges": "every point", "online": attack.online, "pool": pool}
+
+
+def _pooled(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict | None]:
+    """The TPR of the points of all targets at one threshold, with its exact interval over points.
+
+    None where so many non-members do not resolve the rate.
+    """
+    scores, is_member = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    members, found = int(is_member.sum()), {}
+    for fpr in FPRS:
+        rate = metrics.tpr_at_fpr(scores, is_member, fpr)
+        if rate is not None:
+            interval = metrics.clopper_pearson(round(rate[0] * members), members)
+            rate = dict(zip(("mean", "low", "high", "achieved_fpr"), (rate[0], *interval, rate[1]), strict=True))
+        found[str(fpr)] = rate
+    return found
+
+
+def at_edge(chosen: Attack | PerExample, candidates: tuple[Any, ...]) -> str | None:
     """What says that a setting of the chosen attack is the first or last of at least three tried; None: none is."""
     found = []
     for name, value in chosen.settings.items():
@@ -60,7 +108,8 @@ def at_edge(chosen: Attack, candidates: tuple[Attack, ...]) -> str | None:
 def all_queries(record: dict) -> int:
     """Every query that was put to any model. Gradient attacks make none."""
     queries, attacks = record["queries"], record["attacks"]
-    put = sum(sum(q.values()) for name, q in queries["by_attack"].items() if attacks[name]["access"] != "gradient")
+    by_attack = [q for name, q in queries["by_attack"].items() if attacks[name]["access"] != "gradient"]
+    put = sum(q["target"] + q["shadow"] for q in by_attack)
     return put + sum(queries[name] for name in ("accuracy", "flip_test", "repeated", "failed"))
 
 

@@ -14,10 +14,9 @@ from mi_jax.evaluation.exposed import Exposed, by_group, count_named, exposed_se
 from mi_jax.evaluation.findings import ACCESS, findings
 from mi_jax.evaluation.plots import image_png
 
-RATES = {"0.1": "10 %", "0.01": "1 %", "0.001": "0.1 %"}
 _SHORT = {
     "too coarse": "every threshold with a positive exceeds this rate, so that the TPR is 0.",
-    "not resolvable": "one of so few non-members is already more than this rate.",
+    "not resolvable": "a single non-member is already more than this rate, since there are so few.",
 }
 SHOWN, SHOWN_GROUPS = 20, 30  # exposed records, and classes or groups of them, that stand in the page
 _EXPOSED = (
@@ -110,7 +109,7 @@ def _attacks(record: dict) -> str:
             "balanced accuracy": text.accuracy(entry),
             "points above gap": text.points(entry["gain_over_gap"]) if entry.get("gain_over_gap") else "",
             "AUC": text.number(entry["auc"]),
-            **{f"TPR at {rate} FPR": _rate(entry, fpr) for fpr, rate in RATES.items()},
+            **{f"TPR at {rate} FPR": _rate(entry, fpr) for fpr, rate in text.RATES.items()},
         }
         for name, entry in record["attacks"].items()
     ]
@@ -119,14 +118,16 @@ def _attacks(record: dict) -> str:
         "Means over target models with 95 % intervals over targets; “over points” where there is one target, or where "
         "all are equal. Balanced accuracy is at a threshold chosen on shadow models; 50 % is chance. Points above gap: "
         "percentage points above the gap attack on the same points, with an interval over points. Queries: those to "
-        "the target, misclassified points included. TPR: at the largest attainable FPR not above the named one.",
+        "the target, misclassified points included. TPR: at the largest attainable FPR not above the named one. "
+        "Pooled: of the points of all targets together, with an interval over points; *: the interval holds the FPR itself, so "
+        "that guessing does as well.",
         *(f"{word}: {meaning}" for word, meaning in _SHORT.items() if word in cells),
     ]
     return _table(rows) + "".join(_note(note) for note in notes)
 
 
 def _rate(entry: dict, fpr: str) -> str:
-    return "too coarse" if text.too_coarse(entry, fpr) else text.percent(entry["tpr_at_fpr"][fpr])
+    return text.rate(entry, fpr) + (" *" if text.at_chance(entry, fpr) else "")
 
 
 def _exposed(found: Exposed) -> str:

@@ -1,16 +1,63 @@
 """Numbers of a record as text: rates with their intervals, and the attacks as a table."""
 
 import re
+import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # controls and lone surrogates
-HEADER = ["attack", "access", "queries", "balanced accuracy", "AUC", "TPR at 1 % FPR"]
+RATES = {"0.1": "10 %", "0.01": "1 %", "0.001": "0.1 %"}
+RATES = {"0.1": "10 %", "0.01": "1 %", "0.001": "0.1 %"}
+HEADER = ["attack", "access", "queries", "balanced accuracy", "AUC", "TPR at 10 % FPR", "at 1 % FPR", "at 0.1 % FPR"]
+MEANINGS = {
+    "pooled": "one threshold for the points of all targets, with an interval over points",
+    "at chance": "its interval does not exclude what guessing finds, the FPR itself",
+    "too coarse": "every threshold with a positive exceeds this FPR, since too many points share the highest score",
+    "not resolvable": "a single one of so few non-members is already more than this FPR",
+}
+_WIDTH = 148
+
+
+class Rate(NamedTuple):
+    """The TPR of an attack at one FPR, as it is shown."""
+
+    interval: dict | None  # {"mean", "low", "high", ...}; None: there is no rate to show
+    words: str
+    pooled: bool  # over the points of all targets, else a mean over targets
+    at_chance: bool
 
 
 def table(record: dict) -> str:
-    """The attacks as a plain-text table, one row each: means with 95 % intervals over targets, or "over points"."""
-    return aligned([HEADER, *([printable(name), *_cells(entry)] for name, entry in record["attacks"].items())])
+    """The attacks as a plain-text table with notes: means with 95 % intervals over targets, or "over points"."""
+    attacks = record["attacks"]
+    lines = [aligned([HEADER, *([printable(name), *_cells(entry)] for name, entry in attacks.items())])]
+    rates = {(name, fpr): rate_at(entry, fpr) for name, entry in attacks.items() for fpr in RATES}
+    notes = [f"* pooled: {MEANINGS['pooled']}"] if any(rate.pooled for rate in rates.values()) else []
+    notes += [f"{word}: {MEANINGS[word]}" for word in ("too coarse", "not resolvable")
+              if any(rate.words == word for rate in rates.values())]  # fmt: skip
+    chance: dict[str, list[str]] = {}
+    for (name, fpr), rate in rates.items():
+        if rate.at_chance:
+            chance.setdefault(printable(name), []).append(RATES[fpr])
+    if chance:
+        found = "; ".join(f"{name} at {', '.join(at)}" for name, at in chance.items())
+        notes += textwrap.wrap(f"at chance ({MEANINGS['at chance']}): {found}", _WIDTH, subsequent_indent="  ")
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def rate_at(entry: dict, fpr: str) -> Rate:
+    """The TPR of an attack at the FPR "0.1", "0.01" or "0.001".
+
+    It is the mean over targets, or the pooled one where that is not resolvable or has no interval.
+    """
+    own, pooled = entry["tpr_at_fpr"][fpr], (entry.get("pooled") or {}).get(fpr)
+    of_all = pooled is not None and (own is None or not has_interval(own))
+    shown = pooled if of_all else own
+    if too_coarse(entry, fpr) or (of_all and pooled["mean"] == pooled["achieved_fpr"] == 0):
+        return Rate(None, "too coarse", False, False)
+    if shown is None:
+        return Rate(None, "not resolvable", False, False)
+    return Rate(shown, percent(shown), of_all, has_interval(shown) and shown["low"] <= float(fpr))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -21,8 +68,22 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cells(entry: dict) -> list[str]:
-    tpr = "0 at FPR <= 1 % (scores too coarse)" if too_coarse(entry) else percent(entry["tpr_at_fpr"]["0.01"])
-    return [entry["access"], f"{entry['queries_per_example']:.1f}", accuracy(entry), number(entry["auc"]), tpr]
+    rates = [rate(entry, fpr) for fpr in RATES]
+    return [entry["access"], f"{entry['queries_per_example']:.1f}", accuracy(entry), number(entry["auc"]), *rates]
+
+
+def rate(entry: dict, fpr: str) -> str:
+    """The TPR of an attack at this FPR: over targets, else of the points of all targets together."""
+    over_targets, pooled = entry["tpr_at_fpr"][fpr], (entry.get("pooled") or {}).get(fpr)
+    if too_coarse(entry, fpr):
+        return "too coarse"
+    return percent(over_targets) if over_targets is not None or pooled is None else f"{percent(pooled)} pooled"
+
+
+def at_chance(entry: dict, fpr: str) -> bool:
+    """Whether the interval of the TPR that `rate` shows holds the FPR itself, so that guessing does as well."""
+    shown = entry["tpr_at_fpr"][fpr] or (entry.get("pooled") or {}).get(fpr)
+    return bool(shown) and shown["low"] is not None and shown["low"] <= float(fpr)
 
 
 def accuracy(entry: dict) -> str:
@@ -84,14 +145,14 @@ def spoken(name: Any) -> str:
 
 
 def chosen_settings(settings: Sequence[dict]) -> str:
-    """What an attack chose for each target in words: each setting, and for how many targets if they differ."""
+    """What an attack chose for each target in words, and for how many targets if they differ; "" for no setting."""
     texts = []
     for key in dict.fromkeys(key for one in settings for key in one):
         values = [_setting(key, one[key]) for one in settings if key in one]
         counts = {value: values.count(value) for value in sorted(dict.fromkeys(values), key=values.count, reverse=True)}
         alike = len(counts) == 1
         texts.append(", ".join(value if alike else f"{value} ({count})" for value, count in counts.items()))
-    return "; ".join(texts) or "nothing"
+    return "; ".join(texts)
 
 
 def _setting(key: str, value) -> str:
