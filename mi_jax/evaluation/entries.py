@@ -30,7 +30,6 @@ def attack_entry(
     never_flipped = float(np.mean([np.isposinf(one.features[..., -1]).all(1) for one in answers]))
     return {
         "access": attack.access,
-        **_judges(attack),
         "points": scores.shape[1] // 2,
         "queries_per_example": float(np.mean([one.queries.mean() for one in answers])),
         "phases": dict(sum((Counter(one.phases) for one in answers), Counter())),
@@ -65,30 +64,6 @@ def pooled_rate(scores: np.ndarray, is_member: np.ndarray, fpr: float) -> dict |
     members = int(is_member.sum())
     low, high = metrics.clopper_pearson(round(found[0] * members), members)
     return {"mean": found[0], "low": low, "high": high, "fpr": found[1]}
-
-
-def _judges(attack: Attack | PerExample) -> dict:
-    """What an attack that judges every point by itself says of its kind; nothing of an attack with one threshold."""
-    if isinstance(attack, Attack):
-        return {}
-    pool = attack.pool and {"kinds": list(attack.pool.kinds), "counts": list(attack.pool.counts)}
-    return {"judges": "every point", "online": attack.online, "pool": pool}
-
-
-def _pooled(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict | None]:
-    """The TPR of the points of all targets at one threshold, with its exact interval over points.
-
-    None where so many non-members do not resolve the rate.
-    """
-    scores, is_member = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    members, found = int(is_member.sum()), {}
-    for fpr in FPRS:
-        rate = metrics.tpr_at_fpr(scores, is_member, fpr)
-        if rate is not None:
-            interval = metrics.clopper_pearson(round(rate[0] * members), members)
-            rate = dict(zip(("mean", "low", "high", "achieved_fpr"), (rate[0], *interval, rate[1]), strict=True))
-        found[str(fpr)] = rate
-    return found
 
 
 def at_edge(chosen: Attack | PerExample, candidates: tuple[Any, ...]) -> str | None:

@@ -3,61 +3,24 @@
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # controls and lone surrogates
 RATES = {"0.1": "10 %", "0.01": "1 %", "0.001": "0.1 %"}
-RATES = {"0.1": "10 %", "0.01": "1 %", "0.001": "0.1 %"}
 HEADER = ["attack", "access", "queries", "balanced accuracy", "AUC", "TPR at 10 % FPR", "at 1 % FPR", "at 0.1 % FPR"]
-MEANINGS = {
-    "pooled": "one threshold for the points of all targets, with an interval over points",
-    "at chance": "its interval does not exclude what guessing finds, the FPR itself",
-    "too coarse": "every threshold with a positive exceeds this FPR, since too many points share the highest score",
-    "not resolvable": "a single one of so few non-members is already more than this FPR",
-}
+_CHANCE = "the interval holds the FPR itself, so that guessing does as well"
 _WIDTH = 148
-
-
-class Rate(NamedTuple):
-    """The TPR of an attack at one FPR, as it is shown."""
-
-    interval: dict | None  # {"mean", "low", "high", ...}; None: there is no rate to show
-    words: str
-    pooled: bool  # over the points of all targets, else a mean over targets
-    at_chance: bool
 
 
 def table(record: dict) -> str:
     """The attacks as a plain-text table with notes: means with 95 % intervals over targets, or "over points"."""
     attacks = record["attacks"]
     lines = [aligned([HEADER, *([printable(name), *_cells(entry)] for name, entry in attacks.items())])]
-    rates = {(name, fpr): rate_at(entry, fpr) for name, entry in attacks.items() for fpr in RATES}
-    notes = [f"* pooled: {MEANINGS['pooled']}"] if any(rate.pooled for rate in rates.values()) else []
-    notes += [f"{word}: {MEANINGS[word]}" for word in ("too coarse", "not resolvable")
-              if any(rate.words == word for rate in rates.values())]  # fmt: skip
-    chance: dict[str, list[str]] = {}
-    for (name, fpr), rate in rates.items():
-        if rate.at_chance:
-            chance.setdefault(printable(name), []).append(RATES[fpr])
-    if chance:
-        found = "; ".join(f"{name} at {', '.join(at)}" for name, at in chance.items())
-        notes += textwrap.wrap(f"at chance ({MEANINGS['at chance']}): {found}", _WIDTH, subsequent_indent="  ")
-    return "\n".join([*lines, *([""] if notes else []), *notes])
-
-
-def rate_at(entry: dict, fpr: str) -> Rate:
-    """The TPR of an attack at the FPR "0.1", "0.01" or "0.001".
-
-    It is the mean over targets, or the pooled one where that is not resolvable or has no interval.
-    """
-    own, pooled = entry["tpr_at_fpr"][fpr], (entry.get("pooled") or {}).get(fpr)
-    of_all = pooled is not None and (own is None or not has_interval(own))
-    shown = pooled if of_all else own
-    if too_coarse(entry, fpr) or (of_all and pooled["mean"] == pooled["achieved_fpr"] == 0):
-        return Rate(None, "too coarse", False, False)
-    if shown is None:
-        return Rate(None, "not resolvable", False, False)
-    return Rate(shown, percent(shown), of_all, has_interval(shown) and shown["low"] <= float(fpr))
+    chance = {printable(name): [rate for fpr, rate in RATES.items() if at_chance(entry, fpr)]
+              for name, entry in attacks.items()}  # fmt: skip
+    if found := "; ".join(f"{name} at {', '.join(at)}" for name, at in chance.items() if at):
+        lines += ["", *textwrap.wrap(f"at chance ({_CHANCE}): {found}", _WIDTH, subsequent_indent="  ")]
+    return "\n".join(lines)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -83,7 +46,7 @@ def rate(entry: dict, fpr: str) -> str:
 def at_chance(entry: dict, fpr: str) -> bool:
     """Whether the interval of the TPR that `rate` shows holds the FPR itself, so that guessing does as well."""
     shown = entry["tpr_at_fpr"][fpr] or (entry.get("pooled") or {}).get(fpr)
-    return bool(shown) and shown["low"] is not None and shown["low"] <= float(fpr)
+    return bool(shown) and not too_coarse(entry, fpr) and has_interval(shown) and shown["low"] <= float(fpr)
 
 
 def accuracy(entry: dict) -> str:
