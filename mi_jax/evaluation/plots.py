@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
@@ -38,7 +39,8 @@ def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], *
 def roc_curves(record: dict, scores: dict[str, np.ndarray]) -> Figure:
     """Log-log ROC of every attack: the mean over targets of the TPR attainable at no more than each FPR.
 
-    A curve begins where some target has a positive; to the left of that the attack names no point a member.
+    A curve begins where every target has a positive: to the left of that the attack names no point of some target a
+    member, and a mean with its zero would be no curve of any.
     """
     is_member, attacks = scores["is_member"], record["attacks"]
     nonmembers = int((~is_member).sum(1).min())
@@ -46,22 +48,41 @@ def roc_curves(record: dict, scores: dict[str, np.ndarray]) -> Figure:
     lowest = min(0.5 / nonmembers, 1e-3)
     figure, axes = subplots(figsize=(5.4, 4.4 + 0.09 * len(attacks)))
     _draw_chance(axes, lowest, nonmembers)
-    for i, (name, entry) in enumerate(attacks.items()):
+    styles = _styles(record, scores)
+    for name, entry in attacks.items():
         curves = [_tpr_at(rates, s, m) for s, m in zip(scores[f"attack/{name}/scores"], is_member, strict=True)]
-        mean = np.mean(curves, 0)
-        drawn = (mean > 0) & (np.diff(mean, prepend=0) != 0)  # where it steps
+        mean, begun = np.mean([tpr for tpr, _ in curves], 0), np.all([positive for _, positive in curves], 0)
+        drawn = begun & ((np.diff(mean, prepend=0) != 0) | (np.cumsum(begun) == 1))  # where it begins, and steps
         drawn[-1] = True
-        style = {"color": COLOURS[i % len(COLOURS)], "ls": STYLES[entry["access"]], "lw": 1.6}
         label = f"{_title(name)} (AUC {entry['auc']['mean']:.3f})"
-        axes.step(rates[drawn], mean[drawn], where="post", marker=".", markevery=[0], label=label, **style)
+        axes.step(rates[drawn], mean[drawn], where="post", marker=".", markevery=[0], label=label, **styles[name])
     targets = counted(len(is_member), "target")
     mean_over = "" if len(is_member) == 1 else ", mean over targets"
     labels = {"xlabel": "false positive rate", "ylabel": f"true positive rate{mean_over}"}
     axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.05), **labels)
     axes.set_title(f"Membership inference on {_title(record['config']['dataset'])} ({targets})", fontsize=10)
-    title = "dashed: sees probabilities, dotted: gradients; a dot: the lowest rate that is attained"
+    title = "bold: judges every point by itself; dashed: sees probabilities, dotted: gradients\n"
+    title += "a dot: the lowest rate that is attained on every target"
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, title=title, title_fontsize=7, frameon=False)
     return figure
+
+
+def _styles(record: dict, scores: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """The line of each attack: a colour for each kind, paler for its smaller budgets (NAME:5 beside NAME:25), thin for
+    one threshold, bold where every point is judged by itself.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name in record["attacks"]:
+        kinds.setdefault(name.partition(":")[0], []).append(name)
+    styles = {}
+    for i, names in enumerate(kinds.values()):
+        for j, name in enumerate(names):
+            paler = 0.55 * (len(names) - 1 - j) / max(1, len(names) - 1)
+            colour = np.array(matplotlib.colors.to_rgb(COLOURS[i % len(COLOURS)]))
+            width = 2.2 if f"attack/{name}/false_positive_rate" in scores else 1.1
+            access = record["attacks"][name]["access"]
+            styles[name] = {"color": tuple(colour + paler * (1 - colour)), "ls": STYLES[access], "lw": width}
+    return styles
 
 
 def _draw_chance(axes, lowest: float, nonmembers: int) -> None:
@@ -69,7 +90,9 @@ def _draw_chance(axes, lowest: float, nonmembers: int) -> None:
     axes.plot([lowest, 1], [lowest, 1], color="0.6", lw=1, label="chance")
     axes.axvspan(lowest, 1 / nonmembers, color="0.93", zorder=0)
     text = f"below one of\n{nonmembers} non-members:\nnot resolvable"
-    axes.text(np.sqrt(lowest / nonmembers), 0.7, text, ha="center", va="center", fontsize=7, color="0.35")
+    wide = lowest * nonmembers < 0.2
+    place = {"x": np.sqrt(lowest / nonmembers), "ha": "center"} if wide else {"x": 1.1 / nonmembers, "ha": "left"}
+    axes.text(y=0.9, s=text, va="top", fontsize=7, color="0.35", **place)
 
 
 def score_histograms(record: dict, scores: dict[str, np.ndarray], names: Sequence[str] | None = None) -> Figure:
@@ -191,12 +214,13 @@ def image_png(image: np.ndarray, *, longest: int = 96) -> bytes:
     return buffer.getvalue()
 
 
-def _tpr_at(rates: np.ndarray, scores: np.ndarray, is_member: np.ndarray) -> np.ndarray:
-    """The TPR at the largest attainable FPR not above each of `rates`."""
+def _tpr_at(rates: np.ndarray, scores: np.ndarray, is_member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the TPR at the largest attainable FPR not above each of `rates`, whether any point is called a member there)."""
     finished = ~np.isnan(scores)
     fpr, tpr, _ = metrics.roc(scores[finished], is_member[finished])
     at = np.searchsorted(fpr, rates + 1e-12, side="right") - 1
-    return np.where(at < 0, 0.0, tpr[at])
+    found = np.where(at < 0, 0.0, tpr[at])
+    return found, (found > 0) | ((at >= 0) & (fpr[at] > 0))
 
 
 def _title(name: str) -> str:

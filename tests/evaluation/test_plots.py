@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.colors
 import matplotlib.image
 import numpy as np
 import pytest
@@ -145,14 +146,24 @@ def test_the_roc_steps_between_attainable_points_and_never_interpolates():
     assert curve.get_drawstyle() == "steps-post"  # between two false positive rates the left one's TPR holds
 
 
-def test_the_roc_averages_targets_at_the_same_false_positive_rate():
-    record, scores = synthetic(targets=2, n=2)
+def roc_of_gap(scores_of_gap: list[list[float]], n: int) -> tuple[list[float], list[float]]:
+    """The curve of an attack with these scores of n members, then n non-members, of each target."""
+    record, scores = synthetic(targets=len(scores_of_gap), n=n)
     record["attacks"] = {"gap": record["attacks"]["gap"]}
-    # Target 1 separates, so its TPR is 1 everywhere; target 2 is reversed: 0 until both non-members are in.
-    scores["attack/gap/scores"] = np.array([[2.0, 2.0, 1.0, 1.0], [1.0, 1.0, 2.0, 2.0]])
+    scores["attack/gap/scores"] = np.array(scores_of_gap)
     x, y = next(data for label, data in lines(plots.roc_curves(record, scores)).items() if label.startswith("gap"))
-    np.testing.assert_array_equal(x, [0.5, 1.0])
-    np.testing.assert_array_equal(y, [0.5, 1.0])
+    return x.tolist(), y.tolist()
+
+
+def test_the_roc_averages_targets_at_the_same_false_positive_rate():
+    """Target 1 separates: its TPR is 1 everywhere. Of target 2 one non-member is above all members."""
+    assert roc_of_gap([[2, 2, 1, 1], [1, 1, 2, 0]], 2) == ([0.5, 1.0], [1.0, 1.0])
+    assert roc_of_gap([[2, 2, 1, 1], [1, 0, 2, 0.5]], 2) == ([0.5, 1.0], [0.75, 1.0])
+
+
+def test_a_curve_begins_where_every_target_has_a_positive():
+    """Below that a mean with the zeros of the other targets would look worse than guessing."""
+    assert roc_of_gap([[2, 2, 2, 2, 2, 0, 0, 0], [2, 2, 2, 2, 2, 2, 2, 0]], 4) == ([0.75, 1.0], [1.0, 1.0])
 
 
 def test_the_chance_line_is_true_positives_equal_to_false_positives():
@@ -171,14 +182,23 @@ def test_attacks_that_see_probabilities_are_dashed():
 
 def test_a_curve_begins_at_the_first_rate_that_an_attack_attains():
     """The gap attack calls all points labelled correctly members: here both members and half of the non-members."""
-    record, scores = synthetic(targets=1, n=4)
-    record["attacks"] = {"gap": record["attacks"]["gap"]}
-    scores["attack/gap/scores"] = np.array([[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]])
-    x, y = next(data for label, data in lines(plots.roc_curves(record, scores)).items() if label.startswith("gap"))
-    assert (x.tolist(), y.tolist()) == ([0.5, 1.0], [1.0, 1.0])
+    assert roc_of_gap([[1, 1, 1, 1, 1, 1, 0, 0]], 4) == ([0.5, 1.0], [1.0, 1.0])
 
 
 def test_a_rate_below_that_of_infinite_scores_is_not_attained():
     """+inf is a member at every threshold: with it on two of four non-members no rate below 1/2 exists."""
     scores, is_member = np.array([np.inf, 1.0, np.inf, np.inf, 0.0, 0.0]), np.arange(6) < 2
-    np.testing.assert_array_equal(plots._tpr_at(np.array([0.25, 0.5, 1.0]), scores, is_member), [0.0, 1.0, 1.0])
+    tpr, positive = plots._tpr_at(np.array([0.25, 0.5, 1.0]), scores, is_member)
+    assert tpr.tolist() == [0.0, 1.0, 1.0] and positive.tolist() == [False, True, True]
+
+
+def test_attacks_that_judge_every_point_are_bold_and_the_smaller_budgets_of_one_are_paler():
+    record, scores = synthetic()
+    for name in ("chosen:1", "chosen:5"):
+        record["attacks"][name] = record["attacks"]["noise"]
+        scores[f"attack/{name}/scores"] = scores[f"attack/{name}/false_positive_rate"] = scores["attack/noise/scores"]
+    drawn = {line.get_label().split(" (")[0]: line for line in plots.roc_curves(record, scores).axes[0].lines}
+    assert drawn["chosen:1"].get_linewidth() == drawn["chosen:5"].get_linewidth() > drawn["noise"].get_linewidth()
+    pale, full = (np.array(drawn[name].get_color()) for name in ("chosen:1", "chosen:5"))
+    np.testing.assert_allclose(full, matplotlib.colors.to_rgb(plots.COLOURS[3]))
+    np.testing.assert_allclose(1 - pale, 0.45 * (1 - full))
