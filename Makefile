@@ -13,7 +13,8 @@ PARALLEL ?= -n 2 --dist loadfile
 .PHONY: help audit test test-all lint colabs wheel requirements clean test-peers benchmark-training benchmark-boundary benchmark-dp_sgd
 
 help:
-	@echo "make audit [OUT=DIR] [ARGS=\"--dataset=... --attacks=...\"]   the main job; no arguments: digits, a minute or two"
+	@echo "make audit [OUT=DIR] [ARGS=\"--dataset=... --attacks=...\"]   the main job; no arguments: digits, about two minutes"
+	@echo "make audit ARGS=--split=disjoint                          the paper's protocol: shadow models on other rows"
 	@echo "make test                                                 the fast test suite"
 	@echo "make test-all                                             with the slow tests"
 	@echo "make mutants                                              plants faults, one at a time: at most two may survive"
