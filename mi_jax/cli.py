@@ -21,7 +21,7 @@ from absl import app, flags
 
 import mi_jax
 from mi_jax import data, store, study
-from mi_jax.evaluation import report
+from mi_jax.evaluation import exposed, report
 from mi_jax.study import plugins
 from mi_jax.study.config import HELP, Config, default_split, resolve
 
@@ -187,6 +187,8 @@ def show(record: dict, folder: Path) -> None:
     if "privacy" in models:
         print(f"{models['privacy']['statement']}\n")
     print(report.table(record))
+    if found := exposed.leading_records(*report.read(folder)):
+        print(f"\n{exposed.exposed_sentences(found)[0]}")
     total = seconds.get("total", sum(seconds.values()))
     print(f"\nmean over targets [95 % interval]; {total:.0f} s; see {folder / 'report.html'}")
 

@@ -9,10 +9,12 @@ import numpy as np
 from mi_jax.evaluation.text import (
     accuracy,
     accuracy_interval,
+    at_chance,
     counted,
     has_interval,
     percent,
     points,
+    rate,
     spoken,
     too_coarse,
 )
@@ -44,6 +46,7 @@ def findings(record: dict) -> list[str]:
         if entries:
             name, how = _chosen(entries)
             sentences.append(_attack(name, entries[name], description) + how)
+    sentences += _every_point(attacks)
     sentences.append(_gap_baseline(attacks))
     if models["flip_rate"]["mean"] > 0:
         sentences.append(f"Queried again, targets changed {percent(models['flip_rate'])} of their answers.")
@@ -99,6 +102,24 @@ def _low_fpr(entry: dict) -> str:
     return f"At 1 % false positives it finds {percent(entry['tpr_at_fpr']['0.01'])} of the members."
 
 
+def _every_point(attacks: dict) -> list[str]:
+    """What labels name at low false positive rates, by the attack on every point that is best on shadow models."""
+    of_labels = {name: e for name, e in attacks.items() if "every_point" in e and e["access"] == "label"}
+    if not of_labels:
+        return []
+    name = max(of_labels, key=lambda one: np.mean(of_labels[one]["tuned"]["shadow_accuracy"]))
+    lira, beside = attacks.get("lira"), ""
+    if lira is not None:
+        beside = f" (lira, which sees probabilities: {rate(lira, '0.01')} and {rate(lira, '0.001')})"
+    entry = of_labels[name]
+    verdict = "no more members than chance does" if at_chance(entry, "0.01") else "members"
+    return [
+        f"Judging every point by shadow models trained with and without it, {spoken(name)} names {verdict}: with "
+        f"{entry['queries_per_example']:.1f} queries per example {rate(entry, '0.01')} of the members at 1 % false "
+        f"positives and {rate(entry, '0.001')} at 0.1 %{beside}."
+    ]
+
+
 def _gap_baseline(attacks: dict) -> str:
     if "gap" not in attacks:
         return "The gap attack (member iff labelled correctly) was not run, so there is no baseline for more queries."
@@ -144,10 +165,14 @@ def _of_queries(record: dict) -> list[str]:
         return []
     put = [q for name, q in queries["by_attack"].items() if record["attacks"][name]["access"] != "gradient"]
     target, shadow = (sum(one[side] for one in put) for side in ("target", "shadow"))
-    failed = queries.get("failed", 0)
+    failed, checks = (
+        queries.get("failed", 0),
+        sum(queries.get(name, 0) for name in ("accuracy", "flip_test", "repeated")),
+    )
     return [
         f"Every query counted, models were queried {queries['total']:,} times: attacks put {target:,} queries to "
-        f"targets and {shadow:,} to shadow models{f'; {failed:,} queries got no answer' if failed else ''}."
+        f"targets and {shadow:,} to shadow models, {checks:,} measured accuracy and checked answers"
+        f"{f'; {failed:,} queries got no answer' if failed else ''}."
     ]
 
 
@@ -192,7 +217,9 @@ def _untested_defenses(defense: str | None) -> str:
 
 def _untested(attacks: dict) -> str:
     known = ("gap", "rotation", "translation", "random_augmentation", "noise", "boundary", "rays", "combined")
-    known += ("confidence_threshold", "confidence_network", "white_box")
-    missing = [spoken(name) for name in known if name not in attacks]
+    known += ("calibrated_boundary", "chosen_crafted", "oslo", "yoqo", "dhattack", "transfer", "confidence_threshold")
+    known += ("confidence_network", "lira", "rmia", "white_box")
+    asked = {name.partition(":")[0] for name in attacks}
+    missing = [spoken(name) for name in known if name not in asked]
     missing = ["distance to the decision boundary" if name == "boundary" else name for name in missing]
     return "the attacks " + ", ".join(missing) if missing else "attacks beyond those above"

@@ -119,8 +119,8 @@ def _attacks(record: dict) -> str:
         "all are equal. Balanced accuracy is at a threshold chosen on shadow models; 50 % is chance. Points above gap: "
         "percentage points above the gap attack on the same points, with an interval over points. Queries: those to "
         "the target, misclassified points included. TPR: at the largest attainable FPR not above the named one. "
-        "Pooled: of the points of all targets together, with an interval over points; *: the interval holds the FPR itself, so "
-        "that guessing does as well.",
+        "Pooled: of the points of all targets together, with an interval over points. *: the interval holds the FPR "
+        "itself, so that guessing does as well.",
         *(f"{word}: {meaning}" for word, meaning in _SHORT.items() if word in cells),
     ]
     return _table(rows) + "".join(_note(note) for note in notes)

@@ -23,7 +23,8 @@ made by hand.
                 "privacy": {"epsilon", "delta", "statement", "dropped"}},    with private training only
      "queries": {"total": int,                    optional; every query put to any model
                  "accuracy": int, "flip_test": int,                              to the targets, before any attack
-                 "by_attack": {NAME: {"target": int, "shadow": int}},
+                 "by_attack": {NAME: {"target": int, "shadow": int}},            of a pool that several attacks
+                                                             share, the shadow queries stand with the first
                  "repeated": int,                 put again to compare stored answers with a target's
                  "failed": int},                  of this run and earlier ones, that got no answer
      "attacks": {NAME: {"access": "label" | "confidence" | "gradient",
@@ -36,6 +37,12 @@ made by hand.
                         "gain_over_gap": I or null,          optional; balanced accuracy less that of the gap attack
                         "tpr_at_fpr": {"0.1": M, "0.01": M, "0.001": M},     null: not resolvable with so few
                         "achieved_fpr": {the same keys},                     non-members
+                        "pooled": {the same keys: {"mean", "low", "high", "fpr"}},    optional; TPR of the points of
+                                                             all targets at one threshold, the exact interval for
+                                                             as many independent members, the achieved FPR; or null
+                        "every_point": {"online": bool, "pool": {"kinds", "counts"} or null},   optional; attacks
+                                                             that judge every point by shadow models with and
+                                                             without it; online: with models trained with it
                         "finished": float,                   share of points finished before a cap on queries
                         "never_flipped": float,              distances, optional; share of points no query flipped
                         "tuned": {"settings": [one per target], "threshold": [one per target],

@@ -13,6 +13,7 @@ import numpy as np
 
 from mi_jax import attacks, audit, data, store, testing
 from mi_jax.data import splits
+from mi_jax.data.groups import groups_of
 from mi_jax.querying import sizes
 from mi_jax.querying.collect import Target, cache_by_model, check_cap
 from mi_jax.study import ensembles, plugins, runs
@@ -88,6 +89,8 @@ def _set_up(config: Config, names: tuple[str, ...], recipe: Recipe, *, reference
         attacks.find(name)
     dataset = data.load(config.dataset, config.data_dir)
     resolved = resolve(config, dataset)
+    if config.group is not None:
+        groups_of(dataset, config.group)
     model, defenses = ensembles.build_defenses(resolved, dataset, names, recipe)
     reference = reference or any(defense.adversary for defense in defenses)
     split = draw_split(resolved, dataset, reference=reference)
@@ -232,6 +235,7 @@ def attack(
             num_points=min(num_points or config.num_points, config.num_points),
             cap=config.cap,
             tuning_shadows=config.tuning_shadows,
+            groups=None if config.group is None else groups_of(study.dataset, config.group),
             allow_random_target=config.allow_random_target,
             cache=study.cache,
             progress=progress,
