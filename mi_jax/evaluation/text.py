@@ -36,17 +36,23 @@ def _cells(entry: dict) -> list[str]:
 
 
 def rate(entry: dict, fpr: str) -> str:
-    """The TPR of an attack at this FPR: over targets, else of the points of all targets together."""
-    over_targets, pooled = entry["tpr_at_fpr"][fpr], (entry.get("pooled") or {}).get(fpr)
+    """The TPR of an attack at this FPR: over targets; where these do not resolve it, or all agree, of all points."""
     if too_coarse(entry, fpr):
         return "too coarse"
-    return percent(over_targets) if over_targets is not None or pooled is None else f"{percent(pooled)} pooled"
+    shown = _shown_rate(entry, fpr)
+    alone = len(entry["balanced_accuracy"]["values"]) == 1
+    return percent(shown) + (" over points" if alone else " pooled") * (shown is not entry["tpr_at_fpr"][fpr])
 
 
 def at_chance(entry: dict, fpr: str) -> bool:
     """Whether the interval of the TPR that `rate` shows holds the FPR itself, so that guessing does as well."""
-    shown = entry["tpr_at_fpr"][fpr] or (entry.get("pooled") or {}).get(fpr)
-    return bool(shown) and not too_coarse(entry, fpr) and has_interval(shown) and shown["low"] <= float(fpr)
+    shown = _shown_rate(entry, fpr)
+    return shown is not None and not too_coarse(entry, fpr) and has_interval(shown) and shown["low"] <= float(fpr)
+
+
+def _shown_rate(entry: dict, fpr: str) -> dict | None:
+    own, pooled = entry["tpr_at_fpr"][fpr], (entry.get("pooled") or {}).get(fpr)
+    return own if pooled is None or (own is not None and has_interval(own)) else pooled
 
 
 def accuracy(entry: dict) -> str:
@@ -88,8 +94,10 @@ def points(m: dict) -> str:
 
 def too_coarse(entry: dict, fpr: str = "0.01") -> bool:
     """True where every threshold with a positive exceeds this FPR, because too many points share the highest score."""
-    achieved = entry["achieved_fpr"][fpr]
-    return achieved is not None and max(achieved["values"]) == 0 and entry["tpr_at_fpr"][fpr]["mean"] == 0
+    achieved, pooled = entry["achieved_fpr"][fpr], (entry.get("pooled") or {}).get(fpr)
+    if achieved is None:
+        return pooled is not None and pooled["mean"] == pooled["fpr"] == 0
+    return max(achieved["values"]) == 0 and entry["tpr_at_fpr"][fpr]["mean"] == 0
 
 
 def counted(number: int, noun: str) -> str:
