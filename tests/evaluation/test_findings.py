@@ -30,9 +30,33 @@ def test_the_table_shows_the_means_and_intervals_of_the_record():
     }
     row = text.table(record).split("\n")[3]
     cells = re.split(r"\s{2,}", row)
-    assert cells == ["noise", "label", "123.5", "71.2 % [60.0, 82.4]", "0.765 [0.700, 0.800]", "not resolvable"]
-    record["attacks"]["noise"]["tpr_at_fpr"]["0.01"] = {"mean": 0.125, "low": 0.0, "high": 0.5, "values": []}
-    assert text.table(record).split("\n")[3].endswith("12.5 % [0.0, 50.0]")
+    assert cells == [
+        "noise",
+        "label",
+        "123.5",
+        "71.2 % [60.0, 82.4]",
+        "0.765 [0.700, 0.800]",
+        "12.5 %",
+        *["not resolvable"] * 2,
+    ]
+    record["attacks"]["noise"]["tpr_at_fpr"]["0.01"] = {"mean": 0.125, "low": 0.02, "high": 0.5, "values": []}
+    assert text.table(record).split("\n")[3].endswith("12.5 %           12.5 % [2.0, 50.0]  not resolvable")
+
+
+def test_a_rate_that_targets_do_not_resolve_is_that_of_their_points_together():
+    record, _ = synthetic()
+    entry = record["attacks"]["noise"]
+    entry["pooled"] = {"0.1": None, "0.01": {"mean": 0.25, "low": 0.2, "high": 0.3, "fpr": 0.01}, "0.001": None}
+    assert text.table(record).split("\n")[3].endswith("25.0 % [20.0, 30.0] pooled  not resolvable")
+    assert text.rate(entry, "0.1") == "12.5 %"  # targets come first
+
+
+@pytest.mark.parametrize("low, chance", [(0.0, True), (0.01, True), (0.02, False)])
+def test_a_rate_whose_interval_holds_the_false_positive_rate_is_at_chance(low, chance):
+    record, _ = synthetic()
+    record["attacks"]["noise"]["tpr_at_fpr"]["0.01"] = {"mean": 0.1, "low": low, "high": 0.5, "values": []}
+    assert text.at_chance(record["attacks"]["noise"], "0.01") is chance
+    assert ("noise at 1 %" in text.table(record)) is chance
 
 
 def test_a_single_target_without_an_interval_over_points_has_numbers_alone():
@@ -105,7 +129,7 @@ def test_scores_too_coarse_for_one_per_cent_are_named_in_table_and_findings():
     record, _ = synthetic()
     for entry in record["attacks"].values():
         entry["tpr_at_fpr"]["0.01"] = entry["achieved_fpr"]["0.01"] = metrics.summary([0.0] * 3)
-    assert text.table(record).split("\n")[3].endswith("  0 at FPR <= 1 % (scores too coarse)")
+    assert text.table(record).split("\n")[3].endswith("  too coarse  not resolvable")
     assert " ".join(findings(record)).count("many points share the highest one") == 2  # labels, probabilities
     for entry in record["attacks"].values():
         entry["tpr_at_fpr"]["0.01"] = metrics.summary([0.1, 0.0, 0.2])
@@ -192,7 +216,8 @@ def test_findings_name_what_is_odd_and_nothing_where_all_is_well():
         "All rows are used.",
         "they count as the farthest: noise (12.5%).",
         "noise (sigma=0.3 is the largest tried for 1 of 3 targets)",
-        "6,380 times: attacks put 300 queries to targets and 6,000 to shadow models; 1,300 queries got no answer",
+        "6,380 times: attacks put 300 queries to targets and 6,000 to shadow models, 80 measured accuracy and checked "
+        "answers; 1,300 queries got no answer",
     ):
         assert [part in sentence for sentence in odd].count(True) == 1, part
     assert len(odd) == 7 and len(findings(record)) == len(plain) + 6  # that on queries is always there
@@ -201,14 +226,14 @@ def test_findings_name_what_is_odd_and_nothing_where_all_is_well():
 def test_an_attack_on_gradients_adds_no_queries():
     record, _ = modern()
     record["attacks"]["noise"]["access"] = "gradient"
-    assert "attacks put 200 queries to targets and 4,000 to shadow models." in " ".join(findings(record))
+    assert "attacks put 200 queries to targets and 4,000 to shadow models, 80 " in " ".join(findings(record))
 
 
 @pytest.mark.parametrize(
     "settings, said",
     [
-        ([{}, {}], "nothing"),
-        ([], "nothing"),
+        ([{}, {}], ""),
+        ([], ""),
         ([{"sigma": 0.2, "queries": 500}] * 2, "sigma 0.2; queries 500"),
         ([{"p": 0.0224215}, {"p": 0.1}, {"p": 0.1}], "p 0.1 (2), p 0.02242 (1)"),
         ([{"statistic": "logit of the true label"}], "statistic logit of the true label"),

@@ -108,7 +108,7 @@ def test_a_column_that_no_attack_has_is_left_out():
 def test_rates_that_cannot_be_told_have_a_short_form_and_a_note():
     record, _ = modern()
     parsed, _ = page_of(record)
-    assert parsed.rows[1][-2:] == ["not resolvable"] * 2 and "not resolvable: one of so few" in parsed.text
+    assert parsed.rows[1][-2:] == ["not resolvable"] * 2 and "not resolvable: a single non-member" in parsed.text
     assert "too coarse:" not in parsed.text
     for field in ("tpr_at_fpr", "achieved_fpr"):
         record["attacks"]["gap"][field]["0.01"] = metrics.summary([0.0] * 3)
@@ -151,7 +151,7 @@ def table_of(parsed: Page, first: str) -> list[dict[str, str]]:
     """The table whose first column has this name, as dicts."""
     start = next(i for i, row in enumerate(parsed.rows) if row and row[0] == first)
     head, lines = parsed.rows[start], parsed.rows[start + 1 :]
-    end = next((i for i, row in enumerate(lines) if len(row) != len(head)), len(lines))
+    end = next((i for i, row in enumerate(lines) if len(row) != len(head) or row[0] == "attack"), len(lines))
     return [dict(zip(head, row, strict=True)) for row in lines[:end]]
 
 
