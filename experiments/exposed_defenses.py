@@ -8,7 +8,7 @@ Command:  python -m experiments.exposed_defenses --only=digits
           --preset=smoke shows in seconds that it runs; --defenses=none,l2:1 measures some of them. What the record in
           --out holds already is left as it is, so that a stopped run resumes.
 Settings: one balanced ensemble of 32 models for each defense, 8 of them targets; shadow models are trained with the
-          defense. Location: 400 members and as many non-members of each target.
+          defense. 200 members and as many non-members of each target on digits, 400 on Location.
 """
 
 import itertools
@@ -30,7 +30,7 @@ ANSWERS = ("none", "memguard", "top_k", "rounding", "ldl", "ldl_fresh")  # defen
 PRESETS = {
     "smoke": {"digits": ({"n_train": 40, "num_shadows": 7, "num_targets": 2}, ("none", "l2:1"))},
     "cpu": {
-        "digits": ({"n_train": 400}, fig5_6_defenses.DIGITS),
+        "digits": ({"n_train": 400, "num_points": 200}, fig5_6_defenses.DIGITS),
         "location30": ({"n_train": 1200, "num_points": 400}, fig5_6_defenses.LOCATION),
     },
 }
