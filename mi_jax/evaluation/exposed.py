@@ -153,8 +153,14 @@ def leading_records(record: dict, scores: dict[str, np.ndarray], *, level: float
 
 
 def strongest(rows: Sequence[dict], number: int) -> list[dict]:
-    """The first `number` points of all targets together: the lowest estimated false positive rate, then the score."""
-    return sorted(rows, key=lambda row: (row["false_positive_rate"], -row["score"]))[:number]
+    """The first `number` rows of the pool, each at its strongest: the lowest estimated false positive rate, then score.
+
+    A row that stands in several targets is one record, and fills one place.
+    """
+    first: dict[int, dict] = {}
+    for row in sorted(rows, key=lambda row: (row["false_positive_rate"], -row["score"])):
+        first.setdefault(row["row"], row)
+    return list(first.values())[:number]
 
 
 def count_named(rows: Sequence[dict]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ would be chosen by the numbers that it is reported with, which flatters it the m
 
 import numpy as np
 
+from mi_jax.evaluation.exposed import Exposed, exposed_sentences
 from mi_jax.evaluation.text import (
+    RATES,
     accuracy,
     accuracy_interval,
     at_chance,
@@ -27,12 +29,21 @@ ACCESS = {
 _SHADOW_ROWS = {
     "disjoint": " on rows disjoint from its own",
     "swap": " on its own rows with members and non-members exchanged (a stronger attacker than one without these rows)",
-    "balanced": " on random halves of the rows it is attacked on (a stronger attacker than one without these rows)",
+    "balanced": " on random halves of the candidates (the attacker who can train on the candidates themselves)",
 }
+_NO_RATE = ("not resolvable", "too coarse")
+_WITH_ONE_THRESHOLD = ("gap", "rotation", "translation", "random_augmentation", "noise", "boundary", "rays", "combined",
+                       "confidence_threshold", "confidence_network", "white_box")  # fmt: skip
+_OF_EVERY_POINT = ("calibrated_boundary", "chosen", "chosen_crafted", "dhattack", "oslo", "yoqo", "transfer", "lira",
+                   "rmia")  # fmt: skip
+_SPELLED = {"boundary": "distance to the decision boundary"}
 
 
-def findings(record: dict) -> list[str]:
-    """The results by access, with their query counts, and what was not tested: one sentence or two each."""
+def findings(record: dict, exposed: Exposed | None = None) -> list[str]:
+    """The results by access, with their query counts, and what was not tested: one sentence or two each.
+
+    `exposed`: the points of the `exposed.leading_records`, for a sentence about them.
+    """
     attacks, models = record["attacks"], record["models"]
     T = len(models["train_accuracy"]["values"])
     sentences = [
@@ -41,12 +52,14 @@ def findings(record: dict) -> list[str]:
     ]
     if "privacy" in models:
         sentences.append(f"Training was private: {models['privacy']['statement']}.")
+    named = _names(attacks)
     for access, description in ACCESS.items():
         entries = {name: entry for name, entry in attacks.items() if entry["access"] == access}
         if entries:
             name, how = _chosen(entries)
-            sentences.append(_attack(name, entries[name], description) + how)
-    sentences += _every_point(attacks)
+            sentences.append(_attack(name, entries[name], description, said=name in named) + how)
+        if access == "label":
+            sentences += [*named.values(), *(exposed_sentences(exposed)[:1] if exposed else [])]
     sentences.append(_gap_baseline(attacks))
     if models["flip_rate"]["mean"] > 0:
         sentences.append(f"Queried again, targets changed {percent(models['flip_rate'])} of their answers.")
@@ -66,13 +79,13 @@ def _chosen(entries: dict[str, dict]) -> tuple[str, str]:
     return best, f" Of {len(entries)} attacks it is the one with the best accuracy {how}."
 
 
-def _attack(name: str, entry: dict, access: str) -> str:
-    """The sentences about the attack that stands for an access."""
+def _attack(name: str, entry: dict, access: str, *, said: bool) -> str:
+    """The sentences about the attack that stands for an access; without its TPR if that is `said` elsewhere."""
     gain = entry.get("gain_over_gap")
     above = f", which is {points(gain)} percentage points above the gap attack on the same points" if gain else ""
     return (
         f"From {access}, {spoken(name)} {_verdict(entry)}: with {entry['queries_per_example']:.1f} queries per example "
-        f"its balanced attack accuracy is {accuracy(entry)} (50 % is chance){above}. {_low_fpr(entry)}"
+        f"its balanced attack accuracy is {accuracy(entry)} (50 % is chance){above}.{'' if said else _low_fpr(entry)}"
     )
 
 
@@ -95,29 +108,53 @@ def _verdict(entry: dict) -> str:
 
 def _low_fpr(entry: dict) -> str:
     """The sentence about the TPR at 1 % FPR."""
-    if entry["tpr_at_fpr"]["0.01"] is None:
-        return "Its TPR at 1 % FPR is not resolvable: too few points were attacked."
+    found = rate(entry, "0.01")
+    if found == "not resolvable":
+        return " Its TPR at 1 % FPR is not resolvable: too few points were attacked."
     if too_coarse(entry):
-        return "Its TPR is 0 at FPR <= 1 %: its scores are too coarse, since too many points share the highest one."
-    return f"At 1 % false positives it finds {percent(entry['tpr_at_fpr']['0.01'])} of the members."
+        return " Its TPR is 0 at FPR <= 1 %: its scores are too coarse, since too many points share the highest one."
+    chance = ", which guessing may find as well" if at_chance(entry, "0.01") else ""
+    return f" At 1 % false positives it finds {found} of the members{chance}."
 
 
-def _every_point(attacks: dict) -> list[str]:
-    """What labels name at low false positive rates, by the attack on every point that is best on shadow models."""
+def _names(attacks: dict) -> dict[str, str]:
+    """What labels name at low false positive rates: {attack: sentence}, of the best on shadow models of those that
+    judge every point by itself; empty where there is none, or nothing to say.
+    """
     of_labels = {name: e for name, e in attacks.items() if "every_point" in e and e["access"] == "label"}
     if not of_labels:
-        return []
-    name = max(of_labels, key=lambda one: np.mean(of_labels[one]["tuned"]["shadow_accuracy"]))
-    lira, beside = attacks.get("lira"), ""
-    if lira is not None:
-        beside = f" (lira, which sees probabilities: {rate(lira, '0.01')} and {rate(lira, '0.001')})"
+        return {}
+    name, _ = _chosen(of_labels)
     entry = of_labels[name]
-    verdict = "no more members than chance does" if at_chance(entry, "0.01") else "members"
-    return [
-        f"Judging every point by shadow models trained with and without it, {spoken(name)} names {verdict}: with "
-        f"{entry['queries_per_example']:.1f} queries per example {rate(entry, '0.01')} of the members at 1 % false "
-        f"positives and {rate(entry, '0.001')} at 0.1 %{beside}."
-    ]
+    if (shown := rate(entry, "0.01")) in _NO_RATE:
+        return {}
+    by_choice = any("of" in settings for settings in entry["tuned"]["settings"])  # so many of so many questions
+    chance = " (guessing may find as many)" if at_chance(entry, "0.01") else ""
+    return {
+        name: f"With {_queries(entry)} per point{', chosen for it on shadow models' * by_choice}, labels alone "
+        f"({spoken(name)}) name {shown} of the members at 1 % false positives{chance}{_at_fewer(entry)}"
+        f"{_beside(attacks, online=entry['every_point']['online'])}."
+    }
+
+
+def _at_fewer(entry: dict) -> str:
+    shown = rate(entry, "0.001")
+    return "" if shown in _NO_RATE else f", and {shown} at {RATES['0.001']}"
+
+
+def _beside(attacks: dict, *, online: bool) -> str:
+    """What LiRA names, of the same kind if it was run."""
+    name = next((one for one in sorted(("lira", "lira_offline"), reverse=not online) if one in attacks), None)
+    if name is None or rate(attacks[name], "0.01") in _NO_RATE:
+        return ""
+    shown = rate(attacks[name], "0.01")
+    return f"; {spoken(name)}, which sees probabilities, names {shown}{_at_fewer(attacks[name])}"
+
+
+def _queries(entry: dict) -> str:
+    """The mean number of queries with its noun."""
+    number = f"{entry['queries_per_example']:,.4g}"
+    return f"{number} {'query' if number == '1' else 'queries'}"
 
 
 def _gap_baseline(attacks: dict) -> str:
@@ -187,8 +224,8 @@ def _of_rows(record: dict) -> list[str]:
     if empty := data.get("classes_without_rows"):
         names = ", ".join(map(str, empty))
         sentences.append(f"The pool has no rows of {len(empty)} of its {data['classes']} classes: {names}.")
-    overlap = split.get("shadow_overlap")
-    if overlap and any(overlap.values()):
+    overlap, said = split.get("shadow_overlap"), record["config"].get("split") in ("swap", "balanced")
+    if overlap and not said and any(overlap.values()):
         sentences.append(
             f"Shadow models were trained on {overlap['members']:.0%} of a target's members and "
             f"{overlap['nonmembers']:.0%} of its non-members: an attacker without these rows may do worse."
@@ -198,10 +235,12 @@ def _of_rows(record: dict) -> list[str]:
 
 def _limits(record: dict) -> list[str]:
     """What the attacker knew, and what was not tested."""
-    config = record["config"]
+    config, few = record["config"], ""
+    if (config.get("tuning_shadows") or config["num_shadows"]) < config["num_shadows"]:
+        few = f", those with one threshold on {config['tuning_shadows']} of them"
     return [
-        f"Attacks were tuned and thresholded on {counted(config['num_shadows'], 'shadow model')} per target, trained "
-        f"like it{_SHADOW_ROWS.get(config.get('split', ''), '')}. An attacker with less data, or another "
+        f"Attacks were tuned and thresholded on {counted(config['num_shadows'], 'shadow model')} per target{few}, "
+        f"trained like it{_SHADOW_ROWS.get(config.get('split', ''), '')}. An attacker with less data, or another "
         "architecture, may do worse.",
         f"Not tested: {_untested(record['attacks'])}; {_untested_defenses(config.get('defense'))}; rows selected as "
         "outliers; an attacker who can poison the training set. A low number bounds leakage to these attacks, not to "
@@ -216,10 +255,10 @@ def _untested_defenses(defense: str | None) -> str:
 
 
 def _untested(attacks: dict) -> str:
-    known = ("gap", "rotation", "translation", "random_augmentation", "noise", "boundary", "rays", "combined")
-    known += ("calibrated_boundary", "chosen_crafted", "oslo", "yoqo", "dhattack", "transfer", "confidence_threshold")
-    known += ("confidence_network", "lira", "rmia", "white_box")
-    asked = {name.partition(":")[0] for name in attacks}
-    missing = [spoken(name) for name in known if name not in asked]
-    missing = ["distance to the decision boundary" if name == "boundary" else name for name in missing]
+    known = [*_WITH_ONE_THRESHOLD]
+    every_point = any("every_point" in entry for entry in attacks.values())
+    known += _OF_EVERY_POINT if every_point else []
+    run = {name.partition(":")[0] for name in attacks}
+    missing = [_SPELLED.get(name, spoken(name)) for name in known if name not in run]
+    missing += [] if every_point else ["all that judge every point by itself"]
     return "the attacks " + ", ".join(missing) if missing else "attacks beyond those above"

@@ -16,23 +16,26 @@ from mi_jax.evaluation.plots import image_png
 
 _SHORT = {
     "too coarse": "every threshold with a positive exceeds this rate, so that the TPR is 0.",
+    "at chance": "the interval holds this rate itself, so that guessing does as well.",
     "not resolvable": "a single non-member is already more than this rate, since there are so few.",
 }
 SHOWN, SHOWN_GROUPS = 20, 30  # exposed records, and classes or groups of them, that stand in the page
 _EXPOSED = (
-    "Strongest first, over all targets. Likelihood ratio: how many times likelier the answers are from a model trained "
+    "Strongest first; each record on the target that names it most surely. Named: on how many of the targets trained "
+    "with it. Likelihood ratio: how many times likelier the answers are from a model trained "
     "with the record. False positive rate: the probability that a model trained without this record gets so high a "
     "score, estimated from shadow models. False discovery rate: the expected share of non-members in a list of this "
-    "target's points that ends here (Benjamini and Hochberg), if these rates are right. In fact: whether the target "
-    "was trained with it. All points: exposed.csv."
+    "target's points that ends here (Benjamini and Hochberg), if these rates are right. In fact: whether this target "
+    "was trained with it. All points of all targets: exposed.csv."
 )
 _GROUPS = (
     "Shares with exact 95 % intervals over points, of all targets together. False among named: non-members among the "
     "named records."
 )
+_SHARED = "Attacks on the same questions ask shadow models once: these queries stand with the first of them."
 _CAPTIONS = {
-    "roc": "ROC curves. An attack with coarse scores attains few false positive rates: its curve begins at its first "
-    "one, stays at the lower of two between them, and may run below the line of chance.",
+    "roc": "ROC curves. An attack with coarse scores attains few false positive rates: its curve begins at the first "
+    "one that every target attains, stays at the lower of two between them, and may run below the line of chance.",
     "scores": "Scores of the attacked points. A point at or right of the threshold, chosen on shadow models, is called "
     "a member.",
 }
@@ -70,7 +73,9 @@ def page(record: dict, figures: dict[str, Sequence[str]], exposed: Exposed | Non
     title = f"Label-only membership audit: {record['config']['dataset']}"
     environment = record.get("environment") or {}
     sections = {
-        "Findings": "<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings(record)) + "</ul>",
+        "Findings": "<ul>"
+        + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings(record, exposed))
+        + "</ul>",
         "Attacks": _attacks(record),
         "Exposed records": _exposed(exposed) if exposed else "",
         "What each attack chose and cost": _costs(record),
@@ -119,15 +124,14 @@ def _attacks(record: dict) -> str:
         "all are equal. Balanced accuracy is at a threshold chosen on shadow models; 50 % is chance. Points above gap: "
         "percentage points above the gap attack on the same points, with an interval over points. Queries: those to "
         "the target, misclassified points included. TPR: at the largest attainable FPR not above the named one. "
-        "Pooled: of the points of all targets together, with an interval over points. *: the interval holds the FPR "
-        "itself, so that guessing does as well.",
-        *(f"{word}: {meaning}" for word, meaning in _SHORT.items() if word in cells),
+        "Pooled: of the points of all targets together, with an interval over points.",
+        *(f"{word}: {meaning}" for word, meaning in _SHORT.items() if any(cell.endswith(word) for cell in cells)),
     ]
     return _table(rows) + "".join(_note(note) for note in notes)
 
 
 def _rate(entry: dict, fpr: str) -> str:
-    return text.rate(entry, fpr) + (" *" if text.at_chance(entry, fpr) else "")
+    return text.rate(entry, fpr) + (", at chance" if text.at_chance(entry, fpr) else "")
 
 
 def _exposed(found: Exposed) -> str:
@@ -160,6 +164,7 @@ def _exposed_cells(found: Exposed, row: dict) -> dict[str, str]:
         "image": "" if image is None else _image(image, f"row {row['row']}, label {row['label']}"),
         "target": "" if one_target else str(row["target"]),
         "label": str(row["label"]),
+        "named": "" if one_target else _named_on(found, row["row"]),
         "likelihood ratio": _power_of_ten(row["score"] / math.log(10)),
         "false positive rate": _small_rate(row["false_positive_rate"]),
         "false discovery rate": _small_rate(row["fdr"]),
@@ -168,6 +173,11 @@ def _exposed_cells(found: Exposed, row: dict) -> dict[str, str]:
         "alone": words[row["alone"]],
         "group": row["group"] or "",
     }
+
+
+def _named_on(found: Exposed, row: int) -> str:
+    of_members = [one["named"] for one in found.rows if one["row"] == row and one["is_member"]]
+    return f"{sum(of_members)}\u00a0of\u00a0{len(of_members)}"
 
 
 def _power_of_ten(exponent: float) -> str:
@@ -213,7 +223,8 @@ def _costs(record: dict) -> str:
                 **{f"queries to {side} models": f"{count:,}" for side, count in put.items()},
             }
         )
-    return _table(rows)
+    shared = any("every_point" in one for one in record["attacks"].values())
+    return _table(rows) + (_note(_SHARED) if shared and by_attack else "")
 
 
 def _threat_model(record: dict) -> dict[str, Any]:
@@ -222,7 +233,10 @@ def _threat_model(record: dict) -> dict[str, Any]:
     seen = {f"sees {what}": [text.spoken(name) for name, entry in attacks.items() if entry["access"] == access] or None
             for access, what in ACCESS.items()}  # fmt: skip
     overlap = split.get("shadow_overlap") or {}
+    judging = {name: entry["every_point"] for name, entry in attacks.items() if "every_point" in entry}
     return seen | {
+        "judges every point by itself": [text.spoken(name) for name in judging] or None,
+        "of these offline": [text.spoken(name) for name, one in judging.items() if not one["online"]] or None,
         "targets": len(record["models"]["train_accuracy"]["values"]),
         "shadow models of each": record["config"]["num_shadows"],
         "split": record["config"].get("split"),
@@ -244,7 +258,7 @@ def _table(rows: Sequence[dict[str, str]], elements: Sequence[str] = ()) -> str:
     `elements`: the columns that are HTML already.
     """
     head = [name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name) for row in rows)]
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    cells = "".join(f"<th>{_cell(name)}</th>" for name in head)
     lines = "".join(
         "<tr>"
         + "".join(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mi_jax.evaluation import metrics
+from mi_jax.evaluation import entries, metrics
 
 NAMES = {"gap": "label", "noise": "label", "confidence_threshold": "confidence"}
 
@@ -61,6 +61,8 @@ def modern(*, targets: int = 3, n: int = 20) -> tuple[dict, dict[str, np.ndarray
         trials = [(s, m, 0.5) for s, m in zip(scores[f"attack/{name}/scores"], scores["is_member"], strict=True)]
         entry["over_points"] = metrics.accuracy_over_points(trials)
         entry["gain_over_gap"] = {"mean": 0.1, "low": 0.05, "high": 0.15} if i else None
+        flat, members = scores[f"attack/{name}/scores"].ravel(), scores["is_member"].ravel()
+        entry["pooled"] = {str(fpr): entries.pooled_rate(flat, members, fpr) for fpr in entries.FPRS}
         entry["phases"] = {"gate": 40, "measure": 60}
         entry["tuned"] |= {"shadow_accuracy": [0.9 - 0.1 * i] * targets, "at_edge": [None] * targets}
     return record, scores

@@ -24,6 +24,7 @@ def calibrated() -> tuple[dict, dict[str, np.ndarray]]:
     for name, access, accuracy in (("calibrated", "label", 0.6), ("chosen", "label", 0.7), ("lira", "confidence", 0.8)):
         z = rng.normal(size=shape) + 4 * leaks
         record["attacks"][name] = copy.deepcopy(record["attacks"]["noise"]) | {"access": access}
+        record["attacks"][name]["every_point"] = {"online": True, "pool": None}
         record["attacks"][name]["tuned"]["shadow_accuracy"] = [accuracy] * len(z)
         scores[f"attack/{name}/scores"], scores[f"attack/{name}/false_positive_rate"] = 4 * z - 8, stats.norm.sf(z)
     scores["attack/gap/scores"] = (rng.random(shape) > 0.1).astype(np.float32)
@@ -212,6 +213,14 @@ def test_the_strongest_are_those_with_the_lowest_rates_of_all_targets():
     first = exposed.strongest(rows, 7)
     lowest = sorted(row["false_positive_rate"] for row in rows)[:7]
     assert [row["false_positive_rate"] for row in first] == lowest and len({row["target"] for row in first}) > 1
+
+
+def test_a_row_of_several_targets_fills_one_place_among_the_strongest():
+    """Its own: the lowest rate, and the higher score where rates are equal."""
+    places = [(1, 0.2, 5.0), (2, 0.3, 4.0), (1, 0.1, 3.0), (2, 0.3, 6.0), (3, 0.4, 9.0)]
+    rows = [{"row": row, "false_positive_rate": rate, "score": score} for row, rate, score in places]
+    assert [(one["row"], one["score"]) for one in exposed.strongest(rows, 2)] == [(1, 3.0), (2, 6.0)]
+    assert len(exposed.strongest(rows, 9)) == 3
 
 
 @pytest.mark.parametrize("key", ["label", "group", "mislabelled", "alone"])

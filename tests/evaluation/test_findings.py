@@ -1,13 +1,15 @@
 """What is said of a run in plain words: the table and the findings."""
 
+import copy
 import re
 
 import numpy as np
 import pytest
 
-from mi_jax.evaluation import metrics, text
+from mi_jax.evaluation import exposed, metrics, text
 from mi_jax.evaluation.findings import findings
 from tests.evaluation.records import NAMES, modern, synthetic
+from tests.evaluation.test_exposed import calibrated
 
 
 def test_the_table_has_a_row_for_every_attack_and_aligned_columns():
@@ -49,6 +51,37 @@ def test_a_rate_that_targets_do_not_resolve_is_that_of_their_points_together():
     entry["pooled"] = {"0.1": None, "0.01": {"mean": 0.25, "low": 0.2, "high": 0.3, "fpr": 0.01}, "0.001": None}
     assert text.table(record).split("\n")[3].endswith("25.0 % [20.0, 30.0] pooled  not resolvable")
     assert text.rate(entry, "0.1") == "12.5 %"  # targets come first
+    entry["pooled"]["0.1"] = entry["pooled"]["0.01"]  # all targets agree, so that they have no interval
+    assert text.rate(entry, "0.1") == "25.0 % [20.0, 30.0] pooled"
+    entry["tpr_at_fpr"]["0.1"] = {"mean": 0.5, "low": 0.4, "high": 0.6, "values": [0.4, 0.6]}
+    assert text.rate(entry, "0.1") == "50.0 % [40.0, 60.0]"
+
+
+def test_a_single_target_has_its_rates_over_points():
+    record, _ = synthetic(targets=1)
+    entry = record["attacks"]["noise"]
+    entry["pooled"] = {"0.1": {"mean": 0.25, "low": 0.2, "high": 0.3, "fpr": 0.01}}
+    assert text.rate(entry, "0.1") == "25.0 % [20.0, 30.0] over points" and "pooled" not in text.table(record)
+
+
+def test_scores_that_are_too_coarse_for_all_targets_together_are_neither_a_rate_nor_at_chance():
+    record, _ = synthetic()
+    entry = record["attacks"]["noise"]
+    entry["pooled"] = {"0.001": {"mean": 0.0, "low": 0.0, "high": 0.01, "fpr": 0.0}}
+    assert text.rate(entry, "0.001") == "too coarse" and not text.at_chance(entry, "0.001")
+    entry["pooled"]["0.001"] |= {"fpr": 0.0005}  # a threshold that only finds a non-member
+    assert text.rate(entry, "0.001") == "0.0 % [0.0, 1.0] pooled" and text.at_chance(entry, "0.001")
+
+
+def test_no_line_below_a_table_is_wider_than_a_terminal():
+    record, _ = synthetic()
+    at_chance = {"mean": 0.1, "low": 0.0, "high": 0.5, "values": [0.0, 0.5]}
+    for i in range(20):
+        record["attacks"][f"an attack with a long name {i}"] = record["attacks"]["noise"]
+        record["attacks"]["noise"]["tpr_at_fpr"] = dict.fromkeys(text.RATES, at_chance)
+    notes = text.table(record).split("\n\n")[1].splitlines()
+    assert len(notes) > 1 and max(map(len, notes)) <= 148
+    assert " ".join(" ".join(notes).split()).count(" at 10 %, 1 %, 0.1 %") == 21
 
 
 @pytest.mark.parametrize("low, chance", [(0.0, True), (0.01, True), (0.02, False)])
@@ -171,6 +204,113 @@ def test_findings_say_no_more_of_the_setting_than_the_record_does():
     for split, rows in {"disjoint": "on rows disjoint", "swap": "on its own", "balanced": "on random halves"}.items():
         record["config"]["split"] = split
         assert f"trained like it {rows}" in " ".join(findings(record))
+
+
+M = {"mean": 0.125, "low": 0.1, "high": 0.15, "values": [0.1, 0.15]}
+POOLED = {"mean": 0.05, "low": 0.04, "high": 0.06, "fpr": 0.001}
+
+
+def naming(**changes) -> dict:
+    """A record in which labels that judge every point resolve 1 %, and together 0.1 %; changes are of that entry."""
+    record, _ = calibrated()
+    for name in ("chosen", "lira"):
+        record["attacks"][name] = copy.deepcopy(record["attacks"][name])
+        record["attacks"][name]["tpr_at_fpr"]["0.01"] = record["attacks"][name]["achieved_fpr"]["0.01"] = M
+        record["attacks"][name]["pooled"]["0.001"] = POOLED
+    record["attacks"]["chosen"] |= {"queries_per_example": 5.0} | changes
+    record["attacks"]["chosen"]["tuned"] |= {"settings": [{"queries": 5, "of": 295}] * 3, "shadow_accuracy": [0.95] * 3}
+    return record
+
+
+def test_what_labels_name_stands_beside_lira_and_once():
+    said = findings(naming())
+    assert (
+        "With 5 queries per point, chosen for it on shadow models, labels alone (chosen) name 12.5 % [10.0, 15.0] of "
+        "the members at 1 % false positives, and 5.0 % [4.0, 6.0] pooled at 0.1 %; lira, which sees probabilities, "
+        "names 12.5 % [10.0, 15.0], and 5.0 % [4.0, 6.0] pooled at 0.1 %."
+    ) in said
+    of_labels = next(sentence for sentence in said if sentence.startswith("From predicted labels alone, chosen "))
+    assert "false positives" not in of_labels
+    assert any(
+        sentence.startswith("From the probability vector") and "it finds 12.5 %" in sentence for sentence in said
+    )
+
+
+def test_what_labels_name_is_said_of_the_attack_that_did_best_on_shadow_models():
+    record = naming()
+    record["attacks"]["calibrated"]["tpr_at_fpr"]["0.01"] = M | {"mean": 0.5}  # better, but on the targets
+    assert "labels alone (chosen) name" in " ".join(findings(record))
+    record["attacks"]["gap"]["tuned"]["shadow_accuracy"] = [1.0] * 3  # named for its access, not for single points
+    said = " ".join(findings(record))
+    assert "From predicted labels alone, gap " in said and "labels alone (chosen) name 12.5 %" in said
+
+
+def test_labels_that_name_nobody_are_not_said_to_name():
+    wide = M | {"low": 0.0}
+    record = naming(tpr_at_fpr={"0.1": M, "0.01": wide, "0.001": None})
+    assert "of the members at 1 % false positives (guessing may find as many)" in " ".join(findings(record))
+    record = naming(
+        tpr_at_fpr={"0.1": M, "0.01": None, "0.001": None}, achieved_fpr=dict.fromkeys(text.RATES), pooled={}
+    )
+    said = " ".join(findings(record))
+    assert "labels alone (chosen) name" not in said and "Its TPR at 1 % FPR is not resolvable" in said
+    none = metrics.summary([0.0] * 3)
+    record = naming(tpr_at_fpr=dict.fromkeys(text.RATES, none), achieved_fpr=dict.fromkeys(text.RATES, none))
+    said = " ".join(findings(record))
+    assert "labels alone (chosen) name" not in said and "Its TPR is 0 at FPR <= 1 %" in said
+
+
+def test_lira_is_named_beside_labels_where_it_was_run_and_offline_beside_offline():
+    record = naming()
+    record["attacks"]["lira_offline"] = record["attacks"]["lira"]
+    assert "%; lira, which sees" in " ".join(findings(record))
+    record["attacks"]["chosen"]["every_point"] = {"online": False, "pool": None}
+    assert "%; lira offline, which sees" in " ".join(findings(record))
+    del record["attacks"]["lira"], record["attacks"]["lira_offline"]
+    assert "which sees probabilities" not in " ".join(findings(record)) and "pooled at 0.1 %." in " ".join(
+        findings(record)
+    )
+
+
+def test_the_exposed_records_are_counted_after_what_labels_reveal():
+    record, scores = calibrated()
+    found = exposed.leading_records(record, scores)
+    said = findings(record, found)
+    (place,) = [i for i, sentence in enumerate(said) if sentence == exposed.exposed_sentences(found)[0]]
+    assert said[place - 1].startswith("From predicted labels") and said[place + 1].startswith("From the probability")
+    assert [sentence for i, sentence in enumerate(said) if i != place] == findings(record)
+
+
+def test_all_queries_that_are_said_add_up_to_the_total():
+    record, _ = modern()
+    record["queries"] |= {"repeated": 7, "failed": 5, "total": record["queries"]["total"] + 12}
+    sentence = next(sentence for sentence in findings(record) if sentence.startswith("Every query counted"))
+    total, *parts = (int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", sentence))
+    assert total == sum(parts) == 6392
+
+
+def test_attacks_that_judge_every_point_are_missed_one_by_one_once_one_of_them_ran():
+    def untested(record: dict) -> str:
+        return next(sentence for sentence in findings(record) if sentence.startswith("Not tested: "))
+
+    record, _ = modern()
+    assert "all that judge every point by itself" in untested(record) and "oslo" not in untested(record)
+    record["attacks"]["chosen:5"] = record["attacks"]["noise"] | {"every_point": {"online": True, "pool": None}}
+    assert "chosen crafted" in untested(record) and "chosen," not in untested(record)
+    assert "oslo" in untested(record) and "all that judge every point" not in untested(record)
+
+
+def test_a_balanced_split_is_that_of_an_attacker_with_the_candidates_and_said_once():
+    record, _ = modern()
+    record["split"]["shadow_overlap"] = {"members": 1.0, "nonmembers": 1.0}
+    assert "100% of a target's members" in " ".join(findings(record))
+    record["config"] |= {"split": "balanced", "tuning_shadows": 1}
+    said = " ".join(findings(record))
+    assert (
+        "2 shadow models per target, those with one threshold on 1 of them, trained like it on random halves of the "
+        in said
+    )
+    assert "the attacker who can train on the candidates themselves" in said and "of a target's members" not in said
 
 
 def test_findings_mention_a_cap_and_a_target_that_changed_its_answers():

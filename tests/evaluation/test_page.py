@@ -77,7 +77,7 @@ def test_the_page_shows_tables_findings_origin_and_settings():
     record["environment"]["command"] = "mi_jax audit --cap=5"
     parsed, _ = page_of(record)
     head = ["attack", "access", "queries per example", "balanced accuracy", "points above gap", "AUC"]
-    assert parsed.rows[0] == head + [f"TPR at {rate} FPR" for rate in ("10 %", "1 %", "0.1 %")]
+    assert parsed.rows[0] == head + [f"TPR at {rate}\u00a0% FPR" for rate in ("10", "1", "0.1")]
     names = ["gap", "noise", "confidence threshold"]
     assert [row[0] for row in parsed.rows[1:4]] == names and [row[0] for row in parsed.rows[5:8]] == names
     for sentence in findings(record):
@@ -114,6 +114,31 @@ def test_rates_that_cannot_be_told_have_a_short_form_and_a_note():
         record["attacks"]["gap"][field]["0.01"] = metrics.summary([0.0] * 3)
     parsed, _ = page_of(record)
     assert parsed.rows[1][-2] == "too coarse" and "too coarse: every threshold" in parsed.text
+
+
+def test_rates_of_all_targets_together_and_rates_at_chance_are_marked():
+    record, _ = modern()
+    entry = record["attacks"]["noise"]
+    entry["pooled"]["0.01"] = {"mean": 0.25, "low": 0.2, "high": 0.3, "fpr": 0.01}
+    entry["pooled"]["0.001"] = {"mean": 0.01, "low": 0.0, "high": 0.02, "fpr": 0.001}
+    parsed, _ = page_of(record)
+    assert parsed.rows[2][-2:] == [
+        "25.0\u00a0% [20.0,\u00a030.0] pooled",
+        "1.0\u00a0% [0.0,\u00a02.0] pooled, at chance",
+    ]
+    assert "at chance: the interval holds this rate itself" in parsed.text
+    assert "at chance" not in page_of(synthetic()[0])[0].text
+
+
+def test_attacks_that_judge_every_point_stand_in_the_threat_model_and_share_their_shadow_queries():
+    record, _ = modern()
+    assert "judges every point by itself" not in page_of(record)[0].text
+    record["attacks"]["noise"]["every_point"] = {"online": True, "pool": None}
+    record["attacks"]["confidence_threshold"]["every_point"] = {"online": False, "pool": None}
+    parsed, _ = page_of(record)
+    assert ["judges every point by itself", "noise, confidence threshold"] in parsed.rows
+    assert ["of these offline", "confidence threshold"] in parsed.rows
+    assert "ask shadow models once: these queries stand with the first of them." in parsed.text
 
 
 def test_a_strength_at_the_edge_of_its_grid_and_points_never_flipped_stand_beside_what_was_chosen():
@@ -170,6 +195,20 @@ def test_exposed_records_stand_after_the_attacks_strongest_first():
         assert cells["in fact"] == ("member" if is_member else "non-member")
         assert (cells["alone"], cells["group"]) == ("yes" if alone else "no", scores["group"][t, i])
         assert cells["mislabelled"] == ("no" if scores["attack/gap/scores"][t, i] else "yes")
+
+
+def test_a_record_of_several_targets_is_shown_once_with_on_how_many_it_is_named():
+    """Of three targets two are trained with row 0, and one of these names it; another row stands in one alone."""
+
+    def spoil(record, scores):
+        scores["rows"][:, 0], scores["is_member"][:, 0] = 0, [True, True, False]
+        scores["attack/chosen/false_positive_rate"][:] = 0.9
+        scores["attack/chosen/false_positive_rate"][:, 0] = [1e-6, 0.8, 0.7]
+
+    shown = table_of(exposed_page(spoil)[0], "row")
+    (cells,) = [line for line in shown if line["row"] == "0"]
+    assert (cells["named"], cells["target"], cells["in fact"]) == ("1\u00a0of\u00a02", "0", "member")
+    assert {line["named"] for line in shown if line["row"] != "0"} <= {"0\u00a0of\u00a00", "0\u00a0of\u00a01"}
 
 
 @pytest.mark.parametrize(
