@@ -137,7 +137,7 @@ HELP = {
     "preset": "smoke (takes seconds), cpu (the default), paper (the paper's sizes; in an audit its numbers of targets "
     "and shadow models and its budget, with the data set's n_train)",
     "group": "subgroups of rows for the list of exposed records: a column of a table (its number, from 0), or an array "
-    "of an npz file (its name); values of a number with more than 20 of them are grouped by quartiles",
+    "of an npz file (its name); values of a number with more than 20 of them are grouped by quartiles; default: none",
     "plugin": "comma-separated Python files that add to ATTACKS, PERTURBATIONS, MODELS, DEFENSES, OPTIMIZERS, DATASETS "
     "(docs/extending.md); may be repeated",
 }

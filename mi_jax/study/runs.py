@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mi_jax import defenses, store
+from mi_jax.data.groups import groups_of
 from mi_jax.environment import OF_ONE_RUN, environment
 from mi_jax.study import plugins
 from mi_jax.study.config import Config
@@ -35,6 +36,8 @@ def run_environment(
     settings |= {"recipe": recipe._replace(optimizer=optimizer)}
     settings |= {"pool": [zlib.crc32(array.tobytes()) for array in (dataset.x, dataset.y)]}
     settings |= {"split_digest": split}
+    if config.group is not None:
+        settings |= {"groups": zlib.crc32("\0".join(groups_of(dataset, config.group)).encode())}
     settings |= {"plugins": plugins.digest(config.plugin, config.model or "", defenses.split_names(config.defense))}
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(defense.strength)]
     settings |= {"strength": [zlib.crc32(leaf.tobytes()) for leaf in leaves]}

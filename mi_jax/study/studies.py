@@ -90,12 +90,13 @@ def _set_up(config: Config, names: tuple[str, ...], recipe: Recipe, *, reference
     dataset = data.load(config.dataset, config.data_dir)
     resolved = resolve(config, dataset)
     if config.group is not None:
-        groups_of(dataset, config.group)
+        groups_of(dataset, config.group)  # checks it
     model, defenses = ensembles.build_defenses(resolved, dataset, names, recipe)
     reference = reference or any(defense.adversary for defense in defenses)
     split = draw_split(resolved, dataset, reference=reference)
     context = attacks.context_of(dataset, resolved.budget, _shadow_rows(split))
     _check_traced(resolved, context, defenses)
+    _check_lists_exposed(resolved, context)
     _check_added_perturbations(resolved, context, dataset)
     check_plan(resolved, dataset, split, context)
     return _Setup(resolved, dataset, split, model, recipe, names, defenses, context)
@@ -122,6 +123,14 @@ def _check_traced(config: Resolved, context: attacks.AttackContext, defenses: li
     for defense in defenses:
         if defense.augmentation is not None:
             jax.eval_shape(defense.augmentation, jax.random.key(0), example)
+
+
+def _check_lists_exposed(config: Resolved, context: attacks.AttackContext) -> None:
+    """Raises ValueError for a group where no attack makes the list of exposed records that it divides."""
+    made = itertools.chain(*(attacks.build(name, context) for name in config.attacks))
+    if config.group is not None and not any(isinstance(one, PerExample) and one.access == "label" for one in made):
+        expected = "expected an attack on labels that judges every point, as chosen:5, whose exposed records it divides"
+        raise ValueError(f"group={config.group}: {expected}")
 
 
 def _check_added_perturbations(config: Resolved, context: attacks.AttackContext, dataset: Dataset) -> None:

@@ -1,5 +1,7 @@
 """Studies of many defenses are those of each, on one split; who does not know of a defense is message nothing of it."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 import pytest
@@ -135,3 +137,36 @@ def test_the_digest_of_a_run_changes_with_all_that_its_results_depend_on():
     found.append(runs.run_environment(*settings[0], Defense(strength=0.5))["run_digest"])
     found.append(runs.run_environment(*settings[0], split="another")["run_digest"])
     assert len(set(found)) == len(found) == 7
+
+
+@pytest.fixture
+def grouped(tmp_path) -> Callable[[list[str]], str]:
+    """Writes a table of 80 rows with an array of these groups, in turn, and returns its name."""
+
+    def write(names: list[str]) -> str:
+        x = np.random.default_rng(0).random((80, 3)).astype(np.float32)
+        where = np.resize(names, 80)
+        np.savez(tmp_path / "mine.npz", x=x, y=np.arange(80) % 2, where=where)
+        return f"npz:{tmp_path / 'mine.npz'}"
+
+    return write
+
+
+BALANCED = {"preset": "smoke", "split": "balanced", "n_train": 20, "num_shadows": 5, "group": "where"}
+
+
+def test_groups_stand_with_the_points_that_are_attacked(grouped):
+    record, scores = study.run(Config(grouped(["north", "south"]), attacks=("gap", "calibrated_label"), **BALANCED))
+    np.testing.assert_array_equal(scores["group"], np.where(scores["rows"] % 2, "south", "north"))
+    assert record["config"]["group"] == "where"
+
+
+def test_a_group_needs_an_attack_that_lists_exposed_records(grouped):
+    with pytest.raises(ValueError, match="^group=where: expected an attack on labels that judges every point"):
+        study.identify(Config(grouped(["north"]), attacks=("gap", "lira"), **BALANCED))
+
+
+def test_other_groups_are_another_run(grouped):
+    found = [study.identify(Config(grouped(names), attacks=("chosen:1",), **BALANCED))[1]
+             for names in (["north", "south"], ["south", "north"], ["north", "south"])]  # fmt: skip
+    assert found[0] == found[2] != found[1]
