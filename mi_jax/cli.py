@@ -174,11 +174,11 @@ def finish(folder: Path, record: dict, scores: dict[str, np.ndarray]) -> None:
     """Writes a run, removes its cache, and prints its table."""
     report.write(folder, record, scores)
     store.remove(folder / "cache" / record["environment"]["run_digest"])
-    show(record, folder)
+    show(record, folder, scores)
 
 
-def show(record: dict, folder: Path) -> None:
-    """Prints the table of a record and the path of its report."""
+def show(record: dict, folder: Path, scores: dict[str, np.ndarray] | None = None) -> None:
+    """Prints the table of a record, the path of its report, and above them, of its `scores`, whom labels name."""
     config, models, seconds = record["config"], record["models"], record.get("seconds", {})
     settings = [config["dataset"], *([config["model"], f"n={config['n_train']}"] if "model" in config else [])]
     settings = ", ".join([*settings, f"{len(models['train_accuracy']['values'])} targets"])
@@ -186,9 +186,9 @@ def show(record: dict, folder: Path) -> None:
     print(f"\n{settings}: train accuracy {train}, test {test}\n")
     if "privacy" in models:
         print(f"{models['privacy']['statement']}\n")
+    if scores and (found := exposed.leading_records(record, scores)):
+        print(f"{exposed.exposed_sentences(found)[0]}\n")
     print(report.table(record))
-    if found := exposed.leading_records(*report.read(folder)):
-        print(f"\n{exposed.exposed_sentences(found)[0]}")
     total = seconds.get("total", sum(seconds.values()))
     print(f"\nmean over targets [95 % interval]; {total:.0f} s; see {folder / 'report.html'}")
 
@@ -203,7 +203,7 @@ def audit_from_flags() -> None:
     _refuse_private_settings(config)
     if is_finished(folder, config):
         say_finished(folder)
-        show(report.draw(folder), folder)
+        show(report.draw(folder), folder, report.read(folder)[1])
         return
     option = os.environ.get("MI_JAX_OUT", "--out")  # make sets it: there the option has another name
     with resumable(f"the same command with {option}={folder} resumes"):
@@ -229,7 +229,7 @@ def redraw(source: Path) -> None:
     given = [name for name in HELP if flags.FLAGS[name].present]
     if given:
         raise ValueError(f"--{given[0]}: expected only --out beside --from, which computes nothing")
-    record, _ = report.read(source)
+    record, scores = report.read(source)
     folder = out_folder(flags.FLAGS.out or str(source), "")
     elsewhere = folder.absolute() != source.absolute()
     if elsewhere:
@@ -237,7 +237,7 @@ def redraw(source: Path) -> None:
     record = report.draw(source, folder)
     for name in ("scores.npz", "report.json") if elsewhere else ():
         store.write_file(folder / name, (source / name).read_bytes())
-    show(record, folder)
+    show(record, folder, scores)
 
 
 def _refuse_private_settings(config: Config) -> None:
