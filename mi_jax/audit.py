@@ -64,6 +64,7 @@ def audit(
     """
     _check_arguments(dataset, target, attacks, {"num_points": num_points, "cap": cap, "tuning_shadows": tuning_shadows})
     dataset, split = check_dataset(dataset), splits.check_split(split, len(dataset.x))
+    _check_groups(groups, len(dataset.x))
     points = [select_points(split, k, num_points) for k in range(len(split.members))]
     _check_points(points, split)
     plan = Plan(dataset, split, points, tuning_shadows, cap)
@@ -134,6 +135,12 @@ def _check_arguments(dataset: Any, target: Any, attacks: Any, numbers: dict[str,
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if value is not None and not (whole and value >= 1):
             raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+
+
+def _check_groups(groups: Any, rows: int) -> None:
+    """Raises ValueError for groups that are not one for each row."""
+    if groups is not None and np.shape(groups) != (rows,):
+        raise ValueError(f"groups of shape {list(np.shape(groups))}: expected [{rows}], one for each row of the data")
 
 
 def _check_points(points: list[Points], split: Split) -> None:

@@ -1,5 +1,6 @@
 """Studies of many defenses are those of each, on one split; who does not know of a defense is message nothing of it."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 
 from experiments.paper import tables
-from mi_jax import attacks, data, defenses, study, training
+from mi_jax import attacks, audit, data, defenses, study, training
+from mi_jax.data.outliers import outliers
+from mi_jax.evaluation import exposed
+from mi_jax.evaluation.page import SHOWN
 from mi_jax.querying import oracle
 from mi_jax.study import ensembles, runs
 from mi_jax.study.config import Config, resolve
@@ -161,6 +165,14 @@ def test_groups_stand_with_the_points_that_are_attacked(grouped):
     assert record["config"]["group"] == "where"
 
 
+@pytest.mark.parametrize("groups", [["a"] * 79, [["a"]] * 80, "a"])
+def test_groups_that_are_not_one_for_each_row_are_refused_before_the_first_query(grouped, groups):
+    prepared = study.prepare(Config(grouped(["north"]), attacks=("gap", "calibrated_label"), **BALANCED))
+    made = {"gap": attacks.build("gap", prepared.context)}
+    with pytest.raises(ValueError, match=r"^groups of shape .*: expected \[80\], one for each row of the data$"):
+        audit.audit(prepared.key, prepared.dataset, prepared.split, lambda k, access: None, made, groups=groups)
+
+
 def test_a_group_needs_an_attack_that_lists_exposed_records(grouped):
     with pytest.raises(ValueError, match="^group=where: expected an attack on labels that judges every point"):
         study.identify(Config(grouped(["north"]), attacks=("gap", "lira"), **BALANCED))
@@ -170,3 +182,20 @@ def test_other_groups_are_another_run(grouped):
     found = [study.identify(Config(grouped(names), attacks=("chosen:1",), **BALANCED))[1]
              for names in (["north", "south"], ["south", "north"], ["north", "south"])]  # fmt: skip
     assert found[0] == found[2] != found[1]
+
+
+def test_of_the_attacked_images_those_alone_are_marked_and_those_that_the_page_shows_are_kept():
+    config = Config(preset="smoke", split="balanced", num_shadows=5, attacks=("gap", "calibrated_label"))
+    record, scores = study.run(config)
+    digits, attacked = data.load("digits"), np.unique(scores["rows"])
+    alone, _ = outliers(digits.x[attacked].reshape(len(attacked), -1))
+    assert 0 < alone.sum() < 0.1 * len(alone)
+    np.testing.assert_array_equal(scores["alone"], np.isin(scores["rows"], attacked[alone]))
+    found = exposed.leading_records(record, scores)
+    assert {row["row"] for row in exposed.strongest(found.rows, SHOWN)} == found.images.keys() and len(
+        found.images
+    ) == 20
+    for row, image in found.images.items():
+        np.testing.assert_allclose(image / 255, digits.x[row], atol=0.5 / 255)
+    _, without = study.run(dataclasses.replace(config, attacks=("gap",)))
+    assert not without.keys() & {"alone", "group", "images", "image_rows"}
