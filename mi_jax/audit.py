@@ -71,7 +71,7 @@ def audit(
     together = [{name: attacks[name] for name in names} for names in group_attacks(attacks)]
     planned = [planned_queries(plan, group) for group in together]
     logs = AnswerLogs(target, dataset.num_classes, None if answers is None else Path(answers), allow_random_target)
-    scores = _point_arrays(dataset, split, points)
+    scores = _point_arrays(dataset, plan)
     models, queries = target_accuracies(dataset, split, logs.target, points)
     if not allow_random_target:
         refuse_random_targets(models["flip_rate"]["values"])
@@ -160,12 +160,12 @@ def _split_record(split: Split) -> dict:
     return sizes | {"shadow_overlap": splits.shadow_overlap(split)}
 
 
-def _point_arrays(dataset: Dataset, split: Split, points: list[Points]) -> dict[str, np.ndarray]:
-    """The attacked points: rows, labels, is_member of the targets [T 2n] and of the shadow models [T S2n]."""
-    arrays = {}
+def _point_arrays(dataset: Dataset, plan: Plan) -> dict[str, np.ndarray]:
+    """The attacked points: rows, labels, is_member of the targets [T 2n] and of the shadow models tuned on [T S2n]."""
+    arrays, points, trials = {}, plan.points, plan.tuning_trials()
     for prefix, columns in (("", slice(0, 1)), ("shadow/", slice(1, None))):
-        rows = np.stack([np.concatenate([points[k].rows for k in trial[columns]]) for trial in split.trials])
-        members = np.stack([np.concatenate([points[k].is_member for k in trial[columns]]) for trial in split.trials])
+        rows = np.stack([np.concatenate([points[k].rows for k in trial[columns]]) for trial in trials])
+        members = np.stack([np.concatenate([points[k].is_member for k in trial[columns]]) for trial in trials])
         arrays |= {f"{prefix}rows": rows, f"{prefix}labels": dataset.y[rows], f"{prefix}is_member": members}
     return arrays
 
@@ -193,10 +193,11 @@ def _score_arrays(name: str, trials: list[Trial]) -> dict[str, np.ndarray]:
     arrays = {
         f"attack/{name}/scores": np.stack([trial.scores for trial in trials]),  # [T 2n]
         f"attack/{name}/queries": np.stack([trial.answers.queries for trial in trials]),
-        f"shadow/attack/{name}/scores": np.stack([trial.shadow_scores for trial in trials]),  # [T s]
     }
     rates = [trial.false_positive_rate for trial in trials if trial.false_positive_rate is not None]
-    return arrays | ({f"attack/{name}/false_positive_rate": np.stack(rates)} if rates else {})
+    if rates:
+        return arrays | {f"attack/{name}/false_positive_rate": np.stack(rates)}
+    return arrays | {f"shadow/attack/{name}/scores": np.stack([trial.shadow_scores for trial in trials])}  # [T S2n]
 
 
 def _attack_entry(trials: list[Trial], is_member: np.ndarray, cap: int | None) -> dict:

@@ -55,8 +55,8 @@ that every threshold with a positive exceeds that FPR, TPR and achieved FPR are 
 "inf" or "-inf", as a threshold above all scores.
 
 scores.npz: `rows`, `labels`, `is_member` [T 2n]; `attack/NAME/scores`, `attack/NAME/queries` [T 2n]; and for the
-shadow models `shadow/rows`, `shadow/labels`, `shadow/is_member` [T S*2n], and `shadow/attack/NAME/scores` [T s*2n]
-(held out), of the first s <= S that an attack is tuned on or that stand in for the target.
+shadow models that attacks with one threshold are tuned on `shadow/rows`, `shadow/labels`, `shadow/is_member` and
+`shadow/attack/NAME/scores` (held out) [T S*2n].
 A score is NaN where a cap left the point unfinished, and +inf where no query flipped the label.
 Of attacks that are calibrated per example, whose scores are log likelihood ratios, also
 `attack/NAME/false_positive_rate` [T 2n] in (0, 1]: the estimated probability that a model not trained with this very

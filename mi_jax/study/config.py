@@ -1,6 +1,7 @@
 """The settings of a run: one frozen `Config`, the defaults of each data set, and the presets."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from mi_jax.types import Attack, Dataset, PerExample, Split
 # More is a slip of the keyboard: 10^10 queries take hours on an accelerator, a day on a few cores.
 MAX_BUDGET, MAX_QUERIES, MAX_MODELS, MAX_EPOCHS = 10**7, 10**10, 10**5, 10**5
 IMAGE_ATTACKS = ("gap", "rotation", "translation", "noise", "confidence_threshold", "confidence_network")
+STUDY_ATTACKS = ("transfer",)  # those that train models of their own, after those of attacks.ATTACKS
 TABLE_ATTACKS = ("gap", "noise", "confidence_threshold", "confidence_network")
 
 
@@ -116,9 +118,9 @@ HELP = {
     "num_points": "members, and as many non-members, attacked of each model; default: n_train",
     "tuning_shadows": "shadow models that an attack with one threshold is tuned on, at most; default: 4 with the "
     "balanced split of digits and location30, else all",
-    "attacks": f"comma-separated names, of: {', '.join(attacks.ATTACKS)}; NAME:BUDGET is one with a budget of its own; "
-    f"default: {','.join(BALANCED_ATTACKS)} for digits and location30, else {','.join(IMAGE_ATTACKS)}, for "
-    "a table those without rotation and translation",
+    "attacks": f"comma-separated names, of: {', '.join((*attacks.ATTACKS, *STUDY_ATTACKS))}; NAME:BUDGET is one with a "
+    f"budget of its own; default: {','.join(BALANCED_ATTACKS)} for digits and location30, else "
+    f"{','.join(IMAGE_ATTACKS)}, for a table those without rotation and translation",
     "split": "disjoint (shadow models are trained on other rows than the target), swap (on the target's rows with "
     "members and non-members exchanged; needs half the rows), balanced (every row is a member of half of the models; "
     "attacks that judge every point need it); default: balanced for digits and location30, else disjoint",
@@ -157,6 +159,23 @@ def defaults_for(dataset: Dataset, split: str = "disjoint") -> dict:
         **OTHERWISE,
         "attacks": IMAGE_ATTACKS if image else TABLE_ATTACKS,
     } | DEFAULTS.get(dataset.name, {}).get(split, {})
+
+
+def audited_attacks(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the attacks `names` that `audit.audit` runs: all but STUDY_ATTACKS.
+
+    ValueError for an unknown name, and for names of STUDY_ATTACKS alone, since a record needs another attack.
+    """
+    audited = tuple(name for name in names if name not in STUDY_ATTACKS)
+    if names and not audited:
+        raise ValueError(f"attacks={','.join(names)}: expected another attack besides, as gap")
+    for name in audited:
+        try:
+            attacks.find(name)
+        except ValueError as error:
+            known = f", {', '.join(STUDY_ATTACKS)}" if str(error).startswith("unknown attack") else ""
+            raise ValueError(f"{error}{known}") from None
+    return audited
 
 
 def resolve(config: Config, dataset: Dataset) -> Resolved:

@@ -16,8 +16,8 @@ from mi_jax.data import splits
 from mi_jax.data.groups import groups_of
 from mi_jax.querying import sizes
 from mi_jax.querying.collect import Target, cache_by_model, check_cap
-from mi_jax.study import ensembles, plugins, runs
-from mi_jax.study.config import Config, Resolved, check_plan, resolve
+from mi_jax.study import ensembles, plugins, runs, transfer
+from mi_jax.study.config import Config, Resolved, audited_attacks, check_plan, resolve
 from mi_jax.types import Attack, Dataset, Defense, Model, Params, PerExample, Recipe, Split
 
 
@@ -85,8 +85,7 @@ def prepare_grid(config: Config, names: Sequence[str], *, recipe: Recipe = Recip
 
 def _set_up(config: Config, names: tuple[str, ...], recipe: Recipe, *, reference: bool) -> _Setup:
     plugins.load_plugins(config.plugin)
-    for name in config.attacks or ():
-        attacks.find(name)
+    audited_attacks(config.attacks or ())  # checks the names
     dataset = data.load(config.dataset, config.data_dir)
     resolved = resolve(config, dataset)
     if config.group is not None:
@@ -95,10 +94,13 @@ def _set_up(config: Config, names: tuple[str, ...], recipe: Recipe, *, reference
     reference = reference or any(defense.adversary for defense in defenses)
     split = draw_split(resolved, dataset, reference=reference)
     context = attacks.context_of(dataset, resolved.budget, _shadow_rows(split))
-    _check_traced(resolved, context, defenses)
-    _check_lists_exposed(resolved, context)
-    _check_added_perturbations(resolved, context, dataset)
-    check_plan(resolved, dataset, split, context)
+    audited = dataclasses.replace(resolved, attacks=audited_attacks(resolved.attacks))
+    _check_traced(audited, context, defenses)
+    _check_lists_exposed(audited, context)
+    _check_added_perturbations(audited, context, dataset)
+    check_plan(audited, dataset, split, context)
+    if transfer.NAME in resolved.attacks:
+        transfer.check_transfer(resolved, dataset, split)
     return _Setup(resolved, dataset, split, model, recipe, names, defenses, context)
 
 
@@ -112,9 +114,12 @@ def _check_traced(config: Resolved, context: attacks.AttackContext, defenses: li
     """Traces every attack and augmentation on the shape of an example; each raises ValueError for a wrong shape."""
     for attack in itertools.chain(*(attacks.build(name, context) for name in config.attacks)):
         asked = attack.statistic if isinstance(attack, PerExample) else attack
-        if isinstance(attack, PerExample) and config.split != "balanced":
+        if isinstance(attack, PerExample):
             judges = f"attack {attack.name} judges every point by shadow models trained with and without it"
-            raise ValueError(f"split={config.split}: expected balanced, because {judges}")
+            if config.split != "balanced":
+                raise ValueError(f"split={config.split}: expected balanced, because {judges}")
+            if config.num_shadows < 5:
+                raise ValueError(f"num_shadows={config.num_shadows}: expected at least 5, because {judges}")
         if asked is not None:
             check_cap(asked, config.cap)
             if asked.measure is not None:
@@ -260,7 +265,11 @@ def identify(config: Config, *, recipe: Recipe = Recipe()) -> tuple[Resolved, st
 def run(config: Config, *, recipe: Recipe = Recipe(), out: Path | None = None) -> tuple[dict, dict[str, np.ndarray]]:
     """(record, scores) of the attacks of a config, as documented in `report.py`."""
     started, study = time.perf_counter(), prepare(config, recipe=recipe, out=out)
-    record, scores = attack(study, {name: attacks.build(name, study.context) for name in study.config.attacks})
+    names = study.config.attacks
+    record, scores = attack(study, {name: attacks.build(name, study.context) for name in audited_attacks(names)})
+    if transfer.NAME in names:
+        record, scores = transfer.add_transfer(study, recipe, record, scores)
+        record["attacks"] = {name: record["attacks"][name] for name in names}
     seconds = {"training": round(study.seconds, 2), **record.pop("seconds")}
     seconds["total"] = round(time.perf_counter() - started, 2)
     record["models"] |= study.trained

@@ -87,7 +87,9 @@ def _run(name: str, attack: PerExample, asking: Asking, questions: Questions | N
         features = answers.features[:, 0]
     result = _score(attack, target, np.where(np.isnan(features), 0, features), y, True)
     rate = corrected_rate(result.false_positive_rate, null)
-    score, rate = (np.where(answers.finished, values, np.nan)[place] for values in (result.score, rate))
+    score, rate = (
+        np.where(answers.finished, values, np.nan)[place].astype(np.float32) for values in (result.score, rate)
+    )
     answers = Answers(answers.features[place], answers.queries[place], answers.finished[place], answers.phases)
     threshold = metrics.best_threshold(scores, members)
     return Trial(attack, threshold, _accuracy(scored, is_member), scores, None, answers, score, rate)
