@@ -19,14 +19,26 @@ from absl.testing import flagsaver
 from experiments.paper import fig5_6_defenses
 from mi_jax import attacks, audit, cli, data, store, study, training
 from mi_jax.evaluation import metrics, report
-from mi_jax.study.config import HELP, IMAGE_ATTACKS, PRESETS, TABLE_ATTACKS, Config, Resolved, check_plan, resolve
+from mi_jax.study.config import (
+    BALANCED_ATTACKS,
+    HELP,
+    IMAGE_ATTACKS,
+    PRESETS,
+    TABLE_ATTACKS,
+    Config,
+    Resolved,
+    check_plan,
+    default_split,
+    resolve,
+)
 from tests.programs import run_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIX = list(IMAGE_ATTACKS)
-SMOKE = Config(preset="smoke")
+SMOKE = Config(preset="smoke")  # disjoint shadow models, the paper's protocol; the command's default is balanced
+FLAGS = ("--preset=smoke", "--split=disjoint")
 T, S, N = 2, 1, 40  # targets, shadow models of each and rows of each model in the smoke preset
-OPTIONAL = dict.fromkeys(("data_dir", "checkpoint", "delta", "private_rate", "cap"))  # what may stay unsaid
+OPTIONAL = dict.fromkeys(("data_dir", "checkpoint", "delta", "private_rate", "cap", "group"))  # what may stay unsaid
 LABEL_ONLY = ("gap", "rotation", "translation", "noise")
 
 
@@ -35,7 +47,7 @@ def runs(tmp_path_factory):
     """The smoke preset twice: (its folder, what it printed) by the command, (record, scores) in this process."""
     folder = tmp_path_factory.mktemp("smoke") / "made" / "by the run"
     inside = study.run(SMOKE)
-    done = run_program("experiments.audit", "--preset=smoke", f"--out={folder}")
+    done = run_program("experiments.audit", *FLAGS, f"--out={folder}")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout, inside
 
@@ -122,7 +134,7 @@ def test_report_json_has_the_documented_keys_and_types(runs):
     assert [record["config"][name] for name in sizes] == [N, T, S, N, 20, 0]
     assert record["environment"].keys() >= {"mi_jax", "python", "jax", "device", "commit", "date", "command"}
     assert record["environment"]["command"] == shlex.join(
-        ["python", "-m", "experiments.audit", "--preset=smoke", f"--out={folder}"]
+        ["python", "-m", "experiments.audit", *FLAGS, f"--out={folder}"]
     )
     assert record["data"] == data.describe(data.load("digits"))
     assert len(record["split_digest"]) == 16 and int(record["split_digest"], 16) >= 0
@@ -138,7 +150,7 @@ def test_the_entry_of_every_attack_has_the_documented_keys_and_types(runs, name)
     folder, *_ = runs
     entry = json.loads((folder / "report.json").read_text())["attacks"][name]
     rates, others = {"balanced_accuracy", "auc"}, {"access", "points", "queries_per_example", "finished", "tuned"}
-    others |= {"phases", "over_points", "gain_over_gap"}
+    others |= {"phases", "over_points", "gain_over_gap", "pooled"}
     assert entry.keys() == rates | others | {"tpr_at_fpr", "achieved_fpr"}
     assert entry["points"] == 40
     assert entry["finished"] == 1.0 and type(entry["finished"]) is float
@@ -246,15 +258,15 @@ def test_a_record_of_audit_alone_has_a_table_too(runs, capsys):
 def test_a_finished_run_is_shown_again_and_another_is_not_put_in_its_place(runs, run, untrained, tmp_path):
     folder, printed, _ = runs
     before = {name: (folder / name).read_bytes() for name in report.FILES}
-    code, out, message = run("--preset=smoke", f"--out={folder}")
+    code, out, message = run(*FLAGS, f"--out={folder}")
     assert (code, out) == (0, printed) and message == f"{folder} holds this run, finished; --overwrite runs it again\n"
     for other in ("--seed=1", "--attacks=gap", "--budget=21", "--defense=l2:1"):
-        code, out, message = run("--preset=smoke", f"--out={folder}", other)
+        code, out, message = run(*FLAGS, f"--out={folder}", other)
         assert (code, out) == (2, "") and is_one_error_line(message)
         assert f"--out={folder}" in message and "--overwrite" in message
     assert {name: (folder / name).read_bytes() for name in report.FILES} == before
     with pytest.raises(TypeError):  # it trains
-        run("--preset=smoke", f"--out={folder}", "--overwrite")
+        run(*FLAGS, f"--out={folder}", "--overwrite")
 
 
 def test_a_record_is_kept_unless_it_is_that_of_the_same_run_or_may_be_overwritten(tmp_path):
@@ -287,6 +299,50 @@ def test_a_flag_beside_from_is_refused(runs, run, flag):
     code, printed, message = run(f"--from={runs[0]}", flag)
     assert (code, printed) == (2, "") and is_one_error_line(message)
     assert f"{flag.partition('=')[0]}: expected only --out beside --from" in message
+
+
+@pytest.fixture(scope="module")
+def balanced(runs, tmp_path_factory):
+    """The smoke preset of the command as it comes: (its folder, what it printed)."""
+    del runs
+    folder = tmp_path_factory.mktemp("balanced") / "out"
+    done = run_program("experiments.audit", "--preset=smoke", f"--out={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_the_command_trains_one_balanced_ensemble_and_shows_attacks_with_one_threshold_and_by_point(balanced):
+    folder, printed = balanced
+    record, scores = report.read(folder)
+    assert [row.split()[0] for row in table_in(printed)[2:]] == list(BALANCED_ATTACKS)
+    assert record["config"]["split"] == "balanced" and record["config"]["num_shadows"] == 7
+    assert len(record["models"]["epochs"]) == 8 and record["split"]["shadow_overlap"]["nonmembers"] > 0.4
+    for name in BALANCED_ATTACKS:
+        assert scores[f"attack/{name}/scores"].shape == scores[f"attack/{name}/queries"].shape == (T, 2 * N)
+        assert is_summary(record["attacks"][name]["auc"])
+        rates = scores.get(f"attack/{name}/false_positive_rate")
+        assert (rates is None) == (name in ("gap", "noise"))
+        assert rates is None or (rates.shape == (T, 2 * N) and rates.min() > 0 and rates.max() <= 1)
+    for name, queries in (("calibrated_label", 1), ("calibrated_noise:25", 25), ("chosen:5", 5), ("lira", 1)):
+        assert (scores[f"attack/{name}/queries"] == queries).all()
+    assert set(report.FILES) < {path.name for path in folder.iterdir()}
+
+
+def test_queries_to_shadow_models_stand_with_the_first_attack_on_a_pool(balanced):
+    record, scores = report.read(balanced[0])
+    by_attack = record["queries"]["by_attack"]
+    for name, queries in by_attack.items():
+        assert queries["target"] == scores[f"attack/{name}/queries"].sum()
+    shared = [name for name in BALANCED_ATTACKS if name.startswith(("chosen", "calibrated_noise"))]
+    assert [by_attack[name]["shadow"] > 0 for name in shared] == [True] + [False] * (len(shared) - 1)
+    assert by_attack["calibrated_label"] == {"target": T * 2 * N, "shadow": 8 * 2 * N}
+
+
+@pytest.mark.parametrize("dataset, preset, split", [
+    ("digits", "cpu", "balanced"), ("location30", "smoke", "balanced"), ("digits", "paper", "disjoint"),
+    ("adult", "cpu", "disjoint"), ("npz:mine.npz", "smoke", "disjoint")])  # fmt: skip
+def test_the_split_of_the_command_is_that_of_its_data_set(dataset, preset, split):
+    assert default_split(dataset, preset) == split
 
 
 def small(**changes) -> tuple[dict, dict[str, np.ndarray]]:
@@ -386,7 +442,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bits(runs, run, t
         put(path, content)
 
     monkeypatch.setattr(store, "write_file", stop_at_the_ninth)
-    arguments = ("--preset=smoke", "--attacks=gap,noise", f"--out={out}")
+    arguments = (*FLAGS, "--attacks=gap,noise", f"--out={out}")
     code, printed, message = run(*arguments)
     assert (code, printed) == (130, "")
     assert message.splitlines()[-1] == f"stopped; the same command with --out={out} resumes"
@@ -419,7 +475,8 @@ def test_a_table_of_ones_own_runs_with_small_flags(run, tmp_path):
 def test_every_preset_and_default_resolves_to_a_checked_config():
     for preset in PRESETS:
         config = resolve(Config(preset=preset), data.load("digits"))
-        assert {name: value for name, value in vars(config).items() if value is None} == OPTIONAL
+        unsaid = OPTIONAL if preset == "smoke" else OPTIONAL | {"tuning_shadows": None}
+        assert {name: value for name, value in vars(config).items() if value is None} == unsaid
         assert config.num_points == config.n_train
         assert 4 * config.n_train <= 1797
 
@@ -474,7 +531,17 @@ BAD = {  # arguments -> what the line must hold
     "no points": (["--num_points=0"], ["num_points=0"]),
     "one point to choose by": (["--num_points=1", "--num_shadows=1"], ["num_points=1", "at least 2"]),
     "a cap on gradients": (["--cap=100", "--attacks=white_box"], ["cap=100", "white_box"]),
-    "too few rows": (["--n_train=450"], ["n_train=450", "1800", "1797", "at most n_train=449"]),
+    "too few rows": (["--n_train=899"], ["n_train=899", "1798", "1797", "at most n_train=898"]),
+    "too few rows for four sets": (
+        ["--n_train=450", "--split=disjoint"],
+        ["n_train=450", "1800", "1797", "at most n_train=449"],
+    ),
+    "an attack that needs balanced models": (
+        ["--attacks=chosen:5", "--split=disjoint"],
+        ["split=disjoint", "expected balanced", "attack chosen judges every point"],
+    ),
+    "an even number of shadow models": (["--num_shadows=4"], ["num_shadows=4", "odd number for balanced"]),
+    "too few balanced models": (["--num_shadows=3", "--attacks=gap,lira"], ["num_shadows=3", "at least 5", "lira"]),
     "more points than rows": (["--num_points=41"], ["num_points=41", "n_train=40"]),
     "repeated attack": (["--attacks=gap,noise,gap"], ["gap,noise,gap", "twice"]),
     "no attacks": (["--attacks="], ["attacks=", "at least one"]),
@@ -654,7 +721,7 @@ def test_the_program_exits_with_2_and_one_line(tmp_path, arguments):
 
 def test_the_program_is_silent_about_accelerators_that_are_not_there(runs, tmp_path):
     folder, *_ = runs
-    done = run_program("experiments.audit", "--preset=smoke", f"--out={folder}", JAX_PLATFORMS="")
+    done = run_program("experiments.audit", *FLAGS, f"--out={folder}", JAX_PLATFORMS="")
     assert (done.returncode, done.stderr) == (0, f"{folder} holds this run, finished; --overwrite runs it again\n")
 
 
@@ -665,7 +732,7 @@ def test_help_of_the_command_says_how_it_is_used_and_every_default():
     for name in HELP:
         text = flat[flat.index(f"--[no]{name}:" if f"--[no]{name}:" in flat else f"--{name}:") :].partition(" --")[0]
         assert "default: " in text, text
-    assert "default: 100 for digits, 1200 for location30, else a quarter of the rows, at most 1000" in flat
+    assert "default: 400 for digits, 1200 for location30, else a quarter of the rows, at most 1000" in flat
 
 
 def test_what_is_stopped_says_so_in_one_line_and_how_to_go_on(capsys):
@@ -689,7 +756,7 @@ def test_a_signal_ends_a_program_in_one_line(number):
 def test_a_killed_command_is_resumed_by_the_folder_it_names(runs, tmp_path):
     """Without --out: in a process of its own, stopped by a signal once a model has answered."""
     folder, *_ = runs
-    command = [sys.executable, "-m", "experiments.audit", "--preset=smoke"]
+    command = [sys.executable, "-m", "experiments.audit", *FLAGS]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         while not list(tmp_path.glob("results/*/cache/*/*gap*")) and process.poll() is None:
@@ -699,7 +766,7 @@ def test_a_killed_command_is_resumed_by_the_folder_it_names(runs, tmp_path):
     (out,) = (tmp_path / "results").iterdir()
     assert process.returncode == 130
     assert said == f"stopped; the same command with --out={out.relative_to(tmp_path)} resumes"
-    done = run_program("experiments.audit", "--preset=smoke", f"--out={out}")
+    done = run_program("experiments.audit", *FLAGS, f"--out={out}")
     assert done.returncode == 0 and f"cached results in {out}" in done.stderr
     resumed, whole = scores_of(out), scores_of(folder)
     assert all(same_bits(values, whole[name]) for name, values in resumed.items())
