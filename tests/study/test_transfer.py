@@ -12,6 +12,7 @@ from mi_jax.evaluation import entries, exposed, metrics, report
 from mi_jax.querying import oracle
 from mi_jax.study import transfer
 from mi_jax.study.config import Config
+from mi_jax.training import ensemble
 from mi_jax.types import Recipe
 
 DISJOINT = Config(preset="smoke", attacks=("gap", "transfer"), model="mlp:8", num_shadows=3)
@@ -115,7 +116,7 @@ def test_a_score_is_the_confidence_of_a_network_trained_on_the_labels_alone(prep
 
 def test_the_same_key_gives_the_same_bits_and_a_stopped_run_trains_no_surrogate_again(tmp_path, monkeypatch):
     record, scores = study.run(DISJOINT, recipe=SHORT, out=tmp_path)
-    monkeypatch.setattr(training.ensemble, "_train_group", None)
+    monkeypatch.setattr(ensemble, "_train_group", None)
     again, same = study.run(DISJOINT, recipe=SHORT, out=tmp_path)
     assert again["attacks"] == record["attacks"] and list(record["attacks"]) == ["gap", "transfer"]
     assert scores.keys() == same.keys() and all(np.array_equal(scores[name], same[name]) for name in scores)
