@@ -19,6 +19,7 @@ from typing import Any
 
 from absl import app
 
+from experiments import exposed_defenses, race
 from experiments.claims import __main__ as claims
 from mi_jax import cli
 from mi_jax.evaluation import pareto, plots, report
@@ -283,6 +284,8 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "distances": distances,
     "private-step": private_step,
     "queries": queries,
+    "race": lambda dataset: fenced(race.table(read(f"race-{dataset}-cpu"))),
+    "exposed-defenses": lambda dataset: fenced(exposed_defenses.table(read(f"exposed_defenses-cpu/{dataset}"))),
 }
 
 

@@ -61,7 +61,11 @@ DEFENSES = record_of("fig5_6", "paper.fig5_6_defenses", "cifar10", only=True, n_
 ALL_DEFENSES = record_of("fig5_6", "paper.fig5_6_defenses", "cifar10", preset="paper", only=True, n_train=2500)
 DIGITS_DEFENDED = record_of("fig5_6", "paper.fig5_6_defenses", "digits", only=True)
 AUDITED = record_of("dp_audit", "dp_audit", "digits")
-DIGITS = Source("audit-digits/report.json", "make audit OUT=results/records/audit-digits", "digits")
+DIGITS = Source(
+    "audit-digits-disjoint/report.json",
+    "make audit OUT=results/records/audit-digits-disjoint ARGS=--split=disjoint",
+    "digits",
+)
 
 _BOUNDARY, _matches = "boundary is at most 1 pp below confidence", attacks.at_least("boundary", "confidence", 1)
 _COMBINED = "combined is above every other label-only attack"

@@ -1,0 +1,51 @@
+"""Who crafts: shadow models that are no targets, which do not calibrate what they craft."""
+
+import numpy as np
+import pytest
+
+from mi_jax import attacks
+from mi_jax.data import splits
+from mi_jax.querying.questions import Questioner
+from mi_jax.querying.white_box import WhiteBox
+from mi_jax.trials.asking import CRAFTERS, Asking
+from mi_jax.types import Dataset
+
+RNG = np.random.default_rng(0)
+DATASET = Dataset("table", RNG.random((80, 4)).astype(np.float32), np.arange(80, dtype=np.int32) % 2, 2,
+                  np.zeros(4, bool))  # fmt: skip
+ATTACK = attacks.build("yoqo", attacks.context_of(DATASET, 5))[0]
+
+
+def asking(targets: int, shadows: int = 15) -> tuple[Asking, splits.Split]:
+    split = splits.balanced(0, 80, 20, num_targets=targets, num_shadows=shadows)
+    weights = RNG.normal(size=(shadows + 1, 4, 2)).astype(np.float32)
+
+    def target(k, access):
+        assert access == "gradient"
+        return WhiteBox(lambda params, x: x @ params, weights[k])
+
+    return Asking(DATASET, split, target, {}, Questioner(DATASET, target, shadows + 1)), split
+
+
+def rows_of(split: splits.Split) -> np.ndarray:
+    return np.sort(np.concatenate([split.members[0], split.nonmembers[0]]))
+
+
+def test_models_that_craft_are_no_targets_and_calibrate_nothing():
+    asks, split = asking(4)
+    questions, calibrating = asks.questions(ATTACK, rows_of(split), split.trials[0])
+    left_out = np.setdiff1d(split.trials[0], calibrating)
+    assert 4 <= len(left_out) <= CRAFTERS and not set(left_out) & set(split.trials[:, 0])
+    assert calibrating[0] == split.trials[0, 0] and questions.crafted.shape == (40, 1, 4)
+
+
+def test_one_crafting_serves_all_trials():
+    asks, split = asking(4)
+    first, second = (asks.questions(ATTACK, rows_of(split), trial)[0] for trial in split.trials[:2])
+    assert first.crafted is second.crafted
+
+
+def test_where_all_models_are_targets_nobody_is_left_to_craft():
+    asks, split = asking(12)
+    with pytest.raises(ValueError, match=r"^attack yoqo crafts[^\n]*4 of them, expected 6 or more[^\n]*$"):
+        asks.questions(ATTACK, rows_of(split), split.trials[0])
