@@ -10,7 +10,7 @@ $(foreach name,out args,$(if $(filter command,$(origin $(name))),\
 # Tests of one file share compiled programs, so a file stays with one worker.
 PARALLEL ?= -n 2 --dist loadfile
 
-.PHONY: help audit test test-all lint colabs wheel requirements clean test-peers benchmark-training benchmark-boundary benchmark-dp_sgd
+.PHONY: help audit test test-all lint colabs wheel requirements clean test-peers benchmark-training benchmark-boundary benchmark-dp_sgd benchmark-crafting
 
 help:
 	@echo "make audit [OUT=DIR] [ARGS=\"--dataset=... --attacks=...\"]   the main job; no arguments: digits, about two minutes"
@@ -19,7 +19,7 @@ help:
 	@echo "make test-all                                             with the slow tests"
 	@echo "make mutants                                              plants faults, one at a time: at most two may survive"
 	@echo "make test-peers                                           sums and bounds compared with those of jax-privacy"
-	@echo "make benchmark-training | benchmark-boundary | benchmark-dp_sgd   compared with PyTorch; Foolbox and ART; Opacus"
+	@echo "make benchmark-training | benchmark-boundary | benchmark-dp_sgd | benchmark-crafting   with PyTorch; Foolbox, ART; Opacus"
 	@echo "make wheel                                                builds the wheel and runs a smoke audit from it"
 	@echo "make docs                                                 writes the numbers of README.md and docs/ from the records"
 	@echo "make colabs                                               executes the notebooks and writes their outputs back"
@@ -81,7 +81,7 @@ test-peers: $(VENV)/.installed $(BENCH)/.installed
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	$(BENCH)/bin/python -m pytest -k jax_privacy tests/privacy tests/evaluation/test_metrics.py
 
-benchmark-training benchmark-boundary benchmark-dp_sgd: $(VENV)/.installed $(BENCH)/.installed
+benchmark-training benchmark-boundary benchmark-dp_sgd benchmark-crafting: $(VENV)/.installed $(BENCH)/.installed
 	$(RUN) -m experiments.benchmarks.$(@:benchmark-%=%) --torch_python=$(BENCH)/bin/python \
 		--out=results/records/$@.json $(ARGS)
 
