@@ -85,11 +85,19 @@ def _votes(answers: np.ndarray, order: np.ndarray, reference: Reference, rates: 
 @lru_cache
 def _yoqo(mask: bytes | None, online: bool):
     def craft(models: Crafters, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        use = models.inside | models.outside
-        made = crafting.yoqo(models.apply, models.params, models.inside, use, x, y, online=online, binary=_binary(mask))
+        made, able = x.astype(np.float32), _able(models)
+        if able.any():
+            inside, use = models.inside[able], (models.inside | models.outside)[able]
+            options = {"online": online, "binary": _binary(mask)}
+            made[able] = crafting.yoqo(models.apply, models.params, inside, use, x[able], y[able], **options)
         return made[:, None]
 
     return craft
+
+
+def _able(models: Crafters) -> np.ndarray:
+    """Which points [P] have a model on either side. Of few models all may be on one: such a point stays as it is."""
+    return models.inside.any(1) & models.outside.any(1)
 
 
 @lru_cache
@@ -114,8 +122,10 @@ def _towards_difference(starts, mask: bytes | None):
     make = jax.jit(jax.vmap(partial(pools.questions, starts)))
 
     def craft(models: Crafters, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        start, use = np.asarray(make(x)), models.inside | models.outside
-        moved = crafting.craft(models.apply, models.params, models.inside, use, start, y, binary=_binary(mask))
+        moved, able = np.array(make(x)), _able(models)
+        if able.any():
+            inside, use, binary = models.inside[able], (models.inside | models.outside)[able], _binary(mask)
+            moved[able] = crafting.craft(models.apply, models.params, inside, use, moved[able], y[able], binary=binary)
         return np.concatenate([moved, between(x, y, _binary(mask))], axis=1)
 
     return craft

@@ -76,3 +76,15 @@ def test_crafted_candidates_follow_the_pool_and_keep_their_number():
     assert made.shape[1] == attack.settings["crafted"]
     assert attack.settings["of"] == sum(attack.pool.counts) + made.shape[1]
     assert np.isfinite(made).all() and jax.numpy.asarray(made).dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["yoqo", "chosen_crafted:2"])
+def test_a_point_with_all_models_on_one_side_is_not_moved_and_the_others_are(name):
+    (attack,) = attacks.build(name, REAL)
+    models = crafters()
+    inside, outside = models.inside.copy(), models.outside.copy()
+    inside[0] = outside[0] = False
+    made, all_made = attack.craft(models._replace(inside=inside, outside=outside), X, Y), attack.craft(models, X, Y)
+    np.testing.assert_array_equal(made[1:], all_made[1:])
+    if name == "yoqo":
+        np.testing.assert_array_equal(made[0, 0], X[0])
