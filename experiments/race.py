@@ -76,8 +76,8 @@ def summarise(record: dict, scores: dict[str, np.ndarray]) -> dict:
         }
         for name, entry in record["attacks"].items()
     ]
-    kept = {key: record[key] for key in ("config", "environment", "split_digest", "models", "queries", "seconds")}
-    return kept | {"rows": rows}
+    kept = {key: record[key] for key in ("config", "environment", "split_digest", "models", "queries")}
+    return kept | {"seconds_by_part": record["seconds"], "rows": rows}
 
 
 def pooled_tpr(scores: dict[str, np.ndarray], name: str, fpr: float) -> float | None:

@@ -175,7 +175,8 @@ def test_a_table_puts_memguard_on_top_of_a_defense_or_refuses_it_before_training
 
 
 def test_a_split_whose_targets_are_shadow_models_is_refused_before_training(tmp_path):
-    done = script("figS9_adversarial_regularisation", "--preset=smoke", "--split=balanced", f"--out={tmp_path / 'out'}")
+    wrong = ("--split=balanced", "--num_shadows=7", f"--out={tmp_path / 'out'}")
+    done = script("figS9_adversarial_regularisation", "--preset=smoke", *wrong)
     assert done.returncode == 2 and "training" not in done.stderr
     assert "split=balanced: a target is another trial's shadow model" in done.stderr.splitlines()[-1]
 
