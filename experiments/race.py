@@ -13,6 +13,7 @@ Settings: SETTINGS: one balanced ensemble each; all shadow models answer the who
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -32,15 +33,15 @@ ATTACKS = (
     *(f"{name}:{budget}" for name in LINES for budget in BUDGETS),
     *("dhattack:5", "dhattack:25", "oslo", "calibrated_oslo", "yoqo", "yoqo_offline", "calibrated_yoqo"),
 )
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {"n_train": 400, "model": "mlp"},
     "location30": {"n_train": 1200, "model": "mlp2"},
     "adult": {"n_train": 500, "model": "mlp2"},
     "mnist": {"n_train": 400, "model": "mlp"},
     "cifar10": {"n_train": 500, "num_points": 250, "model": "cnn", "num_shadows": 31, "num_targets": 16, "budget": 50},
 }
-SHARED = {"split": "balanced", "num_shadows": 63, "num_targets": 16, "tuning_shadows": 4, "budget": 250}
-SMOKE = {"n_train": 40, "num_shadows": 7, "num_targets": 2, "budget": 20}
+SHARED: dict[str, Any] = {"split": "balanced", "num_shadows": 63, "num_targets": 16, "tuning_shadows": 4, "budget": 250}
+SMOKE: dict[str, Any] = {"n_train": 40, "num_shadows": 7, "num_targets": 2, "budget": 20}
 DIFFERS = ("not in the paper, whose attacks have one threshold for all points",)
 RATES = {"0.01": "1 %", "0.001": "0.1 %"}
 STYLES = {"gap": ("o", "0.5"), "noise": ("s", "0.5"), "calibrated_label": ("D", "#0072B2"), "lira": ("*", "#D55E00"),
@@ -52,11 +53,14 @@ def main() -> None:
     preset = flags.FLAGS.preset
     given = {f.name: getattr(flags.FLAGS, f.name) for f in dataclasses.fields(Config) if flags.FLAGS[f.name].present}
     name = flags.FLAGS.dataset
-    settings = SHARED | SETTINGS.get(name, {}) | {"attacks": ATTACKS} | (SMOKE if preset == "smoke" else {})
+    settings: dict[str, Any] = (
+        SHARED | SETTINGS.get(name, {}) | {"attacks": ATTACKS} | (SMOKE if preset == "smoke" else {})
+    )
     attacks = {"attacks": tuple(given["attacks"])} if given.get("attacks") else {}
     if name == "cifar10" and not attacks:  # more questions than half of its pool are no choice
         attacks = {"attacks": tuple(one for one in ATTACKS if not one.endswith("0") or one.endswith((":10", ":50")))}
-    config = Config(**{"dataset": name} | settings | given | attacks)
+    values: dict[str, Any] = {"dataset": name} | settings | given | attacks
+    config = Config(**values)
     folder = Path(flags.FLAGS.out or f"results/records/race-{name.replace(':', '-')}-{preset}")
     record, scores = study.run(config, out=folder)
     summary = summarise(record, scores)

@@ -97,7 +97,7 @@ def _yoqo(mask: bytes | None, online: bool):
 
 def _able(models: Crafters) -> np.ndarray:
     """Which points [P] have a model on either side. Of few models all may be on one: such a point stays as it is."""
-    return models.inside.any(1) & models.outside.any(1)
+    return np.logical_and(models.inside.any(1), models.outside.any(1))
 
 
 @lru_cache
