@@ -89,7 +89,7 @@ def summarise(record: dict, scores: dict[str, np.ndarray]) -> dict:
 def surrogate_queries(record: dict, name: str) -> int:
     """The queries of one target that train a surrogate: those of the transfer attack are all of this kind."""
     return (
-        record["queries"]["by_attack"][name]["target"] // len(record["models"]["targets"]) if name == "transfer" else 0
+        record["queries"]["by_attack"][name]["target"] // record["config"]["num_targets"] if name == "transfer" else 0
     )
 
 
