@@ -19,7 +19,7 @@ from mi_jax.evaluation import entries, exposed
 from mi_jax.evaluation.page import SHOWN
 from mi_jax.querying.accuracies import refuse_random_targets, target_accuracies
 from mi_jax.querying.collect import AnswerLogs, Points, Target, select_points
-from mi_jax.trials import Plan, Trial, group_attacks, planned_queries, run_group
+from mi_jax.trials import LEAST, Plan, Trial, group_attacks, planned_queries, run_group
 from mi_jax.types import Attack, Dataset, PerExample, Split
 
 
@@ -35,6 +35,7 @@ def audit(
     tuning_shadows: int | None = None,
     groups: np.ndarray | None = None,
     allow_random_target: bool = False,
+    cross_fit: bool = False,
     cache: store.Cache = store.no_cache,
     answers: Path | str | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
@@ -45,6 +46,8 @@ def audit(
     (`attacks.build`). `num_points` is the largest number of members, and of non-members, attacked of each model (None:
     all). `tuning_shadows` is the largest number of shadow models that an attack with one threshold is tuned on (None:
     all); attacks that judge every point use all. `groups` [N] (text) are subgroups of the rows, for exposed records.
+    With `cross_fit` there are no shadow models (trials [T 1]): attacks with one threshold are tuned on the target's own
+    points, whose membership is known, each judged by a rule from the others (`trials.cross_fit`).
     `cap` is the largest number of queries of an attack to one target;
     points beyond it have score NaN and no number but `finished` includes them. `progress` is called with an attack's
     queries so far, those planned if every point is labelled correctly, and its name.
@@ -63,10 +66,13 @@ def audit(
     from them. ValueError, before the first query, for a data set, split, attacks or numbers that do not fit together.
     """
     _check_arguments(dataset, target, attacks, {"num_points": num_points, "cap": cap, "tuning_shadows": tuning_shadows})
-    dataset, split = check_dataset(dataset), splits.check_split(split, len(dataset.x))
+    dataset, split = check_dataset(dataset), splits.check_split(split, len(dataset.x), shadows=not cross_fit)
     _check_groups(groups, len(dataset.x))
     points = [select_points(split, k, num_points) for k in range(len(split.members))]
-    _check_points(points, split)
+    if cross_fit:
+        _check_cross_fit(split, points, attacks)
+    else:
+        _check_points(points, split)
     plan = Plan(dataset, split, points, tuning_shadows, cap)
     together = [{name: attacks[name] for name in names} for names in group_attacks(attacks)]
     planned = [planned_queries(plan, group) for group in together]
@@ -143,6 +149,21 @@ def _check_groups(groups: Any, rows: int) -> None:
         raise ValueError(f"groups of shape {list(np.shape(groups))}: expected [{rows}], one for each row of the data")
 
 
+def _check_cross_fit(split: Split, points: list[Points], attacks: dict[str, tuple]) -> None:
+    """Raises ValueError for trials with shadow models, attacks that need them, and points too few to divide."""
+    if split.trials.shape[1] > 1:
+        raise ValueError(f"cross_fit: trials {list(split.trials.shape)}, expected [T 1], targets without shadow models")
+    for name, candidates in attacks.items():
+        if isinstance(candidates[0], PerExample) or candidates[0].access == "gradient":
+            raise ValueError(f"cross_fit: attack {name} needs shadow models, expected one with one threshold")
+    for (target,) in split.trials:
+        members = int(points[target].is_member.sum())
+        others = len(points[target].is_member) - members
+        if min(members, others) < LEAST:
+            counts = f"{members} members and {others} non-members of model {target}"
+            raise ValueError(f"cross_fit: {counts}, expected at least {LEAST} of each")
+
+
 def _check_points(points: list[Points], split: Split) -> None:
     """Raises ValueError where shadow models have too few points for one half of them to check the other."""
     for t, trial in enumerate(split.trials):
@@ -163,7 +184,8 @@ def _split_record(split: Split) -> dict:
 def _point_arrays(dataset: Dataset, plan: Plan) -> dict[str, np.ndarray]:
     """The attacked points: rows, labels, is_member of the targets [T 2n] and of the shadow models tuned on [T S2n]."""
     arrays, points, trials = {}, plan.points, plan.tuning_trials()
-    for prefix, columns in (("", slice(0, 1)), ("shadow/", slice(1, None))):
+    sides = {"": slice(0, 1)} | ({"shadow/": slice(1, None)} if trials.shape[1] > 1 else {})
+    for prefix, columns in sides.items():
         rows = np.stack([np.concatenate([points[k].rows for k in trial[columns]]) for trial in trials])
         members = np.stack([np.concatenate([points[k].is_member for k in trial[columns]]) for trial in trials])
         arrays |= {f"{prefix}rows": rows, f"{prefix}labels": dataset.y[rows], f"{prefix}is_member": members}
@@ -195,8 +217,8 @@ def _score_arrays(name: str, trials: list[Trial]) -> dict[str, np.ndarray]:
         f"attack/{name}/queries": np.stack([trial.answers.queries for trial in trials]),
     }
     rates = [trial.false_positive_rate for trial in trials if trial.false_positive_rate is not None]
-    if rates:
-        return arrays | {f"attack/{name}/false_positive_rate": np.stack(rates)}
+    if rates or not trials[0].shadow_scores.size:
+        return arrays | ({f"attack/{name}/false_positive_rate": np.stack(rates)} if rates else {})
     return arrays | {f"shadow/attack/{name}/scores": np.stack([trial.shadow_scores for trial in trials])}  # [T S2n]
 
 

@@ -157,18 +157,48 @@ def bit_flips(p: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Array:
     return jnp.abs(x - randomness.flips(key, p, (count, *x.shape)))
 
 
-def column_noise(binary: np.ndarray | None) -> Noise:
+def redraws(p: Array, key: jax.Array, x: jax.Array, count: int) -> jax.Array:
+    """`count` copies of a row x with every value drawn anew, uniform in [0, 1], with probability p."""
+    change_key, value_key = jax.random.split(key)
+    shape = (count, *x.shape)
+    return jnp.where(randomness.flips(change_key, p, shape), jax.random.uniform(value_key, shape), x)
+
+
+def column_noise(binary: np.ndarray | None, categorical: np.ndarray | None = None) -> Noise:
     """The noise for tables: bit flips in the columns where `binary` [features] is True, Gaussian noise in the others.
 
-    `binary` None: all columns are real, in examples of any shape. The strength is a dict: `p`, the probability that a
-    bit flips, if there are bits, and `sigma`, a number or [features], if there are real columns. Real values are
-    clipped to [0, 1] and bits stay 0 or 1. The two kinds draw from separate keys, so neither changes with the strength
-    or values of the other. Where all columns are of one kind the copies are those of `bit_flips` or `gaussian_noise`,
-    to the bit.
+    Where `categorical` [features] is True, a value is drawn anew from [0, 1] instead. `binary` None: all columns are
+    real, in examples of any shape. The strength is a dict: `p`, the probability that a bit flips or a category is drawn
+    anew, if there are such columns, and `sigma`, a number or [features], if there are real ones. Real values are
+    clipped to [0, 1] and bits stay 0 or 1. The kinds draw from separate keys, so none changes with the strength or
+    values of another. Where all columns are of one kind the copies are those of `bit_flips`, `redraws` or
+    `gaussian_noise`, to the bit.
 
-    The same mask gives the same function object: compiled programs are found by its identity.
+    The same masks give the same function object: compiled programs are found by its identity.
     """
-    return _column_noise(None if binary is None else np.asarray(binary, bool).tobytes())
+    mask = None if binary is None else np.asarray(binary, bool).tobytes()
+    if categorical is None or not categorical.any():
+        return _column_noise(mask)
+    return _mixed_noise(mask or bytes(len(categorical)), np.asarray(categorical, bool).tobytes())
+
+
+@lru_cache
+def _mixed_noise(binary: bytes, categorical: bytes) -> Noise:
+    redrawn, flipped = (np.frombuffer(mask, bool) for mask in (categorical, binary))
+    others = _column_noise(flipped[~redrawn].tobytes()) if not redrawn.all() else None
+    order = np.argsort(np.concatenate([np.flatnonzero(redrawn), np.flatnonzero(~redrawn)]))
+
+    def noise(strength, key, x, count):
+        if others is None:
+            return redraws(strength["p"], key, x, count)
+        redrawn_key, others_key = jax.random.split(key)
+        rest = strength
+        if "sigma" in strength:
+            rest = strength | {"sigma": jnp.broadcast_to(strength["sigma"], x.shape)[~redrawn]}
+        anew = redraws(strength["p"], redrawn_key, x[redrawn], count)
+        return jnp.concatenate([anew, others(rest, others_key, x[~redrawn], count)], 1)[:, order]
+
+    return noise
 
 
 @lru_cache

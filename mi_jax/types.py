@@ -28,6 +28,9 @@ class Dataset(NamedTuple):
     num_classes: int
     binary: np.ndarray | None = None  # [features] bool: columns that are 0/1; None: an image
     source: str = ""  # one line: where the rows come from, with a checksum if there is one
+    categorical: np.ndarray | None = None
+    # [features] bool: columns that stand for categories, each value in [0, 1] for the one at that share of all rows
+    # (`data.tables`), so that a value drawn anew from [0, 1] is a category as often as it occurs; None: there are none
 
 
 class Split(NamedTuple):

@@ -26,6 +26,17 @@ class AttackContext(NamedTuple):
     spread: np.ndarray | float = 1.0  # the unit of noise: the range of all pixels; of each column the deviation
     low: np.ndarray | float = 0.0  # the lowest value, where queries begin
     high: np.ndarray | float = 1.0  # the highest value, above `low`
+    categorical: np.ndarray | None = None  # [features] bool, as in a Dataset
+
+    @property
+    def num_discrete(self) -> int:
+        """The number of columns that flip or are drawn anew: bits and categories."""
+        return sum(0 if mask is None else int(mask.sum()) for mask in (self.binary, self.categorical))
+
+    @property
+    def num_real(self) -> int:
+        """The number of pixels, or of other columns."""
+        return int(np.prod(self.example_shape)) - self.num_discrete
 
 
 def context_of(dataset: Dataset, budget: int, rows: ArrayLike | None = None) -> AttackContext:
@@ -44,13 +55,14 @@ def context_of(dataset: Dataset, budget: int, rows: ArrayLike | None = None) -> 
         raise ValueError(f"dataset is of type {type(dataset).__qualname__}, expected a types.Dataset")
     x, binary, budget = dataset.x, dataset.binary, _check_budget(budget)
     rows = np.arange(len(x)) if rows is None else _check_rows(rows, len(x))
-    context = AttackContext(x.shape[1:], dataset.num_classes, binary, budget)
+    context = AttackContext(x.shape[1:], dataset.num_classes, binary, budget, categorical=dataset.categorical)
     if binary is None:
         flat = x.reshape(len(x), -1)
         low, high = float(flat.min(1)[rows].min()), float(flat.max(1)[rows].max())
         return context._replace(spread=high - low, low=low, high=high) if high - low >= _SMALLEST_RANGE else context
     spread, low, high = (np.full(binary.shape, value) for value in (0.0, 0.0, 1.0))
-    for column in np.flatnonzero(~binary):
+    categorical = np.zeros_like(binary) if dataset.categorical is None else dataset.categorical
+    for column in np.flatnonzero(~binary & ~categorical):
         values = x[rows, column].astype(np.float64)
         if np.ptp(values) >= _SMALLEST_RANGE:
             spread[column], low[column], high[column] = values.std(), values.min(), values.max()
@@ -144,7 +156,7 @@ def noise_in_units(context: AttackContext, settings: dict) -> Callable[[jax.Arra
     low, high = (np.asarray(bound, np.float32) for bound in (context.low, context.high))
     units = {"p": 1.0, "sigma": context.spread / (high - low)}
     strength = {name: np.asarray(value * units[name], np.float32) for name, value in settings.items()}
-    noise = column_noise(context.binary)
+    noise = column_noise(context.binary, context.categorical)
 
     def noisy(key: jax.Array, x: jax.Array, count: int) -> jax.Array:
         inside = jnp.clip((x - low) / (high - low), 0, 1)

@@ -51,8 +51,7 @@ def noise(context: AttackContext) -> tuple[Attack, ...]:
     Noise of a real column is in units of its standard deviation, that of pixels in units of their range. For a table
     with both kinds of columns, the grid has every p with every sigma.
     """
-    bits = 0 if context.binary is None else int(context.binary.sum())
-    reals = int(np.prod(context.example_shape)) - bits
+    bits, reals = context.num_discrete, context.num_real
     unit = "standard deviation" if np.ndim(context.spread) else "range"
     flips, sigmas = (MIXED_FLIPS, MIXED_SIGMAS) if bits and reals else (FLIPS, SIGMAS)
     p_grid = [{"p": p} for p in sorted({min(count / bits, 0.5) for count in flips})] if bits else [{}]
@@ -75,7 +74,8 @@ def noisy_hit_rate(context: AttackContext, settings: dict, queries: int | tuple[
     """`measures.hit_rate` at the strengths of these settings: `p`, and `sigma` in units of the context's `spread`."""
     units = {"p": 1.0, "sigma": context.spread / (np.asarray(context.high) - context.low)}
     strength = {name: settings[name] * unit for name, unit in units.items() if name in settings}
-    return in_units(measures.hit_rate(perturbations.column_noise(context.binary), strength, queries), context)
+    copies = perturbations.column_noise(context.binary, context.categorical)
+    return in_units(measures.hit_rate(copies, strength, queries), context)
 
 
 def confidence_threshold(context: AttackContext) -> tuple[Attack, ...]:

@@ -87,8 +87,7 @@ def _number_of(function, context: AttackContext, *, optional: bool) -> int:
 
 def _noises(context: AttackContext, copies: int):
     """(kind, function) of each strength of noise: every one with every one where a table has bits and real columns."""
-    bits = 0 if context.binary is None else int(context.binary.sum())
-    reals = int(np.prod(context.example_shape)) - bits
+    bits, reals = context.num_discrete, context.num_real
     unit = "standard deviation" if np.ndim(context.spread) else "range"
     flips = [{"p": min(count / bits, 0.5)} for count in POOL_FLIPS] if bits else [{}] * len(POOL_FLIPS)
     sigmas = [{"sigma": sigma} for sigma in POOL_SIGMAS[unit]] if reals else [{}] * len(POOL_FLIPS)
@@ -103,7 +102,7 @@ class _Hashable:
 
     def __init__(self, context: AttackContext):
         self.context = context
-        parts = (context.binary, context.spread, context.low, context.high)
+        parts = (context.binary, context.categorical, context.spread, context.low, context.high)
         self.key = (context.example_shape, *(None if part is None else np.asarray(part).tobytes() for part in parts))
 
     def __hash__(self) -> int:

@@ -76,8 +76,15 @@ def check_dataset(dataset: Dataset) -> Dataset:
     num_classes = _check_num_classes(name, y, dataset.num_classes)
     x = _as_float32(x)
     _check_values(name, x)
-    binary = _check_binary(name, x, dataset.binary)
-    return dataset._replace(x=x, y=np.ascontiguousarray(y, np.int32), num_classes=num_classes, binary=binary)
+    binary, categorical = _check_binary(name, x, dataset.binary), dataset.categorical
+    if categorical is not None and (
+        binary is None or np.shape(categorical) != binary.shape or (np.asarray(categorical, bool) & binary).any()
+    ):
+        expected = "expected None, or bool [features] for a table, True for no column that is binary"
+        raise ValueError(f"{name}: categorical is {categorical!r:.60}; {expected}")
+    categorical = None if categorical is None else np.asarray(categorical, bool)
+    y = np.ascontiguousarray(y, np.int32)
+    return dataset._replace(x=x, y=y, num_classes=num_classes, binary=binary, categorical=categorical)
 
 
 def describe(dataset: Dataset) -> dict:

@@ -104,7 +104,36 @@ def balanced(
     return Split(members, nonmembers, reference, trials)
 
 
-def check_split(split: Split, num_rows: int) -> Split:
+def around(seed: int, members: np.ndarray, nonmembers: np.ndarray, *, num_shadows: int) -> Split:
+    """Returns the trial of a target whose members and non-members are given, and of shadow models around it.
+
+    As in `balanced`, each shadow model is trained on one row of every pair of a member and a non-member, so that half
+    of all K = num_shadows + 1 models are trained with each row. Where the sides are unequal, pairs are drawn at random
+    as far as the smaller one goes; `members[k]` and `nonmembers[k]` begin with the paired rows. Members left over are
+    rows of every model, so that all are trained on as many; non-members left over belong to none, and are not in it.
+
+    Raises ValueError for an even num_shadows.
+    """
+    K = num_shadows + 1
+    if num_shadows < 1 or K % 2:
+        raise ValueError(f"num_shadows={num_shadows}: expected an odd number, so that half of all models have a row")
+    rng = np.random.default_rng(seed)
+    members, nonmembers = rng.permutation(members), rng.permutation(nonmembers)
+    n = min(len(members), len(nonmembers))
+    pairs = np.stack([members[:n], nonmembers[:n]], axis=1)
+    sides = np.tile(np.arange(1, K) % 2, (n, 1))  # of the shadow models K/2 on the other side, K/2 - 1 on the target's
+    side = np.concatenate([np.zeros((1, n), int), rng.permuted(sides, axis=1).T])  # [K n]
+    every = np.tile(members[n:], (K, 1))
+    inside = np.concatenate([pairs[np.arange(n), side], every], axis=1)
+    return Split(inside, pairs[np.arange(n), 1 - side], np.zeros((K, 0), int), np.arange(K)[None])
+
+
+def alone(members: np.ndarray, nonmembers: np.ndarray) -> Split:
+    """Returns the trial of one target with these members and non-members, without shadow models."""
+    return Split(members[None], nonmembers[None], np.zeros((1, 0), int), np.zeros((1, 1), int))
+
+
+def check_split(split: Split, num_rows: int, *, shadows: bool = True) -> Split:
     """Returns the split as arrays of integers, after checking that its members are members and the others are not.
 
     Raises ValueError, naming the model and the row, unless
@@ -112,7 +141,7 @@ def check_split(split: Split, num_rows: int) -> Split:
     * no row is twice among the members, or twice among the non-members, of a model;
     * no row is a member and a non-member of a model, and none of its reference rows is either;
     * trials are models [T 1+S] in 0..K-1, with T and S at least 1, none of them twice in a trial, and every trial has
-      another target.
+      another target. Without `shadows` S is 0.
     """
     if not isinstance(split, Split):
         raise ValueError(f"split: a {type(split).__name__}, expected a Split")
@@ -123,7 +152,7 @@ def check_split(split: Split, num_rows: int) -> Split:
         except ValueError as error:  # rows of unequal numbers
             raise ValueError(f"split: {name} is no array of rows ({error})") from None
     for name, rows in arrays.items():
-        least = 2 if name == "trials" else 0 if name == "reference" else 1
+        least = (2 if shadows else 1) if name == "trials" else 0 if name == "reference" else 1
         if rows.ndim != 2 or len(rows) < 1 or rows.shape[1] < least or rows.dtype.kind not in "iu":
             expected = "models [T 1+S], a target and at least one shadow model" if name == "trials" else "rows [K n]"
             raise ValueError(f"split: {name} is {rows.dtype} of shape {list(rows.shape)}, expected {expected}")

@@ -30,7 +30,7 @@ def attack_entry(
     never_flipped = float(np.mean([np.isposinf(one.features[..., -1]).all(1) for one in answers]))
     return {
         "access": attack.access,
-        "points": scores.shape[1] // 2,
+        "points": int(is_member[0].sum()),
         "queries_per_example": float(np.mean([one.queries.mean() for one in answers])),
         "phases": dict(sum((Counter(one.phases) for one in answers), Counter())),
         "balanced_accuracy": metrics.summary([metrics.balanced_accuracy(*one) for one in judged]),

@@ -28,7 +28,8 @@ made by hand.
                  "repeated": int,                 put again to compare stored answers with a target's
                  "failed": int},                  of this run and earlier ones, that got no answer
      "attacks": {NAME: {"access": "label" | "confidence" | "gradient",
-                        "points": int,                       attacked members of each target, and as many non-members
+                        "points": int,                       attacked members of each target; and as many non-members,
+                                                             where `split` does not say otherwise
                         "queries_per_example": float,        mean number of queries, misclassified points included
                         "phases": {PHASE: int},              optional; queries to all targets, "gate": the first
                                                              label of every copy

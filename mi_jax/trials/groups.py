@@ -10,7 +10,7 @@ import numpy as np
 from mi_jax import store
 from mi_jax.querying.collect import Collector, Points, Target, max_cost
 from mi_jax.querying.questions import Questioner
-from mi_jax.trials import one_threshold, per_example
+from mi_jax.trials import cross_fit, one_threshold, per_example
 from mi_jax.trials.asking import Asking
 from mi_jax.trials.one_threshold import TUNING_POINTS, Trial
 from mi_jax.types import Attack, Dataset, PerExample, Split
@@ -64,6 +64,9 @@ def planned_queries(plan: Plan, attacks: Candidates) -> int:
 
 def _planned_with_threshold(plan: Plan, candidates: tuple[Attack, ...]) -> int:
     total, full = 0, candidates[0].full_budget
+    if plan.split.trials.shape[1] == 1:  # cross-fitted: all candidates, with the full budget
+        every = sum(max_cost(plan.dataset, attack.full_budget or attack) for attack in candidates)
+        return sum(len(plan.points[target].rows) for (target,) in plan.split.trials) * every
     costs = [max_cost(plan.dataset, attack) for attack in candidates]
     cost = max_cost(plan.dataset, full) if full else max(costs)  # any of the candidates may be chosen
     for trial in plan.tuning_trials():
@@ -94,12 +97,20 @@ def run_group(
             of_trial = per_example.run_trials(judged, asking, plan.points, trial, plan.cap)
         else:
             of_trial = {
-                name: one_threshold.run_trial(
-                    keys[name], collectors[name], dataset, plan.points, candidates, few, plan.cap
-                )
+                name: _run_alone(keys[name], collectors[name], plan, candidates, few)
                 for name, candidates in attacks.items()
             }
         for name, one in of_trial.items():
             trials[name].append(one)
     put = sum(sum(asker.queries.values()) for asker in (*collectors.values(), questioner))
     return trials, put - sum(int(one.answers.queries.sum()) for of_attack in trials.values() for one in of_attack)
+
+
+def _run_alone(
+    key: jax.Array, collect: Collector, plan: Plan, candidates: tuple[Attack, ...], trial: np.ndarray
+) -> Trial:
+    """The result of an attack with one threshold, which is tuned on shadow models, or cross-fitted without them."""
+    if len(trial) == 1:
+        target = int(trial[0])
+        return cross_fit.run_trial(key, collect, plan.dataset, plan.points[target], candidates, target, plan.cap)
+    return one_threshold.run_trial(key, collect, plan.dataset, plan.points, candidates, trial, plan.cap)
