@@ -1,7 +1,9 @@
 """Label-only membership inference in JAX: attacks, defenses, training of many models, and statistics."""
 
+import importlib
 import importlib.metadata
 import os
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -19,3 +21,10 @@ def _set_compiler_flags() -> None:
 
 
 _set_compiler_flags()
+_ELSEWHERE = {"audit_model": "external"}  # loaded on first use, so that importing the package loads nothing
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)

@@ -69,10 +69,7 @@ def audit(
     dataset, split = check_dataset(dataset), splits.check_split(split, len(dataset.x), shadows=not cross_fit)
     _check_groups(groups, len(dataset.x))
     points = [select_points(split, k, num_points) for k in range(len(split.members))]
-    if cross_fit:
-        _check_cross_fit(split, points, attacks)
-    else:
-        _check_points(points, split)
+    (_check_cross_fit if cross_fit else _check_points)(points, split, attacks)
     plan = Plan(dataset, split, points, tuning_shadows, cap)
     together = [{name: attacks[name] for name in names} for names in group_attacks(attacks)]
     planned = [planned_queries(plan, group) for group in together]
@@ -149,7 +146,7 @@ def _check_groups(groups: Any, rows: int) -> None:
         raise ValueError(f"groups of shape {list(np.shape(groups))}: expected [{rows}], one for each row of the data")
 
 
-def _check_cross_fit(split: Split, points: list[Points], attacks: dict[str, tuple]) -> None:
+def _check_cross_fit(points: list[Points], split: Split, attacks: dict[str, tuple]) -> None:
     """Raises ValueError for trials with shadow models, attacks that need them, and points too few to divide."""
     if split.trials.shape[1] > 1:
         raise ValueError(f"cross_fit: trials {list(split.trials.shape)}, expected [T 1], targets without shadow models")
@@ -164,8 +161,9 @@ def _check_cross_fit(split: Split, points: list[Points], attacks: dict[str, tupl
             raise ValueError(f"cross_fit: {counts}, expected at least {LEAST} of each")
 
 
-def _check_points(points: list[Points], split: Split) -> None:
+def _check_points(points: list[Points], split: Split, attacks: dict[str, tuple]) -> None:
     """Raises ValueError where shadow models have too few points for one half of them to check the other."""
+    del attacks
     for t, trial in enumerate(split.trials):
         is_member = np.concatenate([points[k].is_member for k in trial[1:]])
         if min(is_member.sum(), (~is_member).sum()) < 2:

@@ -26,9 +26,9 @@ def column_of(names: tuple[str, ...], values: Sequence[np.ndarray]) -> Column:
     Two values are a bit; text and objects a category, of which nothing, None, is one; dates and other numbers are real,
     with a bit for what is missing. Raises ValueError for a value that cannot be compared, and for infinite numbers.
     """
-    if len(names) > 1:
+    if len(names) != 1:
         return _one_hot(names, values)
-    (name,), (known,) = names, values
+    name, known = names[0], values[0]
     kind = known.dtype.kind
     if kind == "M":
         return _date(name, known)
@@ -138,7 +138,7 @@ def _date(name: str, known: np.ndarray) -> Column:
         dates = np.rint(np.where(gone, 0, values)).astype(np.int64).astype(f"M8[{unit}]").astype(known.dtype)
         return [np.where(gone, np.datetime64("NaT"), dates)]
 
-    ends = [str(np.datetime64(int(end), unit)) for end in number.described["range"]]
+    ends = [str(np.array(int(end)).astype(f"M8[{unit}]")) for end in number.described["range"]]
     return number._replace(encode=encode, decode=decode, described=number.described | {"kind": "date", "range": ends})
 
 

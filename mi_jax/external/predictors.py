@@ -3,6 +3,7 @@
 Libraries are known by the modules of a model's class and are imported only when such a model comes.
 """
 
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -54,8 +55,7 @@ def _estimator(model: Any) -> Predictor:
 
 
 def _torch(model: Any) -> Predictor:
-    import torch
-
+    torch = importlib.import_module("torch")
     model.eval()
     parameter = next(iter(model.parameters()), None)
     place = {} if parameter is None else {"device": parameter.device, "dtype": parameter.dtype}
@@ -76,8 +76,7 @@ def _flax(model: Any) -> Predictor:
 
 
 def _booster(model: Any) -> Predictor:
-    import xgboost
-
+    xgboost = importlib.import_module("xgboost")
     return Predictor("xgboost Booster", lambda rows: model.predict(xgboost.DMatrix(rows)), None)
 
 

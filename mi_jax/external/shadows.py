@@ -35,7 +35,8 @@ def fit_all(fit: Any, rows: Any, y: np.ndarray, split: Split) -> list[Any]:
 
 
 def _fit_clone(estimator: Any, x: Any, y: np.ndarray) -> Any:
-    return clone(estimator).fit(x, y)
+    copy: Any = clone(estimator)
+    return copy.fit(x, y)
 
 
 def _fit_one(fit: Callable[..., Any], number: int, x: Any, y: np.ndarray) -> Any:

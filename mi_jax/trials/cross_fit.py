@@ -24,7 +24,7 @@ LEAST = 2 * FOLDS  # members, and non-members
 _SMALLEST_SLOPE = 1e-3
 
 
-def run_trial(
+def run_cross_fitted(
     key: jax.Array, collect: Collect, dataset: Dataset, points: Points, candidates: tuple[Attack, ...], target: int,
     cap: int | None,
 ) -> Trial:  # fmt: skip

@@ -112,5 +112,5 @@ def _run_alone(
     """The result of an attack with one threshold, which is tuned on shadow models, or cross-fitted without them."""
     if len(trial) == 1:
         target = int(trial[0])
-        return cross_fit.run_trial(key, collect, plan.dataset, plan.points[target], candidates, target, plan.cap)
+        return cross_fit.run_cross_fitted(key, collect, plan.dataset, plan.points[target], candidates, target, plan.cap)
     return one_threshold.run_trial(key, collect, plan.dataset, plan.points, candidates, trial, plan.cap)

@@ -1,0 +1,94 @@
+"""Rows and labels from a file: .csv, .parquet or .npz, or a folder of images with a folder for each class."""
+
+import hashlib
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+EXPECTED = ".csv, .parquet, .npz, or a folder of images with a folder for each class"
+
+
+def read_rows(path: Path | str, label: str | None) -> tuple[Any, np.ndarray]:
+    """(rows, labels) of a file.
+
+    Of .csv and .parquet, `label` names the column of labels, and the other columns are the rows, a pandas data frame.
+    An .npz file has the arrays x and y. A folder has a folder for each class, named like it, with images of one size,
+    read as uint8 [N H W C]. Raises ValueError, which names the file and what was expected.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no such file, expected {EXPECTED}")
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    if path.suffix in (".csv", ".parquet"):
+        return _read_table(path, label)
+    raise ValueError(f"{path}: a file of type {path.suffix or 'none'}, expected {EXPECTED}")
+
+
+def _read_table(path: Path, label: str | None) -> tuple[Any, np.ndarray]:
+    try:
+        pd: Any = importlib.import_module("pandas")
+    except ImportError:
+        raise ValueError(f"{path}: reading it needs pandas, expected pip install 'mi_jax[tables]'") from None
+    try:
+        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except Exception as error:  # parsers raise many kinds
+        raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    columns = ", ".join(map(str, frame.columns[:8])) + (", ..." if len(frame.columns) > 8 else "")
+    if label is None:
+        raise ValueError(f"{path}: expected --label=COLUMN, which of its columns are the labels ({columns})")
+    if label not in frame.columns:
+        raise ValueError(f"{path}: no column {label!r} of labels, expected one of {columns}")
+    if frame[label].isna().any():
+        raise ValueError(f"{path}: {int(frame[label].isna().sum())} rows have no label, expected a label in each")
+    return frame.drop(columns=label), frame[label].to_numpy()
+
+
+def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = {"x", "y"} - set(arrays.files)
+            if missing:
+                raise ValueError(f"no array {min(missing)}, expected x and y")
+            return arrays["x"], arrays["y"]
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
+        raise ValueError(f"{path}: {' '.join(str(error).split())[:200]}; expected an .npz file of x and y") from None
+
+
+def _read_folder(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    from PIL import Image, UnidentifiedImageError
+
+    files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in _IMAGES)
+    if not files:
+        raise ValueError(f"{path}: no images, expected a folder for each class with images in it")
+    images: list[np.ndarray] = []
+    modes = set()
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                modes.add("L" if image.mode in ("1", "L", "I;16") else "RGB")
+                images.append(np.asarray(image.convert("RGB")))
+        except (OSError, UnidentifiedImageError) as error:
+            raise ValueError(f"{file}: no image ({' '.join(str(error).split())})") from None
+        if images[-1].shape != images[0].shape:
+            sizes = [" x ".join(map(str, one.shape[:2])) for one in (images[-1], images[0])]
+            raise ValueError(
+                f"{file}: {sizes[0]} pixels, expected {sizes[1]} as in {files[0].name}: images of one size"
+            )
+    stacked = np.stack(images)
+    return stacked[..., :1] if modes == {"L"} else stacked, np.array([file.parent.name for file in files])
+
+
+def file_digest(path: Path | str) -> str:
+    """16 hex digits that change with the content of a file, or with names and sizes in a folder."""
+    path = Path(path)
+    if path.is_dir():
+        listed = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*"))
+        return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
