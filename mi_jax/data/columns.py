@@ -156,7 +156,8 @@ def _number(name: str, known: np.ndarray) -> Column:
         raise ValueError(f"column {name!r}: an infinite number, expected finite ones (or NaN for what is missing)")
     if not present.size:
         present = np.zeros(1)
-    low, span = present[0], (present[-1] - present[0]) or 1.0
+    low, width = present[0], present[-1] - present[0]  # a constant stays one
+    span = width or 1.0
     settle, places = _settle(present, low, span)
     middle = float((np.median(present) - low) / span)
 
@@ -169,7 +170,7 @@ def _number(name: str, known: np.ndarray) -> Column:
         return np.stack(features, axis=1).astype(np.float32)
 
     def decode(x: np.ndarray) -> list[np.ndarray]:
-        values = settle(low + x[:, 0].astype(np.float64) * span)
+        values = settle(low + x[:, 0].astype(np.float64) * width)
         if missing.any():
             values = np.where(x[:, 1] >= 0.5, np.nan, values)
         return [values.astype(dtype)]

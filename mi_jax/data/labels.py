@@ -25,7 +25,7 @@ class Coding(NamedTuple):
         place = np.minimum(np.searchsorted(self.classes, values), len(self.classes) - 1)
         wrong = self.classes[place] != values
         if wrong.any():
-            raise ValueError(f"label {values[wrong][0]!r}: expected one of {self.named()}")
+            raise ValueError(f"label {values[wrong].tolist()[0]!r}: expected one of {self.named()}")
         return place.astype(np.int32)
 
     def named(self) -> str:
@@ -57,6 +57,8 @@ def coding_of(y: Any) -> Coding:
 def as_labels(y: Any) -> np.ndarray:
     """Labels [N] as text or whole numbers; one-hot rows as the number of their class."""
     values = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y)
+    if isinstance(y, list | tuple) and values.dtype.kind == "U":  # NumPy makes text of a number beside text
+        values = np.asarray(y, object)
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if values.ndim == 2 and values.dtype.kind in "biuf" and ((values == 0) | (values == 1)).all():
         if not (values.sum(1) == 1).all():
@@ -136,7 +138,7 @@ def _labels(flat: np.ndarray, coding: Coding, y: np.ndarray) -> Reading:
                 best = described
     if best is None:
         known = np.isin(flat, classes) if text == (flat.dtype.kind in "US") else np.zeros(len(flat), bool)
-        raise ValueError(f"the model answered {flat[~known][0]!r}: expected one of {coding.named()}")
+        raise ValueError(f"the model answered {flat[~known].tolist()[0]!r}: expected one of {coding.named()}")
     return Reading(_reader(codings[best], coding, flat.dtype.kind in "US"), None, best)
 
 
@@ -145,7 +147,7 @@ def _reader(code: np.ndarray, coding: Coding, text: bool) -> Callable[[Any], np.
         flat = as_array(answers).reshape(-1)
         if (flat.dtype.kind in "US") != text or not np.isin(flat, code).all():
             wrong = flat[~np.isin(flat, code)] if (flat.dtype.kind in "US") == text else flat
-            raise ValueError(f"the model answered {wrong[0]!r}: expected one of {coding.named()}")
+            raise ValueError(f"the model answered {wrong.tolist()[0]!r}: expected one of {coding.named()}")
         return np.searchsorted(code, flat).astype(np.int32)
 
     return read

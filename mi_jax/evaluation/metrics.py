@@ -35,7 +35,8 @@ def best_threshold(scores: np.ndarray, is_member: np.ndarray) -> float:
     # (2 * balanced accuracy - 1) * members * nonmembers: whole numbers, so ties are exact.
     best = np.argmax(true * nonmembers - false * members)  # argmax: the first, so the largest
     attained, lower = thresholds[best], thresholds[min(best + 1, len(thresholds) - 1)]
-    half_way = attained / 2 + lower / 2
+    with np.errstate(invalid="ignore"):  # of +inf and -inf there is no middle
+        half_way = attained / 2 + lower / 2
     return float(half_way if lower < half_way < np.inf else attained)
 
 

@@ -1,6 +1,6 @@
 """Audit of a model that was trained elsewhere: one call from its predictions and known rows to a report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ def audit_model(
     nonmembers: tuple[Any, Any],
     *,
     fit: Any = None,
-    attacks: Sequence[str] | None = None,
+    attacks: Sequence[str] | Mapping[str, tuple] | None = None,
     budget: int = BUDGET,
     out: Path | str | None = None,
     num_shadows: int = NUM_SHADOWS,
@@ -77,7 +77,7 @@ def audit_model(
       fit: how such a model is trained, for shadow models: a function (x, y) -> model, or a scikit-learn estimator,
         which is cloned; "surrogate" trains networks of ours on the target's labels instead. None: no shadow models;
         one threshold for all points, cross-fitted on the known rows.
-      attacks: names of `attacks.ATTACKS`; None: gap and noise, and with shadow models those that judge every point. If
+      attacks: names of `attacks.ATTACKS`, or names with their candidates, as `audit.audit` takes them; None: gap and noise, and with shadow models those that judge every point. If
         the model has scores, also the baseline that sees them.
       budget: queries of an attack for one point.
       out: folder of the report; None: nothing is written. With `name` the answers of the model are stored there as they
@@ -162,14 +162,15 @@ class Case:
             return {"label": label} | ({"confidence": scored} if scored.probabilities else {})
         return {"label": label} | ({"confidence": label} if label.probabilities else {})
 
-    def build(self, names: Sequence[str] | None, budget: int, defaults: tuple[str, ...]) -> dict[str, tuple]:
+    def build(self, names: Any, budget: int, defaults: tuple[str, ...]) -> dict[str, tuple]:
         """The attacks of these names; by default those that suit the data and the model's answers."""
         if names is None:
             shifted = SHIFTED if self.dataset.x.ndim == 4 and defaults == ALONE else ()
             scored = {ALONE: "confidence_threshold", WITH_SHADOWS: "lira", WITH_SURROGATES: "lira_offline"}[defaults]
             names = (*defaults, *shifted, *((scored,) if "confidence" in self.readings else ()))
         context = catalogue.context_of(self.dataset, budget)
-        chosen = {name: catalogue.build(name, context) for name in names}
+        own = isinstance(names, Mapping)
+        chosen = {name: names[name] if own else catalogue.build(name, context) for name in names}
         for name, candidates in chosen.items():
             if candidates[0].access == "confidence" and "confidence" not in self.readings:
                 raise ValueError(f"attack {name} sees scores: the model answers {self.readings['label'].described}")
