@@ -21,7 +21,9 @@ def _set_compiler_flags() -> None:
 
 
 _set_compiler_flags()
-_ELSEWHERE = {"audit_model": "external"}  # loaded on first use, so that importing the package loads nothing
+_ELSEWHERE = dict.fromkeys(
+    ("audit_model", "make_privacy_scorer"), "external"
+)  # loaded on first use, so that importing the package loads nothing
 
 
 def __getattr__(name: str) -> Any:

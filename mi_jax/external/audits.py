@@ -77,8 +77,9 @@ def audit_model(
       fit: how such a model is trained, for shadow models: a function (x, y) -> model, or a scikit-learn estimator,
         which is cloned; "surrogate" trains networks of ours on the target's labels instead. None: no shadow models;
         one threshold for all points, cross-fitted on the known rows.
-      attacks: names of `attacks.ATTACKS`, or names with their candidates, as `audit.audit` takes them; None: gap and noise, and with shadow models those that judge every point. If
-        the model has scores, also the baseline that sees them.
+      attacks: names of `attacks.ATTACKS`, or names with their candidates, as `audit.audit` takes them; None: gap and
+        noise, and with shadow models those that judge every point. If the model has scores, also the baseline that
+        sees them.
       budget: queries of an attack for one point.
       out: folder of the report; None: nothing is written. With `name` the answers of the model are stored there as they
         come, so that the same call goes on after an interruption; the name must change with the model.
