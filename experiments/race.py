@@ -28,10 +28,12 @@ from mi_jax.evaluation.text import spoken
 from mi_jax.study.config import Config
 
 BUDGETS = (1, 2, 5, 10, 25, 50, 100, 250)
-LINES = ("chosen", "chosen_crafted", "chosen_offline", "calibrated_noise")
+LINES = ("chosen", "chosen_crafted", "calibrated_noise")
+OFFLINE = (1, 2, 5, 10, 25, 50)  # it puts no more
 ATTACKS = (
     *("gap", "noise", "transfer", "calibrated_label", "lira", "lira_offline", "rmia"),
     *(f"{name}:{budget}" for name in LINES for budget in BUDGETS),
+    *(f"chosen_offline:{budget}" for budget in OFFLINE),
     *("dhattack:5", "dhattack:25", "oslo", "calibrated_oslo", "yoqo", "yoqo_offline", "calibrated_yoqo"),
 )
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -45,8 +47,14 @@ SHARED: dict[str, Any] = {"split": "balanced", "num_shadows": 63, "num_targets":
 SMOKE: dict[str, Any] = {"n_train": 40, "num_shadows": 7, "num_targets": 2, "budget": 20}
 DIFFERS = ("not in the paper, whose attacks have one threshold for all points",)
 RATES = {"0.01": "1 %", "0.001": "0.1 %"}
-STYLES = {"gap": ("o", "0.5"), "noise": ("s", "0.5"), "calibrated_label": ("D", "#0072B2"), "lira": ("*", "#D55E00"),
-          "lira_offline": ("*", "#E69F00"), "rmia": ("P", "#D55E00")}  # fmt: skip
+# One colour for one kind of attack: blue chosen on shadow models, green random copies, orange with probabilities, grey
+# with one threshold, purple and brown those of others.
+STYLES = {"gap": ("o", "0.4"), "noise": ("s", "0.4"), "transfer": ("v", "0.4"), "calibrated_label": ("D", "#009E73"),
+          "calibrated_noise": (".", "#009E73"), "lira": ("*", "#D55E00"), "lira_offline": ("*", "#E69F00"),
+          "rmia": ("P", "#D55E00"), "chosen": (".", "#0072B2"), "chosen_crafted": ("x", "#004c7a"),
+          "chosen_offline": (".", "#56B4E9"), "dhattack": (".", "#CC79A7"), "oslo": ("^", "#8c564b"),
+          "calibrated_oslo": (">", "#8c564b"), "yoqo": ("^", "#9467bd"), "yoqo_offline": ("<", "#9467bd"),
+          "calibrated_yoqo": (">", "#9467bd")}  # fmt: skip
 
 
 def main() -> None:

@@ -56,7 +56,10 @@ def chosen_queries(context: AttackContext) -> tuple[PerExample, ...]:
 
 
 def chosen_offline(context: AttackContext) -> tuple[PerExample, ...]:
-    """The same with shadow models that were trained without the point alone."""
+    """The same with shadow models that were trained without the point alone; at most SUMMED_OFFLINE questions.
+
+    More are no gain: with one side alone, answers that repeat each other cannot be told from those that add up.
+    """
     return _chosen("chosen_offline", context, online=False)
 
 
@@ -71,7 +74,8 @@ def chosen_sequential(context: AttackContext) -> tuple[PerExample, ...]:
 
 def _chosen(name: str, context: AttackContext, *, online: bool) -> tuple[PerExample, ...]:
     pool = pools.pool_of(context, budget=context.budget)
-    choose, settings = chosen.choose_best(context.budget), {"queries": context.budget, "of": sum(pool.counts)}
+    number = context.budget if online else min(context.budget, chosen.SUMMED_OFFLINE)
+    choose, settings = chosen.choose_best(number), {"queries": number, "of": sum(pool.counts)}
     return (PerExample(name, "label", pool, None, choose, chosen.score_answers, online, settings=settings),)
 
 
