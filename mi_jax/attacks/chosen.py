@@ -51,8 +51,14 @@ def _labels_alone(reference: Reference) -> bool:
 
 
 def _standardised(one: Side, other: Side) -> np.ndarray:
-    """The mean margin [P Q] in standard deviations, those of few models shrunk to the mean over questions and sides."""
-    pooled = (one.variance + other.variance).mean(1, keepdims=True) / 2
+    """The mean margin [P Q] in standard deviations, those of few models shrunk to the mean over questions and sides.
+
+    One model has no variance. Its points take the mean of the others, or if there are none that of margins over points.
+    """
+    pooled, several = (one.variance + other.variance).mean(1, keepdims=True) / 2, one.count > 1
+    if not several.all():
+        typical = pooled.mean(where=several) if several.any() else one.mean.var(axis=0).mean()
+        pooled = np.where(several, pooled, typical)
     return one.mean / np.sqrt(shrunk(one, pooled) * (1 + 1 / one.count))
 
 

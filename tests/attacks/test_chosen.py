@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from mi_jax.attacks import chosen
-from mi_jax.attacks.calibration import SHIFTS
+from mi_jax.attacks.calibration import PRIOR, SHIFTS
 from mi_jax.types import AnswerRates, Pool, Reference
 
 RNG = np.random.default_rng(0)
@@ -48,6 +48,28 @@ def test_of_normal_margins_rates_are_those_of_the_normal_distribution():
     found = chosen.answer_rates(normal_margins(inside, outside, 1.5, count=20_000))
     for log_rate, mean in zip(found, (inside, -inside, outside, -outside), strict=True):
         np.testing.assert_allclose(np.exp(log_rate[0]), stats.norm.cdf(mean / 1.5), atol=2e-3)
+
+
+def test_a_margin_of_one_model_has_the_variance_of_those_of_other_points():
+    features = RNG.normal(0, 2, (21, 8, 5)).astype(np.float32)
+    inside = np.tile(np.arange(8) < 4, (21, 1))
+    outside = ~inside
+    inside[0], outside[0] = np.arange(8) == 0, np.arange(8) == 7
+    found = chosen.answer_rates(Reference(features, inside, outside))
+    variance = features[1:].reshape(20, 2, 4, 5).var(2, ddof=1).mean()
+    deviation = np.sqrt(2 * variance * PRIOR / (PRIOR + 1))
+    for margin, label, other in ((features[0, 0], *found[:2]), (features[0, 7], *found[2:])):
+        for sign, rate in ((1, label[0]), (-1, other[0])):
+            counted = np.where(sign * margin > 0, 1.5, 0.5) / 2
+            expected = (stats.norm.logcdf(sign * margin / deviation) + np.log(counted)) / 2
+            np.testing.assert_allclose(rate, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_where_all_points_have_one_model_a_side_no_rate_is_certain(online):
+    features, inside = RNG.normal(0, 2, (20, 2, 30)).astype(np.float32), np.tile([True, False], (20, 1))
+    found = chosen.answer_rates(Reference(features, inside & online, ~inside))
+    assert min(np.min(rate) for rate in found) > np.log(1e-5)
 
 
 def test_margins_rank_questions_that_counts_tie():
