@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -218,7 +218,12 @@ def non_adaptive(defended: Study, plain: Study) -> Study:
     def study_with(k: int) -> Study:
         return defended if k in targets else plain
 
-    cache = cache_by_model(lambda k: study_with(k).cache)
+    answers = cache_by_model(lambda k: study_with(k).cache)
+
+    def cache(name: str, compute: Callable[[], store.Entry]) -> store.Entry:
+        # Surrogates of several models train together, on labels of targets among others.
+        return (defended.cache if name.startswith(f"{transfer.NAME}-") else answers)(name, compute)
+
     return defended._replace(target=lambda k, access: study_with(k).target(k, access), cache=cache)
 
 

@@ -122,6 +122,15 @@ def test_the_same_key_gives_the_same_bits_and_a_stopped_run_trains_no_surrogate_
     assert scores.keys() == same.keys() and all(np.array_equal(scores[name], same[name]) for name in scores)
 
 
+def test_an_attacker_who_does_not_know_of_a_defense_resumes_as_well(tmp_path, monkeypatch):
+    plain, guarded = study.prepare_grid(DISJOINT, ("none", "memguard:0.001"), recipe=SHORT, out=tmp_path)
+    blind = study.non_adaptive(guarded, plain)
+    first = transfer.add_transfer(blind, SHORT, *audited(blind))[1]
+    monkeypatch.setattr(ensemble, "_train_group", None)
+    again = transfer.add_transfer(blind, SHORT, *audited(blind))[1]
+    assert np.array_equal(again["attack/transfer/scores"], first["attack/transfer/scores"])
+
+
 def test_surrogates_of_a_large_pool_train_in_groups(prepared, monkeypatch):
     one = prepared["disjoint"]
     together = transfer.add_transfer(one, SHORT, *audited(one))[1]["attack/transfer/scores"]
