@@ -28,6 +28,7 @@ def define_flags() -> None:
             flags.DEFINE_integer(field.name, default, text)
         else:
             flags.DEFINE_string(field.name, default, text)
+    flags.DEFINE_alias("tfds_dir", "data_dir")
 
 
 def config_from_flags() -> Config:

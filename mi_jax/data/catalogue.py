@@ -1,7 +1,8 @@
 """The data sets by name: `load(name)` returns a checked `Dataset`; `python -m mi_jax.data NAME` prints its card.
 
 * `digits` ships with scikit-learn.
-* `npz:FILE` holds the user's own arrays.
+* `npz:FILE` holds the user's own arrays, `folder:PATH` images in a folder for each class.
+* `tfds:NAME` is a set of TensorFlow Datasets that was prepared before.
 * `synthetic:purchase` and `synthetic:texas` are generated tables, and their names and sources say so.
 * All others are made from original files in a folder of the user's, which is never written to unless `download` is
   called. An original is read once and cached as plain arrays (`sources/prepare.py`).
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mi_jax.data.arrays import check_dataset, describe, from_arrays
 from mi_jax.data.sources import (
     Original,
@@ -24,14 +27,16 @@ from mi_jax.data.sources import (
     location30,
     mnist,
     prepare,
+    prepared,
     purchase100,
     raw,
     synthetic,
     texas100,
 )
+from mi_jax.data.sources.images import read_folder
 from mi_jax.types import Dataset
 
-WITHOUT_FOLDER = ("digits", "npz", "synthetic")
+WITHOUT_FOLDER = ("digits", "npz", "folder", "synthetic")
 Loader = Callable[[str | None], Dataset]  # data_dir -> Dataset
 
 
@@ -39,9 +44,9 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     """Returns the checked data set of this name.
 
     Args:
-      name: a name in `DATASETS`, `npz:FILE` (see `from_npz`), or `synthetic:TABLE` or `synthetic:TABLE:ROWS` (see
-        `from_synthetic`).
-      data_dir: the folder with the original files; None means $MI_JAX_DATA/NAME.
+      name: a name in `DATASETS`, `npz:FILE` (see `from_npz`), `folder:PATH` (see `from_folder`), `tfds:NAME` (see
+        `sources.prepared`), or `synthetic:TABLE` or `synthetic:TABLE:ROWS` (see `from_synthetic`).
+      data_dir: the folder with the original files, None means $MI_JAX_DATA/NAME; or where TensorFlow Datasets prepared.
 
     Raises ValueError, in one line, for an unknown name, for missing or invalid data, for a `data_dir` with a data set
     that is not made from original files, and where an entry of `DATASETS` raises or returns no `Dataset`.
@@ -51,6 +56,10 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
         raise ValueError(f"data_dir={data_dir}: expected none with {name}, which is made from no folder")
     if prefix == "npz" and colon:
         return from_npz(argument)
+    if prefix == "folder" and colon:
+        return from_folder(argument)
+    if prefix == "tfds" and colon:
+        return check_dataset(prepared.from_tfds(argument, data_dir))
     if prefix == "synthetic" and colon:
         return from_synthetic(argument)
     if name not in DATASETS:
@@ -67,7 +76,13 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
 
 def known_names() -> list[str]:
     """Returns the names that `load` accepts: those in `DATASETS`, then the patterns for tables and files."""
-    return [*sorted(DATASETS), *(f"synthetic:{table}[:ROWS]" for table in synthetic.TABLES), "npz:FILE"]
+    return [
+        *sorted(DATASETS),
+        *(f"synthetic:{table}[:ROWS]" for table in synthetic.TABLES),
+        "npz:FILE",
+        "folder:PATH",
+        "tfds:NAME",
+    ]
 
 
 def download(name: str, data_dir: str | None = None) -> list[str]:
@@ -114,6 +129,16 @@ def from_npz(file: str) -> Dataset:
     if not path.is_file():
         raise ValueError(f"npz:{file}: no such file; expected npz:FILE, an .npz with arrays x and y")
     return from_arrays(f"npz:{file}", **prepare.read_npz(path), source=f"{path.name}, sha256 {raw.sha256(path)}")
+
+
+def from_folder(path: str) -> Dataset:
+    """Returns the images in a folder with a folder for each class; the classes are in the order of their names."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"folder:{path}: no such folder; expected folder:PATH, with a folder of images for each class")
+    images, names = read_folder(folder)
+    classes, y = np.unique(names, return_inverse=True)
+    return from_arrays(f"folder:{path}", images, y, source=f"{folder.name}, classes {', '.join(classes)[:200]}")
 
 
 def from_synthetic(spec: str) -> Dataset:

@@ -9,7 +9,7 @@ numbers are nearer than float32 can tell, a ten-millionth of the column's range,
 Data frames of any library that narwhals reads (pandas, Polars, Arrow) are welcome, and so are NumPy arrays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import narwhals.stable.v2 as nw
@@ -31,13 +31,18 @@ class Codec(NamedTuple):
 
 
 def codec_of(rows: Any) -> Codec:
-    """Returns the codec of rows: a data frame, an array [N features], or images [N H W], [N H W C] or [N C H W].
+    """Returns the codec of rows: a data frame, columns [N] by name, an array [N features], or images.
+
+    Images are [N H W], [N H W C] or [N C H W].
 
     It knows the values of these rows: the range of every column and how often each category occurs. So `rows` are all
     that the attacker is asked about. Raises ValueError for other shapes, and for a column of a kind without a codec.
     """
     if is_frame(rows):
         return _frame_codec(nw.from_native(rows, eager_only=True))
+    if isinstance(rows, Mapping):
+        columns = _columns(list(rows), dict(rows))
+        return _table_codec(columns, lambda rows: _encoded(columns, rows), lambda x: _decoded(columns, x))
     if hasattr(rows, "toarray"):
         raise ValueError(f"rows: a {type(rows).__qualname__}, expected a dense array, as its toarray() makes it")
     array = np.asarray(rows)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+from mi_jax.data.sources.images import read_folder
+
 EXPECTED = ".csv, .parquet, .npz, or a folder of images with a folder for each class"
 
 
@@ -22,7 +23,7 @@ def read_rows(path: Path | str, label: str | None) -> tuple[Any, np.ndarray]:
     if not path.exists():
         raise ValueError(f"{path}: no such file, expected {EXPECTED}")
     if path.is_dir():
-        return _read_folder(path)
+        return read_folder(path)
     if path.suffix == ".npz":
         return _read_npz(path)
     if path.suffix in (".csv", ".parquet"):
@@ -58,30 +59,6 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
             return arrays["x"], arrays["y"]
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds
         raise ValueError(f"{path}: {' '.join(str(error).split())[:200]}; expected an .npz file of x and y") from None
-
-
-def _read_folder(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    from PIL import Image, UnidentifiedImageError
-
-    files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in _IMAGES)
-    if not files:
-        raise ValueError(f"{path}: no images, expected a folder for each class with images in it")
-    images: list[np.ndarray] = []
-    modes = set()
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                modes.add("L" if image.mode in ("1", "L", "I;16") else "RGB")
-                images.append(np.asarray(image.convert("RGB")))
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"{file}: no image ({' '.join(str(error).split())})") from None
-        if images[-1].shape != images[0].shape:
-            sizes = [" x ".join(map(str, one.shape[:2])) for one in (images[-1], images[0])]
-            raise ValueError(
-                f"{file}: {sizes[0]} pixels, expected {sizes[1]} as in {files[0].name}: images of one size"
-            )
-    stacked = np.stack(images)
-    return stacked[..., :1] if modes == {"L"} else stacked, np.array([file.parent.name for file in files])
 
 
 def file_digest(path: Path | str) -> str:

@@ -108,8 +108,10 @@ def _default(name: str, otherwise: str = "") -> str:
 
 
 HELP = {
-    "dataset": f"{', '.join(data.DATASETS)}, or npz:FILE with arrays x [N ...] in [0, 1] and y [N]",
-    "data_dir": "folder with the original files of the data set; default: $MI_JAX_DATA/DATASET",
+    "dataset": f"{', '.join(data.DATASETS)}, or npz:FILE with arrays x [N ...] in [0, 1] and y [N], "
+    "folder:PATH with a folder of images for each class, tfds:NAME of TensorFlow Datasets, prepared before",
+    "data_dir": "folder with the original files of the data set; default: $MI_JAX_DATA/DATASET; of a tfds:NAME the "
+    "folder where it was prepared (--tfds_dir is the same flag)",
     "model": "mlp (one hidden layer of 128), mlp2 (two), mlp:64,32 (any), cnn, wide_resnet (depth 28, width 2), "
     "wide_resnet:16,1 (any)" + _default("model", "cnn for images of 16x16 or more, mlp"),
     "n_train": "training rows of each model" + _default("n_train", "a quarter of the rows, at most 1000"),
