@@ -19,6 +19,16 @@ from mi_jax.attacks.confidence import logits_of
 from mi_jax.attacks.context import AttackContext
 from mi_jax.types import AnswerRates, Attack, PerExample, PointScores, Reference
 
+MOST = 10_000  # queries of an attack on a pool: the answers of all shadow models to all questions are held at once
+
+
+def budget_of(name: str, context: AttackContext) -> int:
+    """The budget of an attack on a pool; ValueError for one above MOST."""
+    if context.budget > MOST:
+        reason = f"budget={context.budget} of attack {name}: expected at most {MOST} queries for a point"
+        raise ValueError(f"{reason}, because shadow models answer as many and more, and all answers are held at once")
+    return context.budget
+
 
 def calibrated_label(context: AttackContext) -> tuple[PerExample, ...]:
     """Is the label right, beside how often it is in models trained with and without the point: one query."""
@@ -28,7 +38,7 @@ def calibrated_label(context: AttackContext) -> tuple[PerExample, ...]:
 
 def calibrated_noise(context: AttackContext) -> tuple[PerExample, ...]:
     """The labels of `budget` noisy copies, at the strength that reveals most on shadow models."""
-    pool = pools.pool_of(context, budget=context.budget)
+    pool = pools.pool_of(context, budget=budget_of("calibrated_noise", context))
     choose = chosen.choose_kind(context.budget, pools.kinds_named(pool, "noise"))
     settings = {"queries": context.budget}
     return (PerExample("calibrated_noise", "label", pool, None, choose, chosen.score_answers, settings=settings),)
@@ -73,7 +83,7 @@ def chosen_sequential(context: AttackContext) -> tuple[PerExample, ...]:
 
 
 def _chosen(name: str, context: AttackContext, *, online: bool) -> tuple[PerExample, ...]:
-    pool = pools.pool_of(context, budget=context.budget)
+    pool = pools.pool_of(context, budget=budget_of(name, context))
     number = context.budget if online else min(context.budget, chosen.SUMMED_OFFLINE)
     choose, settings = chosen.choose_best(number), {"queries": number, "of": sum(pool.counts)}
     return (PerExample(name, "label", pool, None, choose, chosen.score_answers, online, settings=settings),)
@@ -162,7 +172,8 @@ def dhattack(context: AttackContext) -> tuple[PerExample, ...]:
     target, whose labels are queries that its budget leaves out; variances shrunk to their mean over points, where the
     authors' is 0 if all distances of a point tie.
     """
-    pool, number = pools.line(context, context.budget), context.budget
+    number = budget_of("dhattack", context)
+    pool = pools.line(context, number)
 
     def score(answers: np.ndarray, order: np.ndarray, reference: Reference, rates: AnswerRates) -> PointScores:
         del order, rates

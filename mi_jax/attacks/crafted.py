@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 import jax
 import numpy as np
 
-from mi_jax.attacks import chosen, crafting, pools
+from mi_jax.attacks import calibrated, chosen, crafting, pools
 from mi_jax.attacks.context import AttackContext
 from mi_jax.types import AnswerRates, Crafters, PerExample, PointScores, Reference
 
@@ -48,7 +48,7 @@ def chosen_crafted(context: AttackContext) -> tuple[PerExample, ...]:
     """Chosen queries of a pool, of copies that a few gradient steps move towards telling members apart, and of points
     on the way to the nearest rows of other classes, where a decision boundary must be crossed.
     """
-    pool = pools.pool_of(context, budget=context.budget)
+    pool = pools.pool_of(context, budget=calibrated.budget_of("chosen_crafted", context))
     starts = pools.pool_of(context, (), copies=COPIES)
     craft = _towards_difference(starts, _mask(context))
     crafted = sum(starts.counts) + NEIGHBOURS * len(SHARES)

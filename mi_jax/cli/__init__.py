@@ -10,6 +10,7 @@ from collections.abc import Callable
 import mi_jax
 from mi_jax.cli.audit import audit_from_flags, run_audit, show
 from mi_jax.cli.audit_model import run_audit_model
+from mi_jax.cli.compare import run_compare
 from mi_jax.cli.program import define_out, kept, main, out_folder, parse, resumable, run_as_program, say_finished
 from mi_jax.cli.settings import config_from_flags, define_flags
 
@@ -30,11 +31,17 @@ __all__ = [
     "show",
 ]
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"audit": run_audit, "audit-model": run_audit_model}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "audit": run_audit,
+    "audit-model": run_audit_model,
+    "compare": run_compare,
+}
 USAGE = """mi_jax audit [--dataset=NAME] [--attacks=A,B] [--defense=NAME:STRENGTH] [--out=DIR]
     trains target and shadow models, attacks the targets, and writes a report
 mi_jax audit-model --target=MODEL --members=FILE --nonmembers=FILE [--label=COLUMN] [--out=DIR]
     attacks a model that was trained elsewhere
+mi_jax compare BEFORE AFTER
+    what changed from one report to another
 mi_jax COMMAND --help lists all flags; mi_jax --version prints the version."""
 
 

@@ -7,7 +7,17 @@ import numpy as np
 from absl import flags
 
 from mi_jax import data, store, study
-from mi_jax.cli.program import define_out, kept, out_folder, resumable, run_as_program, say_finished
+from mi_jax.cli.program import (
+    define_limits,
+    define_out,
+    judge,
+    kept,
+    out_folder,
+    resumable,
+    run_as_program,
+    say_finished,
+    with_limits,
+)
 from mi_jax.cli.settings import config_from_flags, define_flags
 from mi_jax.evaluation import exposed, report
 from mi_jax.study.config import HELP, Config, resolve
@@ -38,22 +48,35 @@ def show(record: dict, folder: Path, scores: dict[str, np.ndarray] | None = None
     print(f"\nmean over targets [95 % interval]; {total:.0f} s; see {folder / 'report.html'}")
 
 
-def audit_from_flags() -> None:
-    """Runs an audit, or shows a finished one: that in --out if it is the same, that in --from with new figures."""
+def audit_from_flags() -> Path:
+    """Runs an audit, or shows a finished one: that in --out if it is the same, that in --from with new figures.
+
+    Returns the folder of the report.
+    """
     if flags.FLAGS["from"].value is not None:
-        redraw(Path(flags.FLAGS["from"].value))
-        return
+        return redraw(Path(flags.FLAGS["from"].value))
     config = config_from_flags()
     folder = out_folder(flags.FLAGS.out, config.dataset)
     _refuse_private_settings(config)
     if is_finished(folder, config):
         say_finished(folder)
         show(report.draw(folder), folder, report.read(folder)[1])
-        return
+        return folder
     option = os.environ.get("MI_JAX_OUT", "--out")  # make sets it: there the option has another name
     with resumable(f"the same command with {option}={folder} resumes"):
         record, scores = study.run(config, out=folder)
         finish(folder, record, scores)
+    return folder
+
+
+def audit_and_judge() -> None:
+    """`audit_from_flags`, then the limits of --fail_above on its report."""
+    stated = with_limits({})
+    folder = audit_from_flags()
+    if stated:
+        record, scores = report.read(folder)
+        report.write(folder, record | stated, scores)
+        judge(record | stated, scores)
 
 
 def is_finished(folder: Path, config: Config) -> bool:
@@ -69,8 +92,11 @@ def is_finished(folder: Path, config: Config) -> bool:
     return kept(file, is_same) is not None
 
 
-def redraw(source: Path) -> None:
-    """Draws table, figures and page of the run in `source`, with a copy of it if --out names another folder."""
+def redraw(source: Path) -> Path:
+    """Draws table, figures and page of the run in `source`, with a copy of it if --out names another folder.
+
+    Returns the folder of the report.
+    """
     given = [name for name in HELP if flags.FLAGS[name].present]
     if given:
         raise ValueError(f"--{given[0]}: expected only --out beside --from, which computes nothing")
@@ -83,6 +109,7 @@ def redraw(source: Path) -> None:
     for name in ("scores.npz", "report.json") if elsewhere else ():
         store.write_file(folder / name, (source / name).read_bytes())
     show(record, folder, scores)
+    return folder
 
 
 def _refuse_private_settings(config: Config) -> None:
@@ -101,4 +128,5 @@ def run_audit(argv: list[str] | None = None) -> None:
     define_flags()
     define_out("folder of the results; default: a dated folder in results/")
     flags.DEFINE_string("from", None, "folder of a finished run, whose table, figures and page are redrawn")
-    run_as_program(audit_from_flags, argv)
+    define_limits()
+    run_as_program(audit_and_judge, argv)

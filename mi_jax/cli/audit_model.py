@@ -8,7 +8,17 @@ from absl import flags
 from tqdm import tqdm
 
 from mi_jax import external
-from mi_jax.cli.program import define_out, kept, out_folder, resumable, run_as_program, say_finished
+from mi_jax.cli.program import (
+    define_limits,
+    define_out,
+    judge,
+    kept,
+    out_folder,
+    resumable,
+    run_as_program,
+    say_finished,
+    with_limits,
+)
 from mi_jax.evaluation import report
 from mi_jax.external import audits, files, shadows, targets
 
@@ -37,6 +47,7 @@ def define_model_flags() -> None:
     flags.DEFINE_bool("allow_random_target", False, "audit a model that answers the same question differently")
     flags.DEFINE_bool("trust", False, "load a pickle, which runs whatever code its author put into it")
     _define_server_flags()
+    define_limits()
     define_out("folder of the report; default: a dated folder in results/")
 
 
@@ -55,6 +66,7 @@ def audit_model_from_flags() -> None:
     for name in ("target", "members", "nonmembers"):
         if not getattr(given, name):
             raise ValueError(f"--{name} is missing: expected {flags.FLAGS[name].help}")
+    with_limits({})
     folder = out_folder(given.out, Path(given.target).name)
     settings = {name: getattr(given, name) for name in ("target", "members", "nonmembers", "label", "fit", *_AUDIT)}
     settings["attacks"] = given.attacks
@@ -66,13 +78,18 @@ def audit_model_from_flags() -> None:
 
     if kept(folder / "report.json", is_same):
         say_finished(folder)
-        print(report.table(report.draw(folder)))
+        record, scores = report.read(folder)
+        audited = external.Audited(with_limits(record), scores, folder)
+        report.write(folder, *audited[:2])
+        print(audited)
+        judge(*audited[:2])
         return
     with resumable(f"the same command with --out={folder} resumes"):
         audited = _audit(settings, folder)
-        audited.record["command"] = settings
-        report.write(folder, *audited[:2])
+        record = with_limits(audited.record | {"command": settings})
+        report.write(folder, record, audited.scores)
     print(audited)
+    judge(record, audited.scores)
 
 
 def _audit(settings: dict[str, Any], folder: Path) -> external.Audited:

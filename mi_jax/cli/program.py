@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import app, flags
+
+from mi_jax.evaluation import gate, verdict
 
 flags.disclaim_key_flags()  # so that --help of a script lists these flags
 
@@ -107,6 +110,30 @@ def define_out(text: str, *, keeps: bool = True) -> None:
     flags.DEFINE_string("out", None, text)
     if keeps:
         flags.DEFINE_bool("overwrite", False, "replace another run in --out, and run again what is finished there")
+
+
+def define_limits() -> None:
+    """Defines the flags of a gate: limits, and a price of queries for the verdict."""
+    flags.DEFINE_list("fail_above", [], f"limits; exit code 1 where one is broken: {gate.EXPECTED}")
+    flags.DEFINE_float("price_per_1000", None, "what 1,000 queries of the model cost, for the verdict", lower_bound=0)
+
+
+def with_limits(record: dict) -> dict:
+    """The record with the limits and the price that the flags state. ValueError for a limit that is none."""
+    texts, price = flags.FLAGS.fail_above, flags.FLAGS.price_per_1000
+    gate.parse_limits(texts)
+    stated = {"limits": texts} if texts else {}
+    return record | stated | ({} if price is None else {"price_per_1000": price})
+
+
+def judge(record: dict, scores: dict[str, np.ndarray]) -> None:
+    """Prints whether the limits of a record are kept, and ends the program with exit code 1 where one is broken."""
+    checked = verdict.checked_limits(record, scores)
+    for one in checked:
+        print(f"limit {one}")
+    if gate.any_broken(checked):
+        sys.stdout.flush()
+        raise SystemExit(1)
 
 
 def kept(file: Path, is_same: Callable[[dict], bool]) -> dict | None:

@@ -48,7 +48,8 @@ th,td{vertical-align:top;overflow-wrap:break-word}td{font-variant-numeric:tabula
 table:not(.wide) td:last-child,.note{overflow-wrap:anywhere}
 .wide{width:100%}.wide th{vertical-align:bottom}.wide td:first-child{font-weight:600}
 figure{margin:1rem 0;break-inside:avoid}figcaption,.note{color:#555;font-size:.9rem}
-h3+table{margin-top:.5rem}
+h3+table{margin-top:.5rem}.verdict{border:1px solid #bbb;border-left:6px solid #0072b2;padding:0 1rem;margin:1rem 0}
+.broken b{color:#b30000}.kept b{color:#006400}.undecided b{color:#8a5a00}.verdict h2{margin:.8rem 0 .4rem}
 img{width:48px;height:48px;object-fit:contain;image-rendering:pixelated;vertical-align:middle}
 svg{max-width:100%;height:auto;display:block}.panels{display:flex;flex-wrap:wrap;gap:.5rem}
 @media screen and (max-width:800px){
@@ -65,10 +66,11 @@ th,td{padding:.15rem .35rem}tr,li,h2,h3,figure{break-inside:avoid}h1,h2,h3{break
 """
 
 
-def page(record: dict, figures: dict[str, Sequence[str]], exposed: Exposed | None = None) -> str:
+def page(record: dict, figures: dict[str, Sequence[str]], exposed: Exposed | None = None, verdict: str = "") -> str:
     """A self-contained HTML page. `figures`: "roc" and "scores" -> <svg> elements, which stand in it as they are.
 
-    `exposed`: the points of the `exposed.leading_records`; None: the page has no such section.
+    `exposed`: the points of the `exposed.leading_records`; None: the page has no such section. `verdict`: the section
+    of `verdict.box`, which stands in it as it is.
     """
     title = f"Label-only membership audit: {record['config']['dataset']}"
     environment = record.get("environment") or {}
@@ -80,6 +82,7 @@ def page(record: dict, figures: dict[str, Sequence[str]], exposed: Exposed | Non
         "Exposed records": _exposed(exposed) if exposed else "",
         "What each attack chose and cost": _costs(record),
         "Figures": "".join(_figure(name, svgs) for name, svgs in figures.items()),
+        "Model": _list({key: of for key, of in (record.get("target") or {}).items() if key != "columns"}),
         "Threat model": _list(_threat_model(record)),
         "Data": _list(record.get("data") or {}),
         "Settings": _list(
@@ -88,7 +91,7 @@ def page(record: dict, figures: dict[str, Sequence[str]], exposed: Exposed | Non
         "Environment": _list(environment, str),
         "Seconds": _list(record.get("seconds") or {}),
     }
-    body = "".join(f"<h2>{name}</h2>{content}" for name, content in sections.items() if content)
+    body = verdict + "".join(f"<h2>{name}</h2>{content}" for name, content in sections.items() if content)
     return text.printable(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

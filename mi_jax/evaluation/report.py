@@ -49,6 +49,8 @@ made by hand.
                         "tuned": {"settings": [one per target], "threshold": [one per target],
                                   "shadow_accuracy": [one per target, thresholds from the other half of rows],
                                   "at_edge": [one per target: null, or which strength is the last one tried]}}},
+     "limits": [text], "price_per_1000": float,   optional; what `evaluation.gate` checks, and a price of queries
+     "target": {"model", "answers", "classes", "known", "columns"},       optional; of a model trained elsewhere
      "seconds": {...}}                            optional
 
 A TPR is that of the largest attainable FPR not above the named one; nothing is interpolated. Where scores are so coarse
@@ -80,7 +82,7 @@ import jax
 import numpy as np
 
 from mi_jax import store
-from mi_jax.evaluation import exposed, plots
+from mi_jax.evaluation import exposed, plots, verdict
 from mi_jax.evaluation.findings import findings
 from mi_jax.evaluation.page import page
 from mi_jax.evaluation.text import aligned, percent, table
@@ -181,7 +183,8 @@ def _drawings(label: str, record: dict, scores: dict[str, np.ndarray]) -> dict[s
         roc, panels = plots.roc_curves(record, scores), plots.score_histograms(record, scores)
         by_attack = [plots.svg(plots.score_histograms(record, scores, [name])) for name in record["attacks"]]
         found = exposed.leading_records(record, scores)
-        html = page(record, {"roc": [plots.svg(roc)], "scores": by_attack}, found).encode()
+        box = verdict.box(record, scores)
+        html = page(record, {"roc": [plots.svg(roc)], "scores": by_attack}, found, verdict=box).encode()
         drawn = {"roc.png": plots.png(roc), "scores.png": plots.png(panels), "report.html": html}
         return drawn | ({EXPOSED: exposed.csv_bytes(found.rows)} if found else {})
 

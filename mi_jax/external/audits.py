@@ -1,5 +1,6 @@
 """Audit of a model that was trained elsewhere: one call from its predictions and known rows to a report."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -217,9 +218,10 @@ class Case:
         """The entry `target` of a record."""
         known = {"members": len(self.members), "nonmembers": len(self.nonmembers)}
         classes = [str(one) for one in self.coding.classes[:100].tolist()]
+        kinds = Counter(column["kind"] for column in self.codec.columns)
         reads = {access: reading.described for access, reading in self.readings.items()}
-        return {"model": self.predictor.name, "answers": reads, "classes": classes, "known": known,
-                "columns": self.codec.columns[:1000]}  # fmt: skip
+        columns = {"kinds": dict(kinds), "columns": self.codec.columns[:1000]}
+        return {"model": self.predictor.name, "answers": reads, "classes": classes, "known": known} | columns
 
 
 def _answers(function: Callable[[Any], Any], rows: Any) -> Any:
