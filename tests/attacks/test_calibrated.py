@@ -181,3 +181,12 @@ def test_a_budget_that_is_no_whole_number_is_refused(name):
 def test_unknown_attacks_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown attack 'calibrated_gap'.*chosen_offline.*lira"):
         attacks.build("calibrated_gap", IMAGE)
+
+
+@pytest.mark.parametrize(
+    "name", ["chosen", "chosen_offline", "chosen_sequential", "chosen_crafted", "calibrated_noise", "dhattack"]
+)
+def test_a_budget_whose_answers_fill_any_memory_is_refused_in_one_line(name):
+    with pytest.raises(ValueError, match=rf"^budget=999999 of attack {name}: expected at most 10000 [^\n]*$"):
+        attacks.build(f"{name}:999999", BITS)
+    assert built(f"{name}:2500", BITS).settings["queries"] > 0  # as many as the paper's
