@@ -631,7 +631,7 @@ assert not any(word in text for word in ("all-reduce", "all-gather", "all-to-all
 
 def test_two_devices_give_the_results_of_one_and_do_not_talk(tmp_path):
     root = str(Path(__file__).resolve().parents[2])
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
     command = [sys.executable, "-c", TWO_DEVICES, str(tmp_path / "two.npz")]
     subprocess.run(command, env=environment, check=True, cwd=root)
