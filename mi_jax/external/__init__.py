@@ -1,7 +1,7 @@
 """Models that were trained elsewhere: from a fitted estimator, a function, a file or a server to a report.
 
-`audits` is the one call; `predictors` makes any library's model a function of rows, `shadows` trains others like it;
-`scorer` is for model selection. `targets` and `files` load what a command line names.
+`audits` is the one call, on a `cases.Case`; `predictors` makes any library's model a function of rows, `shadows` trains
+others like it; `scorer` is for model selection. `targets` and `files` load what a command line names.
 """
 
 from mi_jax.external.audits import Audited, audit_model

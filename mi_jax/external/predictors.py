@@ -99,6 +99,12 @@ _ONNX_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tenso
                "tensor(string)": object, "tensor(bool)": bool, "tensor(int32)": np.int32}  # fmt: skip
 
 
+def _name(function: Any) -> str:
+    """The name of a server, or of a function."""
+    given = getattr(function, "name", None)
+    return given if isinstance(given, str) else getattr(function, "__qualname__", type(function).__qualname__)
+
+
 def _floats(rows: Any) -> np.ndarray:
     """Rows as float32, what networks take."""
     return np.asarray(rows, np.float32)
@@ -112,5 +118,5 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Predictor]], ...] = (
     (_from("onnxruntime", "InferenceSession"), _onnx),
     (_from("xgboost", "Booster"), _booster),
     (lambda model: hasattr(model, "predict") and not isinstance(model, type), _estimator),
-    (callable, lambda model: Predictor(getattr(model, "__qualname__", type(model).__qualname__), model, None)),
+    (callable, lambda model: Predictor(_name(model), model, None)),
 )
