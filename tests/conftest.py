@@ -6,6 +6,20 @@ from pathlib import Path
 
 import pytest
 
+# Those that take longest are handed out first, so that no worker starts one when the others are done.
+LONGEST = (
+    "training/test_ensemble.py", "experiments/test_audit.py", "defenses/test_catalogue.py", "test_audit.py",
+    "test_docs.py", "attacks/test_boundary.py", "trials/test_per_example.py", "external/test_audits.py",
+    "study/test_study.py", "attacks/test_crafting.py", "querying/test_driver.py", "models/test_heads.py",
+    "privacy/test_per_example.py", "attacks/test_classifiers.py", "privacy/test_dp_sgd.py", "study/test_transfer.py",
+    "test_colabs.py", "external/test_targets.py", "attacks/test_rays.py", "evaluation/test_plots.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compiled programs are shared by all workers and by the scripts that tests start; gone with the session.
@@ -13,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
     They are compiled without LLVM's optimisations, which takes a third less: most of the suite's time is compilation.
     `XLA_FLAGS=` in the environment, as of `make test-all`, compiles them as users do.
     """
+    if hasattr(config.option, "loadscopereorder"):  # else files with few tests, however long, come last
+        config.option.loadscopereorder = False
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the threads of two workers on two cores wait for each other
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers inherit what the first process sets

@@ -95,7 +95,7 @@ def test_cached_results_of_another_grid_are_not_used(tmp_path):
     *_, last = study.prepare_grid(TINY, ("none", "l2:1", "l2:3"), recipe=SHORT, out=tmp_path)
     alone = study.prepare(Config(**vars(TINY) | {"defense": "l2:3"}), recipe=SHORT)
     jax.tree.map(np.testing.assert_array_equal, last.params, alone.params)
-    with_reference = study.prepare_grid(TINY, ("none", "adversarial:1"), recipe=SHORT, out=tmp_path)[0]
+    with_reference = study.prepare_grid(TINY, ("none", "l2:1"), recipe=SHORT, out=tmp_path, reference=True)[0]
     assert with_reference.environment["parts_found"] == 0  # another split
 
 
