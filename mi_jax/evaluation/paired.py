@@ -24,7 +24,8 @@ def hits(name: str, record: dict, scores: dict[str, np.ndarray]) -> Hits:
         finished = ~np.isnan(target_scores)
         result.rows.append(scores["rows"][t][finished])
         result.is_member.append(is_member[finished])
-        result.correct.append(((target_scores >= threshold) == is_member)[finished])
+        called = target_scores >= float(threshold)  # "inf" where a record was read from a file
+        result.correct.append((called == is_member)[finished])
     return result
 
 
