@@ -7,6 +7,8 @@ that was trained elsewhere. `program` makes a function a program, `settings` has
 import sys
 from collections.abc import Callable
 
+from absl import flags
+
 import mi_jax
 from mi_jax.cli.audit import audit_from_flags, run_audit, show
 from mi_jax.cli.audit_model import run_audit_model
@@ -31,6 +33,7 @@ __all__ = [
     "show",
 ]
 
+flags.disclaim_key_flags()  # so that --help of a command lists its flags
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "audit": run_audit,
     "audit-model": run_audit_model,

@@ -21,9 +21,9 @@ def run_compare(argv: list[str]) -> None:
             if len(argv) != 3:
                 raise ValueError(f"{len(argv) - 1} folders: expected two, as in mi_jax compare BEFORE AFTER")
             found = compare.compare_folders(*argv[1:])
-            print(compare.table(found))
+            print(compare.comparison_table(found))
             if flags.FLAGS.page:
-                store.write_file(Path(flags.FLAGS.page), compare.page(found, (argv[1], argv[2])).encode())
+                store.write_file(Path(flags.FLAGS.page), compare.comparison_page(found, (argv[1], argv[2])).encode())
 
         return main(body)(argv[:1])
 

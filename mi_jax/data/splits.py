@@ -4,6 +4,7 @@ A split is drawn once, stored with every result, and never drawn again.
 """
 
 import hashlib
+import itertools
 
 import numpy as np
 
@@ -108,11 +109,9 @@ def around(seed: int, members: np.ndarray, nonmembers: np.ndarray, *, num_shadow
     """Returns the trial of a target whose members and non-members are given, and of shadow models around it.
 
     As in `balanced`, each shadow model is trained on one row of every pair of a member and a non-member, so that half
-    of all K = num_shadows + 1 models are trained with each row. Where the sides are unequal, pairs are drawn at random
-    as far as the smaller one goes; `members[k]` and `nonmembers[k]` begin with the paired rows. Members left over are
-    rows of every model, so that all are trained on as many; non-members left over belong to none, and are not in it.
-
-    Raises ValueError for an even num_shadows.
+    of all K = num_shadows + 1 models are trained with each row. Sides are paired at random as far as the smaller one
+    goes; `members[k]` and `nonmembers[k]` begin with paired rows. Members left over are rows of every model, so that
+    all are trained on as many; non-members left over are in none. Raises ValueError for an even num_shadows.
     """
     K = num_shadows + 1
     if num_shadows < 1 or K % 2:
@@ -123,8 +122,7 @@ def around(seed: int, members: np.ndarray, nonmembers: np.ndarray, *, num_shadow
     pairs = np.stack([members[:n], nonmembers[:n]], axis=1)
     sides = np.tile(np.arange(1, K) % 2, (n, 1))  # of the shadow models K/2 on the other side, K/2 - 1 on the target's
     side = np.concatenate([np.zeros((1, n), int), rng.permuted(sides, axis=1).T])  # [K n]
-    every = np.tile(members[n:], (K, 1))
-    inside = np.concatenate([pairs[np.arange(n), side], every], axis=1)
+    inside = np.concatenate([pairs[np.arange(n), side], np.tile(members[n:], (K, 1))], axis=1)
     return Split(inside, pairs[np.arange(n), 1 - side], np.zeros((K, 0), int), np.arange(K)[None])
 
 
@@ -180,13 +178,10 @@ def _check_model(k: int, members: np.ndarray, nonmembers: np.ndarray, reference:
     for name, rows in (("members", members), ("non-members", nonmembers)):
         if (twice := _twice(rows)) is not None:
             raise ValueError(f"split: row {twice} is twice among the {name} of model {k}, expected once")
-    for a, b, name in (
-        (members, nonmembers, "a member and a non-member"),
-        (members, reference, "a member and a reference row"),
-        (nonmembers, reference, "a non-member and a reference row"),
-    ):
-        both = np.intersect1d(a, b)
-        if both.size:
+    sides = {"a member": members, "a non-member": nonmembers, "a reference row": reference}
+    for (a, one), (b, other) in itertools.combinations(sides.items(), 2):
+        if (both := np.intersect1d(one, other)).size:
+            name = f"{a} and {b}"
             raise ValueError(f"split: row {both[0]} is {name} of model {k}, expected one of the two")
 
 
@@ -237,20 +232,26 @@ def calibration_models(
     draws = np.stack([np.random.default_rng([int(row), int(target)]).random(len(split.members)) for row in rows])
     sides = np.zeros((2, *draws.shape), bool)
     for side, trained in zip(sides, (within, ~within), strict=True):
-        rank = np.argsort(np.argsort(np.where(trained, draws[:, shadows], 2.0), axis=1), axis=1)
-        side[:, shadows] = trained & (rank < count[:, None])
+        side[:, shadows] = _first_drawn(trained, draws[:, shadows], count[:, None])
     return sides[0], sides[1]
 
 
 def even_sides(split: Split, models: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns (inside, outside) [P C] bool: of these models as many trained with each of the rows [P] as without it.
 
-    Each is the smaller of the two counts, and none where all models are on one side. The rest is left out in order.
+    Each is the smaller of the two counts, and none where all models are on one side. The rest is left out at random:
+    in any order, which models are left would show which side was the larger, and so what others were trained on.
     """
     member = np.stack([np.isin(rows, split.members[k]) for k in models], axis=1)
     count = np.minimum(member.sum(1), (~member).sum(1))[:, None]
-    inside, outside = (side & (np.cumsum(side, axis=1) <= count) for side in (member, ~member))
-    return inside, outside
+    draws = np.stack([np.random.default_rng(int(row)).random(len(split.members)) for row in rows])[:, models]
+    return _first_drawn(member, draws, count), _first_drawn(~member, draws, count)
+
+
+def _first_drawn(side: np.ndarray, draws: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Of the models of a side [P C] those with the `count` [P 1] lowest draws [P C] of each row."""
+    rank = np.argsort(np.argsort(np.where(side, draws, 2.0), axis=1), axis=1)
+    return side & (rank < count)
 
 
 def split_digest(split: Split) -> str:

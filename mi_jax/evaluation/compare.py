@@ -12,7 +12,7 @@ Audit = tuple[dict, dict[str, np.ndarray]]  # what `report.read` returns
 _RATES = {str(fpr): f"TPR at {100 * fpr:g} % FPR" for fpr in entries.FPRS}
 
 
-def compare(before: Audit, after: Audit) -> dict[str, Any]:
+def compare_audits(before: Audit, after: Audit) -> dict[str, Any]:
     """What the second audit measures less the first, for every attack that both have.
 
     {"paired": bool, "models": {NAME: I}, "attacks": {NAME: {"balanced_accuracy": I, "auc": I, "tpr_at_fpr": {FPR: I}}}}
@@ -59,7 +59,7 @@ def _less(before: dict | None, after: dict | None, same: bool) -> dict | None:
     return metrics.independent_difference(after, before)
 
 
-def table(found: dict[str, Any]) -> str:
+def comparison_table(found: dict[str, Any]) -> str:
     """The differences as plain text, in percentage points."""
     head = ["attack", "balanced accuracy", "AUC", *_RATES.values()]
     rows = [[text.spoken(name), _points(entry["balanced_accuracy"]), _points(entry["auc"]),
@@ -70,10 +70,10 @@ def table(found: dict[str, Any]) -> str:
     return f"{said}\n\ntrain accuracy {train}, test accuracy {test}\n\n{text.aligned([head, *rows])}"
 
 
-def page(found: dict[str, Any], names: tuple[str, str]) -> str:
+def comparison_page(found: dict[str, Any], names: tuple[str, str]) -> str:
     """The same as a self-contained HTML page; `names` are those of the two audits."""
     title = " and ".join(map(html.escape, names))
-    body = html.escape(table(found))
+    body = html.escape(comparison_table(found))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Compared: {title}</title><body style='font:16px system-ui;margin:2rem;max-width:70rem'>"
@@ -82,8 +82,8 @@ def page(found: dict[str, Any], names: tuple[str, str]) -> str:
 
 
 def compare_folders(before: Path | str, after: Path | str) -> dict[str, Any]:
-    """`compare` of the audits in two folders. ValueError, which names the folder, where there is none."""
-    return compare(report.read(before), report.read(after))
+    """`compare_audits` of the audits in two folders. ValueError, which names the folder, where there is none."""
+    return compare_audits(report.read(before), report.read(after))
 
 
 def _points(interval: dict | None) -> str:

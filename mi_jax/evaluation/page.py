@@ -69,15 +69,12 @@ th,td{padding:.15rem .35rem}tr,li,h2,h3,figure{break-inside:avoid}h1,h2,h3{break
 def page(record: dict, figures: dict[str, Sequence[str]], exposed: Exposed | None = None, verdict: str = "") -> str:
     """A self-contained HTML page. `figures`: "roc" and "scores" -> <svg> elements, which stand in it as they are.
 
-    `exposed`: the points of the `exposed.leading_records`; None: the page has no such section. `verdict`: the section
-    of `verdict.box`, which stands in it as it is.
+    `exposed`: `exposed.leading_records`, or None for no such section. `verdict`: a `verdict.box`, which stands as it is.
     """
     title = f"Label-only membership audit: {record['config']['dataset']}"
     environment = record.get("environment") or {}
     sections = {
-        "Findings": "<ul>"
-        + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings(record, exposed))
-        + "</ul>",
+        "Findings": f"<ul>{''.join(f'<li>{html.escape(said)}</li>' for said in findings(record, exposed))}</ul>",
         "Attacks": _attacks(record),
         "Exposed records": _exposed(exposed) if exposed else "",
         "What each attack chose and cost": _costs(record),

@@ -39,9 +39,9 @@ def sentences(record: dict, scores: dict[str, np.ndarray]) -> list[str]:
 
 def _strongest(record: dict, scores: dict[str, np.ndarray], names: list[str]) -> str:
     name = max(names, key=lambda one: record["attacks"][one]["balanced_accuracy"]["mean"])
-    found = gate.advantage(record, scores, name, 0.95)
+    found, queries = gate.advantage(record, scores, name, 0.95), round(record["attacks"][name]["queries_per_example"])
     said = f"An attacker who sees labels alone has an advantage of {percent(found)} over guessing by the attack "
-    said += f"“{spoken(name)}” ({record['attacks'][name]['queries_per_example']:.0f} queries a point)"
+    said += f"“{spoken(name)}” ({queries:,} {'query' if queries == 1 else 'queries'} a point)"
     for fpr in _FPRS:
         (checked,) = gate.check_limits(record, scores, [gate.Limit("tpr", 0.0, fpr)])
         if checked.measured is not None and checked.attack:

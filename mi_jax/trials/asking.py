@@ -43,15 +43,21 @@ class Asking:
         return Questions(attack.pool, rows, self._crafted[key]), trial[~np.isin(trial, crafting)]
 
     def _crafting(self, name: str) -> np.ndarray:
-        """The models that craft: shadow models that are no targets, so that one crafting serves all trials."""
+        """The models that craft: shadow models that are no targets, so that one crafting serves all trials.
+
+        They may all be on one side of a row. So many others are left that a target, and a stand-in without the target,
+        have a model on each side still: in a balanced split half of all models, less those that craft and these two.
+        """
         trials = self.split.trials
-        free = np.setdiff1d(trials[:, 1:], trials[:, 0])
-        if len(free) < 6:
+        free, all_models = np.setdiff1d(trials[:, 1:], trials[:, 0]), len(np.unique(trials))
+        if len(free) < 6 or all_models < 10:
             raise ValueError(
-                f"attack {name} crafts questions with shadow models that are no targets: {len(free)} of them, expected "
-                "6 or more, as split=balanced has with fewer targets than models"
+                f"attack {name} crafts questions with shadow models that are no targets: {len(free)} of them among "
+                f"{all_models} models, expected 6 or more among 10 or more, as split=balanced has with fewer targets "
+                "than models"
             )
-        return free[-max(4, min(CRAFTERS, len(free) // 3)) :]
+        most = max(4, min(CRAFTERS, len(free) // 3))
+        return free[-min(most, all_models // 2 - 3) :]
 
     def _crafters(self, crafting: np.ndarray, rows: np.ndarray) -> Crafters:
         boxes = [self._target(int(k), "gradient") for k in crafting]

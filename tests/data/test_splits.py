@@ -243,8 +243,21 @@ def test_even_sides_are_as_many_models_with_a_row_as_without_it():
     models, rows = np.array([1, 4, 5, 7]), rows_of(BALANCED, 0)
     inside, outside = splits.even_sides(BALANCED, models, rows)
     trained = np.stack([np.isin(rows, BALANCED.members[k]) for k in models], axis=1)
-    for point in range(100):
-        of_side = [np.flatnonzero(trained[point]), np.flatnonzero(~trained[point])]
-        count = min(map(len, of_side))
-        assert np.flatnonzero(inside[point]).tolist() == of_side[0][:count].tolist()
-        assert np.flatnonzero(outside[point]).tolist() == of_side[1][:count].tolist()
+    np.testing.assert_array_equal(inside.sum(1), np.minimum(trained.sum(1), (~trained).sum(1)))
+    np.testing.assert_array_equal(outside.sum(1), inside.sum(1))
+    assert not (inside & ~trained).any() and not (outside & trained).any()
+    some, _ = splits.even_sides(BALANCED, models, rows[::-3])
+    np.testing.assert_array_equal(some, inside[::-3])  # whatever the order of rows
+
+
+@pytest.mark.parametrize("number", [3, 4])
+def test_which_models_are_taken_does_not_tell_what_another_was_trained_on(number):
+    """Of 8 models 3 with a row and 1 without it leave one of each, but make another one without it likelier."""
+    split = splits.balanced(0, 8000, 4000, num_targets=1, num_shadows=7)
+    models, rows = np.arange(8 - number, 8), rows_of(split, 0)
+    inside, outside = splits.even_sides(split, models, rows)
+    single, is_member = inside.sum(1) == 1, np.isin(rows, split.members[0])
+    for pair in itertools.permutations(range(number), 2):
+        same = single & inside[:, pair[0]] & outside[:, pair[1]]
+        low, high = stats.binom.ppf([1e-5, 1 - 1e-5], same.sum(), 0.5)
+        assert same.sum() > 100 and low <= is_member[same].sum() <= high, pair

@@ -80,23 +80,25 @@ def test_text_of_the_user_is_escaped_in_the_verdict():
 
 
 def test_the_same_points_are_compared_point_by_point_and_others_as_independent(digits):
-    found = compare.compare(digits, digits)
+    found = compare.compare_audits(digits, digits)
     assert found["paired"] and found["attacks"]["noise"]["balanced_accuracy"]["mean"] == 0
     assert (
         found["attacks"]["noise"]["balanced_accuracy"]["low"]
         < 0
         < found["attacks"]["noise"]["balanced_accuracy"]["high"]
     )
-    others = compare.compare(digits, report.read(RECORDS / "audit-digits-disjoint"))
+    others = compare.compare_audits(digits, report.read(RECORDS / "audit-digits-disjoint"))
     change = others["attacks"]["gap"]["auc"]
     assert not others["paired"] and change["low"] < change["mean"] < change["high"]
-    assert "other points" in compare.table(others) and "<h1>Compared: &lt;a and b" in compare.page(others, ("<a", "b"))
+    assert "other points" in compare.comparison_table(
+        others
+    ) and "<h1>Compared: &lt;a and b" in compare.comparison_page(others, ("<a", "b"))
 
 
 def test_two_reports_without_a_common_attack_are_refused(digits):
     record, scores = digits
     with pytest.raises(ValueError, match="expected a common one"):
-        compare.compare(digits, (record | {"attacks": {}}, scores))
+        compare.compare_audits(digits, (record | {"attacks": {}}, scores))
 
 
 def test_commands_end_with_1_where_a_limit_is_broken_and_2_where_it_is_none(tmp_path):

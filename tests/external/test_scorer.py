@@ -21,7 +21,7 @@ def test_a_grid_search_chooses_the_tree_that_leaks_least():
     scorer = mi_jax.make_privacy_scorer(x, y)
     grid = {"max_depth": [1, None]}
     search = GridSearchCV(DecisionTreeClassifier(random_state=0), grid, scoring=scorer, cv=3, n_jobs=2).fit(x, y)
-    assert search.best_params_ == {"max_depth": 1} and search.best_score_ > -0.05
+    assert search.best_params_ == {"max_depth": 1} and search.best_score_ > -0.1
 
 
 def test_rows_that_the_scorer_does_not_know_are_refused():

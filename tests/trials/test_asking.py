@@ -47,5 +47,25 @@ def test_one_crafting_serves_all_trials():
 
 def test_where_all_models_are_targets_nobody_is_left_to_craft():
     asks, split = asking(12)
-    with pytest.raises(ValueError, match=r"^attack yoqo crafts[^\n]*4 of them, expected 6 or more[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^attack yoqo crafts[^\n]*4 of them among 16 models, expected 6 [^\n]*$"):
+        asks.questions(ATTACK, rows_of(split), split.trials[0])
+
+
+@pytest.mark.parametrize("shadows", [9, 11, 13, 15, 23])
+def test_a_target_and_its_stand_ins_are_calibrated_whichever_models_craft(shadows):
+    asks, split = asking(4, shadows)
+    rows = rows_of(split)
+    calibrating = asks.questions(ATTACK, rows, split.trials[0])[1]
+    crafting = np.setdiff1d(split.trials[0], calibrating)
+    alike = np.isin(split.members[crafting], split.members[crafting[:1]]).all(0)
+    assert 2 <= len(crafting) <= CRAFTERS and (alike.any() or len(crafting) > 2)
+    for place, model in enumerate(calibrating[:4]):  # a stand-in goes without the target
+        others = calibrating[1:] if place == 0 else np.delete(calibrating, [0, place])
+        inside, outside = splits.calibration_models(split, model, others, rows)
+        assert inside.any(1).all() and outside.any(1).all()
+
+
+def test_too_few_models_to_craft_and_calibrate_are_refused_in_one_line():
+    asks, split = asking(1, 7)
+    with pytest.raises(ValueError, match=r"^attack yoqo crafts[^\n]*7 of them among 8 models, expected[^\n]*$"):
         asks.questions(ATTACK, rows_of(split), split.trials[0])
