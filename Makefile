@@ -18,6 +18,7 @@ help:
 	@echo "make test                                                 the fast test suite"
 	@echo "make test-all                                             with the slow tests"
 	@echo "make mutants                                              plants faults, one at a time: at most two may survive"
+	@echo "make test-servers | test-targets                          real model servers; torch, XGBoost, ONNX, skops"
 	@echo "make test-peers                                           sums and bounds compared with those of jax-privacy"
 	@echo "make benchmark-training | benchmark-boundary | benchmark-dp_sgd | benchmark-crafting   with PyTorch; Foolbox, ART; Opacus"
 	@echo "make wheel                                                builds the wheel and runs a smoke audit from it"
@@ -75,6 +76,20 @@ $(BENCH)/.installed: experiments/benchmarks/requirements.txt
 	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+.PHONY: test-servers test-targets
+test-servers: $(VENV)/.installed-tests .venv-servers/.installed
+	MI_JAX_SERVERS=.venv-servers $(RUN) -m pytest -m slow tests/servers
+
+.venv-servers/.installed: tests/servers/requirements.txt
+	@test -x .venv-servers/bin/python || $(PYTHON) -m venv .venv-servers
+	@.venv-servers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# Models of other libraries; large, so that the fast suite skips by name what is not installed.
+test-targets: $(VENV)/.installed-tests
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/external/requirements.txt
+	$(RUN) -m pytest tests/external tests/test_colabs.py
 
 # Our sums of clipped gradients and our bound of epsilon beside jax-privacy's, which only that environment has.
 test-peers: $(VENV)/.installed $(BENCH)/.installed

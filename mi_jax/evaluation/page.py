@@ -69,7 +69,7 @@ th,td{padding:.15rem .35rem}tr,li,h2,h3,figure{break-inside:avoid}h1,h2,h3{break
 def page(record: dict, figures: dict[str, Sequence[str]], exposed: Exposed | None = None, verdict: str = "") -> str:
     """A self-contained HTML page. `figures`: "roc" and "scores" -> <svg> elements, which stand in it as they are.
 
-    `exposed`: `exposed.leading_records`, or None for no such section. `verdict`: a `verdict.box`, which stands as it is.
+    `exposed`: `exposed.leading_records`; None: no such section. `verdict`: a `verdict.box`, which stands as it is.
     """
     title = f"Label-only membership audit: {record['config']['dataset']}"
     environment = record.get("environment") or {}
