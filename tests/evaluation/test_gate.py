@@ -1,15 +1,15 @@
 import json
 import re
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import mi_jax
 from mi_jax.evaluation import compare, gate, report, verdict
 from tests import programs
-from tests.test_docs import REPOSITORY
 
-RECORDS = REPOSITORY / "results" / "records"
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "records"
 DIGITS = RECORDS / "audit-digits"
 
 
@@ -102,16 +102,23 @@ def test_two_reports_without_a_common_attack_are_refused(digits):
 
 
 def test_commands_end_with_1_where_a_limit_is_broken_and_2_where_it_is_none(tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(DIGITS, run)
-    broken = programs.run_program("experiments.audit", f"--from={run}", "--fail_above=advantage:0.1,exposed:0")
-    assert broken.returncode == 1 and "limit advantage:0.1: broken" in broken.stdout, broken.stderr
-    assert json.loads((run / "report.json").read_text())["limits"] == ["advantage:0.1", "exposed:0"]
-    assert "2 of 2 limits broken" in (run / "report.html").read_text()
-    kept = programs.run_program("experiments.audit", f"--from={run}", "--fail_above=advantage:0.9")
-    assert kept.returncode == 0 and "limit advantage:0.9: kept" in kept.stdout
+    run, other = tmp_path / "run", tmp_path / "other"
+    x, y = np.arange(80.0).reshape(40, 2), np.arange(40) % 2
+
+    def predict(rows):  # right on members alone
+        return np.where(rows[:, 0] < 40, rows[:, 0] // 2 % 2, 1 - rows[:, 0] // 2 % 2).astype(int)
+
+    audited = mi_jax.audit_model(predict, (x[:20], y[:20]), (x[20:], y[20:]), attacks=["gap"])
+    for folder in (run, other):
+        audited.write(folder)
+    broken = programs.run_program("experiments.audit", f"--from={run}", "--fail_above=advantage:0.5,exposed:0")
+    assert broken.returncode == 1 and "limit advantage:0.5: broken" in broken.stdout, broken.stderr
+    assert json.loads((run / "report.json").read_text())["limits"] == ["advantage:0.5", "exposed:0"]
+    assert "1 of 2 limits broken" in (run / "report.html").read_text()
+    kept = programs.run_program("experiments.audit", f"--from={run}", "--fail_above=advantage:1")
+    assert kept.returncode == 0 and "limit advantage:1: kept" in kept.stdout
     wrong = programs.run_program("experiments.audit", f"--from={run}", "--fail_above=advantage")
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: limit 'advantage': expected")
-    compared = programs.run_program("mi_jax", "compare", str(run), str(DIGITS), f"--page={tmp_path}/page.html")
+    compared = programs.run_program("mi_jax", "compare", str(run), str(other), f"--page={tmp_path}/page.html")
     assert compared.returncode == 0 and "the same points" in compared.stdout and (tmp_path / "page.html").exists()
     assert programs.run_program("mi_jax", "compare", str(run)).returncode == 2

@@ -70,6 +70,14 @@ def test_a_hundred_schedules_of_faults_change_neither_scores_nor_counts(seed, fa
     assert_faults_change_nothing(seed, PATHS[seed % 3], faultless)
 
 
+def test_an_answer_to_another_request_is_put_again():
+    faulty = Faulty(predict, lambda number: "reorder" if number < 3 else None)
+    with serving(faulty, "/v2/models/m/infer") as url:
+        server = fast(url)
+        np.testing.assert_array_equal(server(X), predict(X))
+    assert faulty.requests == 3 and server.retried == 2 * len(X)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_data_frame_keeps_its_columns(path):
     faulty = Faulty(lambda rows: np.zeros(len(rows), int))
