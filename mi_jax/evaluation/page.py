@@ -3,7 +3,6 @@
 import base64
 import html
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from mi_jax.evaluation import text
 from mi_jax.evaluation.exposed import Exposed, by_group, count_named, exposed_sentences, strongest
 from mi_jax.evaluation.findings import ACCESS, findings
+from mi_jax.evaluation.markup import cards, document, note
 from mi_jax.evaluation.plots import image_png
 
 _SHORT = {
@@ -39,31 +39,6 @@ _CAPTIONS = {
     "scores": "Scores of the attacked points. A point at or right of the threshold, chosen on shadow models, is called "
     "a member.",
 }
-_STYLE = """
-:root{color-scheme:light}
-body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-h1{line-height:1.2;overflow-wrap:anywhere}h2{margin-top:2rem}h3{margin-bottom:.2rem}
-table{border-collapse:collapse;font-size:.9rem}th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:left}
-th,td{vertical-align:top;overflow-wrap:break-word}td{font-variant-numeric:tabular-nums}
-table:not(.wide) td:last-child,.note{overflow-wrap:anywhere}
-.wide{width:100%}.wide th{vertical-align:bottom}.wide td:first-child{font-weight:600}
-figure{margin:1rem 0;break-inside:avoid}figcaption,.note{color:#555;font-size:.9rem}
-h3+table{margin-top:.5rem}.verdict{border:1px solid #bbb;border-left:6px solid #0072b2;padding:0 1rem;margin:1rem 0}
-.broken b{color:#b30000}.kept b{color:#006400}.undecided b{color:#8a5a00}.verdict h2{margin:.8rem 0 .4rem}
-img{width:48px;height:48px;object-fit:contain;image-rendering:pixelated;vertical-align:middle}
-svg{max-width:100%;height:auto;display:block}.panels{display:flex;flex-wrap:wrap;gap:.5rem}
-@media screen and (max-width:800px){
-.wide tr:first-child{display:none}.wide tr,.wide td{display:block}.wide tr{margin-bottom:1rem}
-.wide td{display:flex;justify-content:space-between;gap:1rem;text-align:right;padding:.2rem 0}
-.wide td:empty{display:none}
-.wide td::before{content:attr(data-label);color:#555;font-weight:400;text-align:left;flex:none;max-width:50%}
-}
-@media print{
-@page{margin:14mm}body{font-size:10.5pt;margin:0;max-width:none;padding:0}table{font-size:8pt}
-th,td{padding:.15rem .35rem}tr,li,h2,h3,figure{break-inside:avoid}h1,h2,h3{break-after:avoid}
-.scores svg{max-width:32%}.roc svg{max-width:70%}img{width:32px;height:32px}
-}
-"""
 
 
 def page(record: dict, figures: dict[str, Sequence[str]], exposed: Exposed | None = None, verdict: str = "") -> str:
@@ -89,13 +64,8 @@ def page(record: dict, figures: dict[str, Sequence[str]], exposed: Exposed | Non
         "Seconds": _list(record.get("seconds") or {}),
     }
     body = verdict + "".join(f"<h2>{name}</h2>{content}" for name, content in sections.items() if content)
-    return text.printable(
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{html.escape(title)}</h1>{_note(_origin(environment))}{_note(environment.get('command', ''))}{body}"
-        f"{_note('Split ' + str(record.get('split_digest', 'unknown')))}</body></html>\n"
-    )
+    first = f"{note(_origin(environment))}{note(environment.get('command', ''))}"
+    return document(title, f"{first}{body}{note('Split ' + str(record.get('split_digest', 'unknown')))}")
 
 
 def _origin(environment: dict) -> str:
@@ -127,7 +97,7 @@ def _attacks(record: dict) -> str:
         "Pooled: of the points of all targets together, with an interval over points.",
         *(f"{word}: {meaning}" for word, meaning in _SHORT.items() if any(cell.endswith(word) for cell in cells)),
     ]
-    return _table(rows) + "".join(_note(note) for note in notes)
+    return cards(rows) + "".join(note(said) for said in notes)
 
 
 def _rate(entry: dict, fpr: str) -> str:
@@ -149,10 +119,8 @@ def _exposed(found: Exposed) -> str:
             lines = sorted(lines, key=lambda one: -one["named_members"])[:SHOWN_GROUPS]
         groups += [{"records": f"{name} {one['value']}", **_group_cells(one)} for one in lines]
     said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in exposed_sentences(found))
-    notes = "".join(_note(note) for note in (_GROUPS, *notes))
-    return (
-        f"{said}{_table(shown, elements=('image',))}{_note(_EXPOSED)}<h3>By class and group</h3>{_table(groups)}{notes}"
-    )
+    notes = "".join(note(said) for said in (_GROUPS, *notes))
+    return f"{said}{cards(shown, elements=('image',))}{note(_EXPOSED)}<h3>By class and group</h3>{cards(groups)}{notes}"
 
 
 def _exposed_cells(found: Exposed, row: dict) -> dict[str, str]:
@@ -224,7 +192,7 @@ def _costs(record: dict) -> str:
             }
         )
     shared = any("every_point" in one for one in record["attacks"].values())
-    return _table(rows) + (_note(_SHARED) if shared and by_attack else "")
+    return cards(rows) + (note(_SHARED) if shared and by_attack else "")
 
 
 def _threat_model(record: dict) -> dict[str, Any]:
@@ -250,30 +218,6 @@ def _threat_model(record: dict) -> dict[str, Any]:
 
 def _share(share: float | None) -> str | None:
     return None if share is None else f"{100 * share:.1f} %"
-
-
-def _table(rows: Sequence[dict[str, str]], elements: Sequence[str] = ()) -> str:
-    """Rows of named cells as a table, without columns that are empty; a narrow screen shows a card for each row.
-
-    `elements`: the columns that are HTML already.
-    """
-    head = [name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name) for row in rows)]
-    cells = "".join(f"<th>{_cell(name)}</th>" for name in head)
-    lines = "".join(
-        "<tr>"
-        + "".join(
-            f'<td data-label="{html.escape(name)}">{(str if name in elements else _cell)(row.get(name, ""))}</td>'
-            for name in head
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table class=wide><tr>{cells}</tr>{lines}</table>"
-
-
-def _cell(value: str) -> str:
-    """A cell that breaks before an interval, not within it."""
-    return re.sub(r" (?=%)|(?<=,) (?=[-+\d.]+\])", "\u00a0", html.escape(value))
 
 
 def _list(entries: dict, said: Callable[[str], str] = text.spoken) -> str:
@@ -304,7 +248,3 @@ def _words(value: Any) -> str:
 def _figure(name: str, svgs: Sequence[str]) -> str:
     caption = f"<figcaption>{html.escape(_CAPTIONS[name])}</figcaption>"
     return f"<figure><div class='panels {name}'>{''.join(svgs)}</div>{caption}</figure>"
-
-
-def _note(sentence: str) -> str:
-    return f"<p class=note>{html.escape(sentence)}</p>" if sentence else ""

@@ -29,6 +29,16 @@ def test_the_schema_is_one_and_describes_what_report_py_documents():
     assert all(f'"{key}"' in documented for key in SCHEMA["properties"] if key != "environment")
 
 
+def test_the_page_names_every_key_of_the_schema():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "report.md").read_text()
+    keys = [*SCHEMA["properties"], *SCHEMA["$defs"]["attack"]["properties"]]
+    assert [key for key in keys if f"`{key}`" not in page] == []
+
+
+def test_limits_and_a_price_are_valid():
+    jsonschema.validate(read(RECORDS[0]) | {"limits": ["tpr@0.001:0.01", "exposed:0"], "price_per_1000": 1.5}, SCHEMA)
+
+
 @pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.parent.name)
 def test_every_committed_report_is_valid(file):
     jsonschema.validate(read(file), SCHEMA)
