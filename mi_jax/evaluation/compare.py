@@ -12,7 +12,10 @@ from mi_jax.evaluation.markup import cards, document, note
 
 Audit = tuple[dict, dict[str, np.ndarray]]  # what `report.read` returns
 _RATES = {str(fpr): f"TPR at {100 * fpr:g} % FPR" for fpr in entries.FPRS}
-_PAIRED = "Both audits attacked the same points of as many targets: intervals are of paired differences."
+_PAIRED = (
+    "Both audits attacked the same points of as many targets: intervals are of paired differences. TPRs and accuracies "
+    "of a single target, and of targets that agree, are compared as if independent, which is wider."
+)
 _INDEPENDENT = "The audits attacked other points ({why}): intervals are of differences of independent audits."
 
 

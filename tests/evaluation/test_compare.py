@@ -42,6 +42,12 @@ def test_paired_accuracies_are_those_of_paired_and_the_rest_is_target_by_target(
     assert found["attacks"]["noise"]["auc"] == {end: change[end] for end in ("mean", "low", "high")}
 
 
+def test_targets_that_change_alike_are_compared_by_their_points():
+    """Student's interval of equal differences has no width; these TPRs of 0.125 are equal for all targets."""
+    change = compare.compare_audits(modern(), modern())["attacks"]["noise"]["tpr_at_fpr"]["0.1"]
+    assert change["low"] < -0.01 and change["mean"] == 0 and change["high"] > 0.01
+
+
 def test_other_audits_are_independent(digits):
     found = compare.compare_audits(digits, report.read(RECORDS / "audit-digits-disjoint"))
     change = found["attacks"]["gap"]["auc"]

@@ -23,7 +23,10 @@ def attainable(shift, fpr, decimals):
     return stats.norm.sf(threshold - shift)
 
 
-@pytest.mark.parametrize("members, others, fpr", [(200, 200, 0.01), (400, 1000, 0.01), (300, 150, 0.1), (50, 30, 0.1)])
+@pytest.mark.parametrize(
+    "members, others, fpr",
+    [(200, 200, 0.01), (400, 1000, 0.01), (300, 150, 0.1), (50, 30, 0.1), (2000, 100, 0.01)],
+)
 @pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("decimals", [None, 0])
 def test_an_interval_over_points_covers_the_rate_in_closed_form(members, others, fpr, shift, decimals):
@@ -32,6 +35,21 @@ def test_an_interval_over_points_covers_the_rate_in_closed_form(members, others,
     found = [low_rates.tpr_over_points(*draw(rng, members, others, shift, decimals), fpr) for _ in range(200)]
     assert sum(not one["low"] - 1e-12 <= truth <= one["high"] + 1e-12 for one in found) <= 16
     assert all(one["low"] <= one["mean"] <= one["high"] for one in found)
+
+
+@pytest.mark.parametrize("others, fpr", [(1000, 0.01), (1000, 0.1), (5000, 0.01), (300, 0.01)])
+def test_the_ends_equal_those_of_a_search_over_all_thresholds(others, fpr):
+    """Of every threshold the exact chance that its rate is at most `fpr`, and a quarter of 10 % for each bound."""
+    scores, is_member = draw(np.random.default_rng(3), 400, others, 1.0)
+    falling, tail = np.sort(scores[~is_member])[::-1], 0.1 / 4
+    rare = [k for k in range(others) if stats.beta.cdf(fpr, k + 1, others - k) >= 1 - tail]
+    frequent = [k for k in range(others) if stats.beta.cdf(fpr, k + 1, others - k) <= tail]
+    above = [int((scores[is_member] > falling[k]).sum()) for k in (max(rare, default=0), frequent[0])]
+    low = stats.beta.ppf(tail, above[0], 401 - above[0])
+    low *= 1 if rare else fpr / stats.beta.ppf(1 - tail, 1, others)
+    found = low_rates.tpr_over_points(scores, is_member, fpr, 0.9)
+    assert found["low"] == pytest.approx(low, rel=1e-9)  # other branches of the same special functions
+    assert found["high"] == pytest.approx(stats.beta.ppf(1 - tail, above[1] + 1, 400 - above[1]), rel=1e-9)
 
 
 def test_an_interval_at_a_fixed_threshold_does_not_cover_it():

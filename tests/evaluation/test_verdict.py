@@ -86,10 +86,10 @@ def test_one_target_and_a_record_without_rows_have_a_verdict():
     assert "An advantage" not in verdict.sentences(record, scores)["Labels alone"]
 
 
-def test_without_shadow_models_the_thresholds_are_said_to_flatter():
+def test_without_shadow_models_the_thresholds_are_said_to_come_from_known_members():
     record, scores = modern()
     record["config"]["num_shadows"] = 0
-    assert "which flatters it" in verdict.sentences(record, scores)["Threat model"]
+    assert "which an attacker seldom has" in verdict.sentences(record, scores)["Threat model"]
 
 
 def test_without_an_attack_on_labels_the_verdict_says_so():
@@ -128,3 +128,11 @@ def test_text_of_the_user_is_text_in_the_page(tmp_path):
     assert HOSTILE in parsed.text and "alert('1')</script>" in verdict.sentences(record, scores)["Records"]
     box = verdict.box(record, scores)
     assert set(Page(box).tags) == {"section", "h2", "p", "b", "ul", "li"} and "&lt;script&gt;" in box
+
+
+def test_the_name_of_an_attack_that_breaks_a_limit_is_text():
+    record, scores = modern()
+    record["attacks"] = {HOSTILE: record["attacks"]["noise"]}
+    scores[f"attack/{HOSTILE}/scores"] = scores["is_member"].astype(float)
+    box = verdict.box(record | {"limits": ["advantage:0", "tpr@0.1:0"]}, scores)
+    assert set(Page(box).tags) == {"section", "h2", "p", "b", "ul", "li"} and box.count("&lt;script&gt;") >= 3
