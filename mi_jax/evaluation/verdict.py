@@ -118,7 +118,7 @@ def _threat_model(record: dict) -> str:
     online = any(entry.get("every_point", {}).get("online") for entry in record["attacks"].values())
     said = "The attacker knows the true labels of the candidates and asks the model as any user does"
     if not number:
-        return f"{said}; thresholds come from known members and non-members of the model itself, which an attacker seldom has."
+        return f"{said}; thresholds come from known members and non-members of the model, which an attacker seldom has."
     models = f"{counted(number, 'shadow model')} like the target{', some of them with each candidate' * online}"
     return f"{said}; it has rows like those of the training, and trains {models}."
 
