@@ -56,7 +56,7 @@ def findings(record: dict, exposed: Exposed | None = None) -> list[str]:
     for access, description in ACCESS.items():
         entries = {name: entry for name, entry in attacks.items() if entry["access"] == access}
         if entries:
-            name, how = _chosen(entries)
+            name, how = _chosen(entries, "shadow models" if record["config"]["num_shadows"] else "held-out points")
             sentences.append(_attack(name, entries[name], description, said=name in named) + how)
         if access == "label":
             sentences += [*named.values(), *(exposed_sentences(exposed)[:1] if exposed else [])]
@@ -67,13 +67,13 @@ def findings(record: dict, exposed: Exposed | None = None) -> list[str]:
             *_limits(record)]  # fmt: skip
 
 
-def _chosen(entries: dict[str, dict]) -> tuple[str, str]:
+def _chosen(entries: dict[str, dict], on: str) -> tuple[str, str]:
     """The attack that stands for an access, and the sentence that says how it was chosen."""
     if len(entries) == 1:
         return next(iter(entries)), ""
     if all("shadow_accuracy" in entry["tuned"] for entry in entries.values()):
         best = max(entries, key=lambda name: np.mean(entries[name]["tuned"]["shadow_accuracy"]))
-        return best, f" Of {len(entries)} attacks it is the one with the best accuracy on shadow models."
+        return best, f" Of {len(entries)} attacks it is the one with the best accuracy on {on}."
     best = max(entries, key=lambda name: entries[name]["balanced_accuracy"]["mean"])
     how = "on the targets themselves, which flatters it: the record has no accuracies on shadow models"
     return best, f" Of {len(entries)} attacks it is the one with the best accuracy {how}."
@@ -238,13 +238,19 @@ def _limits(record: dict) -> list[str]:
     config, few = record["config"], ""
     if (config.get("tuning_shadows") or config["num_shadows"]) < config["num_shadows"]:
         few = f", those with one threshold on {config['tuning_shadows']} of them"
+    untested = (
+        f"Not tested: {_untested(record['attacks'])}; {_untested_defenses(config.get('defense'))}; rows selected as "
+        "outliers; an attacker who can poison the training set. A low number bounds leakage to these attacks, not to "
+        "every attack."
+    )
+    if not config["num_shadows"]:
+        tuned = "Strengths and thresholds were cross-fitted on members and non-members of the model itself"
+        return [f"{tuned}, whom an attacker seldom knows; each point was judged by a rule from others.", untested]
     return [
         f"Attacks were tuned and thresholded on {counted(config['num_shadows'], 'shadow model')} per target{few}, "
         f"trained like it{_SHADOW_ROWS.get(config.get('split', ''), '')}. An attacker with less data, or another "
         "architecture, may do worse.",
-        f"Not tested: {_untested(record['attacks'])}; {_untested_defenses(config.get('defense'))}; rows selected as "
-        "outliers; an attacker who can poison the training set. A low number bounds leakage to these attacks, not to "
-        "every attack.",
+        untested,
     ]
 
 
