@@ -67,7 +67,7 @@ def findings(record: dict, exposed: Exposed | None = None) -> list[str]:
             *_limits(record)]  # fmt: skip
 
 
-def _chosen(entries: dict[str, dict], on: str) -> tuple[str, str]:
+def _chosen(entries: dict[str, dict], on: str = "shadow models") -> tuple[str, str]:
     """The attack that stands for an access, and the sentence that says how it was chosen."""
     if len(entries) == 1:
         return next(iter(entries)), ""
