@@ -66,10 +66,12 @@ def audit(
     from them. ValueError, before the first query, for a data set, split, attacks or numbers that do not fit together.
     """
     _check_arguments(dataset, target, attacks, {"num_points": num_points, "cap": cap, "tuning_shadows": tuning_shadows})
+    if cross_fit:
+        _check_needs_no_shadows(attacks)
     dataset, split = check_dataset(dataset), splits.check_split(split, len(dataset.x), shadows=not cross_fit)
     _check_groups(groups, len(dataset.x))
     points = [select_points(split, k, num_points) for k in range(len(split.members))]
-    (_check_cross_fit if cross_fit else _check_points)(points, split, attacks)
+    _check_points(points, split)
     plan = Plan(dataset, split, points, tuning_shadows, cap)
     together = [{name: attacks[name] for name in names} for names in group_attacks(attacks)]
     planned = [planned_queries(plan, group) for group in together]
@@ -146,25 +148,25 @@ def _check_groups(groups: Any, rows: int) -> None:
         raise ValueError(f"groups of shape {list(np.shape(groups))}: expected [{rows}], one for each row of the data")
 
 
-def _check_cross_fit(points: list[Points], split: Split, attacks: dict[str, tuple]) -> None:
-    """Raises ValueError for trials with shadow models, attacks that need them, and points too few to divide."""
-    if split.trials.shape[1] > 1:
-        raise ValueError(f"cross_fit: trials {list(split.trials.shape)}, expected [T 1], targets without shadow models")
+def _check_needs_no_shadows(attacks: dict[str, tuple]) -> None:
+    """Raises ValueError for an attack that cannot be cross-fitted."""
     for name, candidates in attacks.items():
         if isinstance(candidates[0], PerExample) or candidates[0].access == "gradient":
             raise ValueError(f"cross_fit: attack {name} needs shadow models, expected one with one threshold")
-    for (target,) in split.trials:
-        members = int(points[target].is_member.sum())
-        others = len(points[target].is_member) - members
-        if min(members, others) < LEAST:
-            counts = f"{members} members and {others} non-members of model {target}"
-            raise ValueError(f"cross_fit: {counts}, expected at least {LEAST} of each")
 
 
-def _check_points(points: list[Points], split: Split, attacks: dict[str, tuple]) -> None:
-    """Raises ValueError where shadow models have too few points for one half of them to check the other."""
-    del attacks
+def _check_points(points: list[Points], split: Split) -> None:
+    """Raises ValueError where shadow models have too few points for one half of them to check the other.
+
+    Without shadow models, where the target has too few to be divided.
+    """
     for t, trial in enumerate(split.trials):
+        if len(trial) == 1:
+            is_member = points[trial[0]].is_member
+            if min(is_member.sum(), (~is_member).sum()) < LEAST:
+                counts = f"{is_member.sum()} members and {(~is_member).sum()} non-members of model {trial[0]}"
+                raise ValueError(f"cross_fit: {counts}, expected at least {LEAST} of each")
+            continue
         is_member = np.concatenate([points[k].is_member for k in trial[1:]])
         if min(is_member.sum(), (~is_member).sum()) < 2:
             raise ValueError(
@@ -215,9 +217,11 @@ def _score_arrays(name: str, trials: list[Trial]) -> dict[str, np.ndarray]:
         f"attack/{name}/queries": np.stack([trial.answers.queries for trial in trials]),
     }
     rates = [trial.false_positive_rate for trial in trials if trial.false_positive_rate is not None]
-    if rates or not trials[0].shadow_scores.size:
-        return arrays | ({f"attack/{name}/false_positive_rate": np.stack(rates)} if rates else {})
-    return arrays | {f"shadow/attack/{name}/scores": np.stack([trial.shadow_scores for trial in trials])}  # [T S2n]
+    if rates:
+        arrays[f"attack/{name}/false_positive_rate"] = np.stack(rates)
+    elif trials[0].shadow_scores.size:
+        arrays[f"shadow/attack/{name}/scores"] = np.stack([trial.shadow_scores for trial in trials])  # [T S2n]
+    return arrays
 
 
 def _attack_entry(trials: list[Trial], is_member: np.ndarray, cap: int | None) -> dict:

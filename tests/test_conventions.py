@@ -56,7 +56,7 @@ SAME_NAME = {
 }
 # Put together from parts, so that this file does not find itself.
 UNFINISHED = re.compile(r"\b(" + "TO" + "DO|FIX" + r"ME)\b")
-PLACE_OF_ONE_MACHINE = re.compile(r"(?<![\w.~-])/(?:home|Users|root|work)/\w|\b[A-Z]:\\+Users\\")
+PLACE_OF_ONE_MACHINE = re.compile(r"(?<![\w.~-])/(?:home|Users|root|work|tmp)/\w|\b[A-Z]:\\+Users\\")
 
 
 def sources(root: Path) -> dict[str, Path]:
@@ -275,7 +275,7 @@ def test_no_file_names_a_place_of_one_machine():
     assert files and lines_matching(PLACE_OF_ONE_MACHINE, files) == []
 
 
-@pytest.mark.parametrize("folder", ["home", "Users", "root", "work"])
+@pytest.mark.parametrize("folder", ["home", "Users", "root", "work", "tmp"])
 def test_a_place_of_one_machine_is_noticed(folder):
     assert PLACE_OF_ONE_MACHINE.search(f"open('/{folder}/someone/file')")
     assert PLACE_OF_ONE_MACHINE.search(f"/{folder}/someone/file")

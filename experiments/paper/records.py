@@ -1,10 +1,12 @@
 """The files of a script: its record, with what every record holds, and its figures; no cached results remain."""
 
 import json
+import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -32,7 +34,8 @@ def write(folder: Path, record: dict, *, differs: tuple[str, ...], **figures: Dr
     """
     header = {"command": command(), "seconds": round(time.monotonic() - _STARTED), "differs": list(differs)}
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_file(folder / "record.json", (json.dumps(report.jsonable(header | record), indent=1) + "\n").encode())
+    written = report.jsonable(header | _commands_without_paths(record))
+    store.write_file(folder / "record.json", (json.dumps(written, indent=1) + "\n").encode())
     for name, draw in figures.items():
         store.write_file(folder / f"{name}.png", plots.png(draw(record)))
 
@@ -59,11 +62,26 @@ def run_digests(record: object) -> set[str]:
 def command() -> str:
     """The command line of this program, without the paths of this machine."""
     spec = sys.modules["__main__"].__spec__
-    kept, words = [], iter(sys.argv[1:])
+    return " ".join(["python", "-m", spec.name if spec else Path(sys.argv[0]).stem, *without_paths(sys.argv[1:])])
+
+
+def without_paths(words: Iterable[str]) -> list[str]:
+    """The words of a command line without PATH_FLAGS."""
+    kept, words = [], iter(words)
     for word in words:
         flag, _, value = word.partition("=")
         if "-" + flag.lstrip("-") not in PATH_FLAGS:
             kept.append(word)
         elif not value:
             next(words, None)  # written --out DIR
-    return " ".join(["python", "-m", spec.name if spec else Path(sys.argv[0]).stem, *kept])
+    return kept
+
+
+def _commands_without_paths(record: Any) -> Any:
+    """The record with every `command` in it so: that of an environment too, of this run or of an earlier one."""
+    if not isinstance(record, dict):
+        return record
+    return {
+        key: shlex.join(without_paths(shlex.split(value))) if key == "command" else _commands_without_paths(value)
+        for key, value in record.items()
+    }

@@ -7,17 +7,7 @@ import numpy as np
 from absl import flags
 
 from mi_jax import data, store, study
-from mi_jax.cli.program import (
-    define_limits,
-    define_out,
-    judge,
-    kept,
-    out_folder,
-    resumable,
-    run_as_program,
-    say_finished,
-    with_limits,
-)
+from mi_jax.cli import program
 from mi_jax.cli.settings import config_from_flags, define_flags
 from mi_jax.evaluation import exposed, report
 from mi_jax.study.config import HELP, Config, resolve
@@ -56,14 +46,14 @@ def audit_from_flags() -> Path:
     if flags.FLAGS["from"].value is not None:
         return redraw(Path(flags.FLAGS["from"].value))
     config = config_from_flags()
-    folder = out_folder(flags.FLAGS.out, config.dataset)
+    folder = program.out_folder(flags.FLAGS.out, config.dataset)
     _refuse_private_settings(config)
     if is_finished(folder, config):
-        say_finished(folder)
+        program.say_finished(folder)
         show(report.draw(folder), folder, report.read(folder)[1])
         return folder
     option = os.environ.get("MI_JAX_OUT", "--out")  # make sets it: there the option has another name
-    with resumable(f"the same command with {option}={folder} resumes"):
+    with program.resumable(f"the same command with {option}={folder} resumes"):
         record, scores = study.run(config, out=folder)
         finish(folder, record, scores)
     return folder
@@ -71,12 +61,12 @@ def audit_from_flags() -> Path:
 
 def audit_and_judge() -> None:
     """`audit_from_flags`, then the limits of --fail_above on its report."""
-    stated = with_limits({})
+    stated = program.stated_limits()
     folder = audit_from_flags()
     if stated:
         record, scores = report.read(folder)
         report.write(folder, record | stated, scores)
-        judge(record | stated, scores)
+        program.judge(record | stated, scores)
 
 
 def is_finished(folder: Path, config: Config) -> bool:
@@ -89,7 +79,7 @@ def is_finished(folder: Path, config: Config) -> bool:
     def is_same(record: dict) -> bool:
         return record["environment"]["run_digest"] == digest and set(record["attacks"]) == set(expected.attacks)
 
-    return kept(file, is_same) is not None
+    return program.kept(file, is_same) is not None
 
 
 def redraw(source: Path) -> Path:
@@ -101,10 +91,10 @@ def redraw(source: Path) -> Path:
     if given:
         raise ValueError(f"--{given[0]}: expected only --out beside --from, which computes nothing")
     record, scores = report.read(source)
-    folder = out_folder(flags.FLAGS.out or str(source), "")
+    folder = program.out_folder(flags.FLAGS.out or str(source), "")
     elsewhere = folder.absolute() != source.absolute()
     if elsewhere:
-        kept(folder / "report.json", lambda other: other == record)
+        program.kept(folder / "report.json", lambda other: program.unstated(other) == program.unstated(record))
     record = report.draw(source, folder)
     for name in ("scores.npz", "report.json") if elsewhere else ():
         store.write_file(folder / name, (source / name).read_bytes())
@@ -126,7 +116,7 @@ def _refuse_private_settings(config: Config) -> None:
 def run_audit(argv: list[str] | None = None) -> None:
     """The audit as a program, with its flags; `argv` is the program's name and its arguments."""
     define_flags()
-    define_out("folder of the results; default: a dated folder in results/")
+    program.define_out("folder of the results; default: a dated folder in results/")
     flags.DEFINE_string("from", None, "folder of a finished run, whose table, figures and page are redrawn")
-    define_limits()
-    run_as_program(audit_and_judge, argv)
+    program.define_limits()
+    program.run_as_program(audit_and_judge, argv)

@@ -8,17 +8,7 @@ from absl import flags
 from tqdm import tqdm
 
 from mi_jax import external
-from mi_jax.cli.program import (
-    define_limits,
-    define_out,
-    judge,
-    kept,
-    out_folder,
-    resumable,
-    run_as_program,
-    say_finished,
-    with_limits,
-)
+from mi_jax.cli import program
 from mi_jax.evaluation import report
 from mi_jax.external import audits, files, shadows, targets
 
@@ -47,8 +37,8 @@ def define_model_flags() -> None:
     flags.DEFINE_bool("allow_random_target", False, "audit a model that answers the same question differently")
     flags.DEFINE_bool("trust", False, "load a pickle, which runs whatever code its author put into it")
     _define_server_flags()
-    define_limits()
-    define_out("folder of the report; default: a dated folder in results/")
+    program.define_limits()
+    program.define_out("folder of the report; default: a dated folder in results/")
 
 
 def _define_server_flags() -> None:
@@ -66,33 +56,24 @@ def audit_model_from_flags() -> None:
     for name in ("target", "members", "nonmembers"):
         if not getattr(given, name):
             raise ValueError(f"--{name} is missing: expected {flags.FLAGS[name].help}")
-    with_limits({})
-    folder = out_folder(given.out, Path(given.target).name)
+    stated = program.stated_limits()
+    folder = program.out_folder(given.out, Path(given.target).name)
     settings = {name: getattr(given, name) for name in ("target", "members", "nonmembers", "label", "fit", *_AUDIT)}
     settings["attacks"] = given.attacks
     named = {name: settings[name] for name in ("target", "members", "nonmembers")}
     settings["digests"] = {name: files.file_digest(path) for name, path in named.items() if Path(path).exists()}
-
-    def is_same(record: dict) -> bool:
-        return record["command"] == settings
-
-    if kept(folder / "report.json", is_same):
-        say_finished(folder)
+    if program.kept(folder / "report.json", lambda record: record["command"] == settings):
+        program.say_finished(folder)
         record, scores = report.read(folder)
-        audited = external.Audited(with_limits(record), scores, folder)
-        report.write(folder, *audited[:2])
-        print(audited)
-        judge(*audited[:2])
-        return
-    with resumable(f"the same command with --out={folder} resumes"):
-        audited = _audit(settings, folder)
-        record = with_limits(audited.record | {"command": settings})
-        report.write(folder, record, audited.scores)
+        audited = external.Audited(record | stated, scores, None).write(folder)
+    else:
+        with program.resumable(f"the same command with --out={folder} resumes"):
+            audited = _audit(settings, folder, stated | {"command": settings})
     print(audited)
-    judge(record, audited.scores)
+    program.judge(*audited[:2])
 
 
-def _audit(settings: dict[str, Any], folder: Path) -> external.Audited:
+def _audit(settings: dict[str, Any], folder: Path, stated: dict[str, Any]) -> external.Audited:
     given = flags.FLAGS
     members, nonmembers = (files.read_rows(getattr(given, side), given.label) for side in ("members", "nonmembers"))
     model = targets.load_target(given.target, trust=given.trust, **{name: getattr(given, name) for name in _SERVER})
@@ -108,11 +89,11 @@ def _audit(settings: dict[str, Any], folder: Path) -> external.Audited:
 
         return external.audit_model(
             model, members, nonmembers, fit=fit, attacks=given.attacks, out=folder, name=name,
-            dataset=Path(given.members).name, progress=progress, **options,
+            dataset=Path(given.members).name, stated=stated, progress=progress, **options,
         )  # fmt: skip
 
 
 def run_audit_model(argv: list[str] | None = None) -> None:
     """The audit of a model as a program; `argv` is the program's name and its arguments."""
     define_model_flags()
-    run_as_program(audit_model_from_flags, argv)
+    program.run_as_program(audit_model_from_flags, argv)

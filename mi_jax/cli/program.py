@@ -118,12 +118,16 @@ def define_limits() -> None:
     flags.DEFINE_float("price_per_1000", None, "what 1,000 queries of the model cost, for the verdict", lower_bound=0)
 
 
-def with_limits(record: dict) -> dict:
-    """The record with the limits and the price that the flags state. ValueError for a limit that is none."""
+def stated_limits() -> dict[str, Any]:
+    """The entries of a record that the flags state: limits and a price. ValueError for a limit that is none."""
     texts, price = flags.FLAGS.fail_above, flags.FLAGS.price_per_1000
     gate.parse_limits(texts)
-    stated = {"limits": texts} if texts else {}
-    return record | stated | ({} if price is None else {"price_per_1000": price})
+    return ({"limits": texts} if texts else {}) | ({} if price is None else {"price_per_1000": price})
+
+
+def unstated(record: dict) -> dict:
+    """The record without what `stated_limits` adds, which is no part of a run."""
+    return {key: value for key, value in record.items() if key not in ("limits", "price_per_1000")}
 
 
 def judge(record: dict, scores: dict[str, np.ndarray]) -> None:

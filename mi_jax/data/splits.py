@@ -149,10 +149,13 @@ def check_split(split: Split, num_rows: int, *, shadows: bool = True) -> Split:
             arrays[name] = np.asarray(rows)
         except ValueError as error:  # rows of unequal numbers
             raise ValueError(f"split: {name} is no array of rows ({error})") from None
+    of_trials = "models [T 1+S], a target and at least one shadow model" if shadows else "models [T 1], targets"
+    widths = {"trials": (2, np.inf) if shadows else (1, 1), "reference": (0, np.inf)}
     for name, rows in arrays.items():
-        least = (2 if shadows else 1) if name == "trials" else 0 if name == "reference" else 1
-        if rows.ndim != 2 or len(rows) < 1 or rows.shape[1] < least or rows.dtype.kind not in "iu":
-            expected = "models [T 1+S], a target and at least one shadow model" if name == "trials" else "rows [K n]"
+        least, most = widths.get(name, (1, np.inf))
+        sized = rows.ndim == 2 and len(rows) > 0 and least <= rows.shape[1] <= most
+        if not sized or rows.dtype.kind not in "iu":
+            expected = of_trials if name == "trials" else "rows [K n]"
             raise ValueError(f"split: {name} is {rows.dtype} of shape {list(rows.shape)}, expected {expected}")
     models = len(arrays["members"])
     if not models == len(arrays["nonmembers"]) == len(arrays["reference"]):
@@ -291,12 +294,9 @@ def _check_shared(num_rows: int, n: int, num_targets: int, num_models: int, num_
 
 
 def _check_sizes(n: int, num_targets: int, num_shadows: int, num_reference: int) -> None:
-    for name, value, least in (
-        ("n_train", n, 1),
-        ("num_targets", num_targets, 1),
-        ("num_shadows", num_shadows, 1),
-        ("num_reference", num_reference, 0),
-    ):
+    sizes = {"n_train": n, "num_targets": num_targets, "num_shadows": num_shadows, "num_reference": num_reference}
+    for name, value in sizes.items():
+        least = 0 if name == "num_reference" else 1
         if value < least:
             raise ValueError(f"{name}={value}: expected at least {least}")
 

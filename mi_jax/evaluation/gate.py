@@ -109,7 +109,7 @@ def _over(record: dict) -> dict[str, str]:
 
 def _advantage(record: dict, scores: dict[str, np.ndarray], limit: Limit) -> Checked:
     names = label_attacks(record)
-    level, over = 1 - _ERROR / max(len(names), 1), _over(record)
+    level, over = corrected_level(record), _over(record)
     found = {name: (advantage(record, scores, name, level), over[name]) for name in names}
     return _strongest(limit, found, names, level, "there is no attack on labels")
 

@@ -52,6 +52,7 @@ def audit_model(
     dataset: str = "your data",
     allow_random_target: bool = False,
     seed: int = 0,
+    stated: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, attack: None,
 ) -> Audited:
     """How much a model leaks about its training data, by rows that it was trained on and others like them.
@@ -78,6 +79,7 @@ def audit_model(
       cap: the largest number of queries of an attack to the model.
       group: a column of the data frame whose values are subgroups of the exposed records.
       dataset: a name of the data, for the report.
+      stated: further entries of the record: "limits" and "price_per_1000" for the verdict (`evaluation.gate`).
       progress: called as by `audit.audit`.
 
     Raises ValueError, in one line, for what does not fit together.
@@ -100,7 +102,7 @@ def audit_model(
     record["queries"]["accuracy"] += case.asked
     record["queries"]["failed"] += case.retried
     record["queries"]["total"] = entries.all_queries(record)
-    result = Audited(record, scores, None)
+    result = Audited(record | dict(stated or {}), scores, None)
     if out:
         result = result.write(out)
         store.remove(Path(out) / "answers")

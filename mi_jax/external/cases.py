@@ -63,8 +63,9 @@ class Case:
 
     @cached_property
     def _probe(self) -> np.ndarray:
-        half = PROBE // 2
-        return np.concatenate([self.members[:half], self.nonmembers[:half]])
+        sides = (self.members, self.nonmembers)
+        spread = [np.unique(np.linspace(0, len(side) - 1, PROBE // 2).astype(int)) for side in sides]
+        return np.concatenate([side[at] for side, at in zip(sides, spread, strict=True)])
 
     def _readings(self, predictor: Predictor, folder: Path | None = None) -> dict[str, labels.Reading]:
         rows, y = tables.take(self.rows, self._probe), self.dataset.y[self._probe]
@@ -172,15 +173,15 @@ class Case:
         classes = [str(one) for one in self.coding.classes[:100].tolist()]
         kinds = Counter(column["kind"] for column in self.codec.columns)
         reads = {access: reading.described for access, reading in self.readings.items()}
-        columns = {"kinds": dict(kinds), "columns": self.codec.columns[:1000]}
-        probes = {"put_again": self.changed[1], "changed": self.changed[0]}
         return {
             "model": self.predictor.name,
             "answers": reads,
             "classes": classes,
             "known": known,
-            "probes": probes,
-        } | columns
+            "probes": {"put_again": self.changed[1], "changed": self.changed[0]},
+            "kinds": dict(kinds),
+            "columns": self.codec.columns[:1000],
+        }
 
 
 def _answers(function: Callable[[Any], Any], rows: Any) -> Any:

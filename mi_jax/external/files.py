@@ -1,12 +1,12 @@
 """Rows and labels from a file: .csv, .parquet or .npz, or a folder of images with a folder for each class."""
 
-import hashlib
 import importlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mi_jax.data.sources import prepare, raw
 from mi_jax.data.sources.images import read_folder
 
 EXPECTED = ".csv, .parquet, .npz, or a folder of images with a folder for each class"
@@ -25,7 +25,8 @@ def read_rows(path: Path | str, label: str | None) -> tuple[Any, np.ndarray]:
     if path.is_dir():
         return read_folder(path)
     if path.suffix == ".npz":
-        return _read_npz(path)
+        arrays = prepare.read_npz(path)
+        return arrays["x"], arrays["y"]
     if path.suffix in (".csv", ".parquet"):
         return _read_table(path, label)
     raise ValueError(f"{path}: a file of type {path.suffix or 'none'}, expected {EXPECTED}")
@@ -50,22 +51,8 @@ def _read_table(path: Path, label: str | None) -> tuple[Any, np.ndarray]:
     return frame.drop(columns=label), frame[label].to_numpy()
 
 
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = {"x", "y"} - set(arrays.files)
-            if missing:
-                raise ValueError(f"no array {min(missing)}, expected x and y")
-            return arrays["x"], arrays["y"]
-    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
-        raise ValueError(f"{path}: {' '.join(str(error).split())[:200]}; expected an .npz file of x and y") from None
-
-
 def file_digest(path: Path | str) -> str:
-    """16 hex digits that change with the content of a file, or with names and sizes in a folder."""
+    """16 hex digits that change with the content of a file, or of any file in a folder."""
     path = Path(path)
-    if path.is_dir():
-        listed = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*"))
-        return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return raw.sha256(*found)[:16]

@@ -100,7 +100,7 @@ def _v2_request(rows: Any, number: str) -> dict:
 
 def _v2_response(body: Any, number: int, request: str) -> np.ndarray:
     """The first output: labels [B] or [B 1], or scores [B C]. One with another id answers another request."""
-    if body.get("id", request) != request if isinstance(body, dict) else False:
+    if isinstance(body, dict) and body.get("id", request) != request:
         raise Malformed("answered another request (its id differs)")
     outputs = _member(body, "outputs")
     if not isinstance(outputs, list) or not outputs:

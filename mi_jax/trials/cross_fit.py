@@ -30,8 +30,9 @@ def run_cross_fitted(
 ) -> Trial:  # fmt: skip
     """The result of an attack on its own target, cross-fitted; a score of at least 0 means member.
 
-    An attack whose threshold is fixed in advance keeps it and its score. Of others a score is the distance from the
-    threshold in units of a logistic fit, both of the other folds, so that the scores of all folds are of one scale.
+    An attack with one candidate whose threshold is fixed in advance keeps it and its score. Of others a score is the
+    distance from the threshold in units of a logistic fit, both of the other folds, so that all scores are of one
+    scale.
     """
     full = tuple(one.full_budget or one for one in candidates)
     asked = {id(one.measure): one for one in full}  # candidates that differ in their score alone are asked once
@@ -45,7 +46,7 @@ def run_cross_fitted(
     y, is_member = dataset.y[points.rows], points.is_member
     every = choose(key, full, [[one] for one in answers], y, is_member)
     put = answers[_place(every, full)]._replace(queries=queries, finished=finished, phases=phases)
-    if every.attack.threshold is not None:
+    if len(full) == 1 and every.attack.threshold is not None:
         scores, threshold = every.score(put.features, y), every.attack.threshold
     else:
         scores, threshold = _cross_fitted(key, full, answers, y, is_member), 0.0

@@ -67,10 +67,12 @@ def test_the_cache_of_a_record_is_removed_when_all_is_finished(tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", ["x.py", "--preset=cpu", "--out=/some/place", "--data_dir", "/other"])
     own, entry = tmp_path / "a" / "b", {"environment": {"run_digest": "12"}}
     store.cache_in(own / "cache" / "12")("part", lambda: {"x": 1})
-    records.write(tmp_path, {"number": 1.5}, differs=("in this",))
+    run = {"command": "python -m x --seed=1 --out=/some/place --data_dir /other --only=a,b"}
+    records.write(tmp_path, {"number": 1.5, "rows": {"a": {"environment": run}}}, differs=("in this",))
     assert (own / "cache" / "12").is_dir()
     found = json.loads((tmp_path / "record.json").read_text())
     assert found["command"].endswith(" --preset=cpu") and found["differs"] == ["in this"] and found["number"] == 1.5
+    assert found["rows"]["a"]["environment"]["command"] == "python -m x --seed=1 --only=a,b"
     records.remove_caches(tmp_path, entry)
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 

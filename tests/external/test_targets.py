@@ -168,7 +168,7 @@ def test_a_folder_of_images_has_a_folder_for_each_class(tmp_path):
         ("a.csv", b"x,y\n1,2\n", "z", "no column 'z' of labels, expected one of x, y"),
         ("a.csv", b"x,y\n1,\n2,1\n", "y", "1 rows have no label"),
         ("a.csv", b"", "y", "cannot be read"),
-        ("a.npz", b"nonsense", None, "expected an .npz file of x and y"),
+        ("a.npz", b"nonsense", None, "expected an .npz of plain arrays"),
         ("a.txt", b"", None, "a file of type .txt, expected .csv"),
         ("missing.csv", None, "y", "no such file"),
     ],
